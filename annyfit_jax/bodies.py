@@ -1,0 +1,195 @@
+"""Body models as the solver sees them: points of a flat list of people, and what the terms must know about the body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from annyfit_jax.config import FitConfig
+from annyfit_jax.objective import Prediction, Shared
+from annyfit_jax.problem import ATTRIBUTES, Variables
+from body_models import anny
+from experts import dense_points
+
+PointFunction = Callable[..., Float[Array, "3 K N"]]
+"""(contracted points, shape (S, N), root_rotvec (3, N), pose (3, B, N), translation (3, N)) -> camera points."""
+
+
+@dataclass(frozen=True)
+class BodyLayout:
+    """Static facts of a body for fitting (hashable)."""
+
+    counts: tuple[int, int, int]
+    """Body keypoints, dense points, mesh points."""
+    bones: tuple[str, ...]
+    """Names of the rows of `Variables.pose`."""
+    free_bones: tuple[int, ...]
+    """Rows of `Variables.pose` that a stage with a free pose moves."""
+    shape_labels: tuple[str, ...]
+    word_columns: tuple[int, ...]
+    """Column of `shape` per attribute of `ATTRIBUTES`, -1 where the body has none."""
+    limit_bones: tuple[int, ...]
+    points: PointFunction
+    """Contracted points of the body model."""
+    vertices: PointFunction | None
+    """Full mesh, for the exact mesh regulariser only."""
+
+
+@struct.dataclass
+class FitBody:
+    """A body prepared for fitting: a pytree, passed to the compiled fit as an argument."""
+
+    points: struct.PyTreeNode | object
+    """Contracted regressor of keypoints, dense points and (sampled) mesh points, in this order."""
+    model: object | None
+    """The whole body model where the mesh regulariser is exact, else None."""
+    mesh_weights: Float[Array, "M"]
+    shape_low: Float[Array, "S"]
+    shape_high: Float[Array, "S"]
+    pose_limit: Float[Array, ""]
+    """Every component of a rotation vector is clamped to +- this before the body, radians."""
+    limit_axes: Float[Array, "3 L"]
+    limit_low: Float[Array, "L"]
+    limit_high: Float[Array, "L"]
+    pose_rest: Float[Array, "3 B"]
+    layout: BodyLayout = struct.field(pytree_node=False)
+
+    @property
+    def shared(self) -> Shared:
+        """The part that terms read."""
+        return Shared(
+            mesh_weights=self.mesh_weights,
+            word_columns=self.layout.word_columns,
+            pose_axes=self.limit_axes,
+            pose_bones=self.layout.limit_bones,
+            pose_low=self.limit_low,
+            pose_high=self.limit_high,
+            pose_rest=self.pose_rest,
+        )
+
+    def predict(self, variables: Variables, clamp: Callable, need_mesh: bool = True) -> Prediction:
+        """Camera points of all people, with shape and pose clamped to their ranges first."""
+        shape = clamp(variables.shape, self.shape_low[:, None], self.shape_high[:, None])
+        pose = clamp(variables.pose, -self.pose_limit, self.pose_limit)
+        placed = self.layout.points(self.points, shape, variables.root_rotvec, pose, variables.transl)
+        keypoints, dense, mesh = self.layout.counts
+        k, d, m = jax.lax.split(placed, (keypoints, dense, placed.shape[1] - keypoints - dense), axis=1)
+        if self.layout.vertices is not None:
+            if need_mesh:
+                m = self.layout.vertices(self.model, shape, variables.root_rotvec, pose, variables.transl)
+            else:
+                m = jnp.zeros((3, mesh, variables.transl.shape[-1]), variables.transl.dtype)
+        return Prediction(k, d, m)
+
+
+@dataclass(frozen=True)
+class JointLimits:
+    """Anatomical limits: per limited axis a bone, a unit axis in the bone's rest frame, and a range of angles (radians).
+
+    The limited angle is the component of the bone's rotation vector along the axis.
+    """
+
+    bones: tuple[int, ...]
+    axes: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def anny_body(
+    model: anny.AnnyModel,
+    config: FitConfig,
+    *,
+    dense_regressor: np.ndarray | None = None,
+    limits: JointLimits | None = None,
+    pose_rest: np.ndarray | None = None,
+) -> FitBody:
+    """Anny (six phenotypes) with COCO-17 keypoints and, by default, the 138 dense surface points.
+
+    Args:
+      dense_regressor: (138, 13718) other dense points.
+      limits: joint limits of the `joint_limits` term; default the anatomical ones.
+      pose_rest: (162, 3) relaxed pose of the `relaxed_pose` term; default the anatomical one.
+    """
+    from annyfit_jax import anatomy
+
+    if model.labels.phenotypes != anny.PHENOTYPE_LABELS:
+        raise ValueError("fitting uses the six-phenotype Anny: anny.load(phenotypes='default')")
+    if dense_regressor is None:
+        dense_regressor = anny.vertex_regressor(model, dense_points.dense_vertex_indices())
+    keypoint_regressor = np.asarray(model.keypoint_regressor, np.float64)[:17]
+    exact = config.mesh == "exact"
+    num_vertices = model.skin.shape[1]
+    if exact:
+        rows, weights = np.zeros((0, num_vertices)), np.ones(num_vertices)
+    else:
+        index, weights = sample_mesh(np.asarray(model.vertices_mean, np.float64).T, config.mesh_samples)
+        rows = anny.vertex_regressor(model, index)
+    limits = limits or anatomy.joint_limits(model)
+    rest = anatomy.relaxed_pose(model) if pose_rest is None else pose_rest
+    cast = lambda x: jnp.asarray(x, model.dtype)  # noqa: E731
+    labels = model.labels
+    return FitBody(
+        points=anny.contract(model, np.concatenate([keypoint_regressor, dense_regressor, rows])),
+        model=model if exact else None,
+        mesh_weights=cast(weights),
+        shape_low=cast(np.zeros(6)),
+        shape_high=cast(np.ones(6)),
+        pose_limit=cast(np.float32(np.pi)),
+        limit_axes=cast(limits.axes.T),
+        limit_low=cast(limits.low),
+        limit_high=cast(limits.high),
+        pose_rest=cast(rest.T),
+        layout=BodyLayout(
+            counts=(17, len(dense_regressor), len(weights)),
+            bones=labels.bones[1:],
+            free_bones=free_bones(labels.bones[1:], config.frozen_bones),
+            shape_labels=labels.phenotypes,
+            word_columns=tuple(labels.phenotypes.index(a) for a in ATTRIBUTES),
+            limit_bones=limits.bones,
+            points=anny.points_people_last,
+            vertices=anny.vertices_people_last if exact else None,
+        ),
+    )
+
+
+def free_bones(bones: Sequence[str], frozen_prefixes: Sequence[str]) -> tuple[int, ...]:
+    """Rows of the pose whose bone name starts with none of the prefixes."""
+    return tuple(i for i, bone in enumerate(bones) if not bone.startswith(tuple(frozen_prefixes)))
+
+
+def sample_mesh(
+    vertices: Float[np.ndarray, "V 3"], count: int, iterations: int = 12
+) -> tuple[np.ndarray, Float[np.ndarray, "count"]]:
+    """Vertices that stand for the whole mesh in a sum of squares: (indices (count,), weights (count,), sum V).
+
+    k-means of the rest mesh from a farthest-point start; each cluster is represented by the vertex nearest its centre and
+    weighted by its size. Deterministic.
+    """
+    points = np.asarray(vertices, np.float64)
+    chosen = [0]
+    distance = ((points - points[0]) ** 2).sum(1)
+    for _ in range(count - 1):
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
+    centres = points[chosen]
+    owner = _nearest(points, centres)
+    for _ in range(iterations):
+        sizes = np.bincount(owner, minlength=count)
+        sums = np.stack([np.bincount(owner, points[:, k], minlength=count) for k in range(3)], 1)
+        centres = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
+        owner = _nearest(points, centres)
+    index = _nearest(centres, points)
+    index, inverse = np.unique(index, return_inverse=True)
+    weights = np.bincount(inverse[owner], minlength=len(index)).astype(np.float64)
+    return index, weights
+
+
+def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    squared = (centres**2).sum(1)[None] - 2.0 * points @ centres.T
+    return squared.argmin(1)

@@ -1,0 +1,196 @@
+"""Configuration as data: frozen dataclasses, loaded from a `get_config()` file, changed by `--set=path=value`.
+
+    config = load_config("experiments/configs/annyfit.py")
+    config = apply_overrides(config, ["stages.pose.lr.pose=0.002", "stages.shape.weights.depth_order=0"])
+
+Every config is hashable (a static argument of `jit`) and has a JSON form and a content hash, which name a job's results.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flax.core import FrozenDict
+
+GROUPS = ("transl", "root_rotvec", "shape", "pose")
+"""Parameter groups that a stage can free, in the order of `Variables`."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the optimisation: Adam with a fresh state, references taken at its start."""
+
+    name: str
+    """Used by `--set=stages.<name>...`."""
+    steps: int
+    """Adam steps."""
+    lr: FrozenDict[str, float]
+    """Step size of each free group (`GROUPS`); a group that is not named is frozen."""
+    weights: FrozenDict[str, float]
+    """Weight of each term (`annyfit_jax.objective.TERMS`); a term that is not named, or weighs 0, is not computed."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything that decides a fit besides its input."""
+
+    stages: tuple[Stage, ...]
+    """Run in order."""
+    sigma_px: float = 100.0
+    """Scale of the Geman-McClure function of both reprojection terms, pixels."""
+    keypoint_confidence: float = 0.5
+    """Body keypoints below this confidence do not count (dense points have no threshold)."""
+    equal_depth_m: float = 0.1
+    """Two people whose depth cues differ by at most this are `equal` in the ranking, metres."""
+    depth_margin: float = 0.05
+    """A ranked pair counts while the fitted gap is smaller than this share of the cue's gap."""
+    layer_depth_m: float = 1.0
+    """Depth difference that one ordinal layer stands for, where layers replace metric depth, metres."""
+    mesh: str = "sampled"
+    """`sampled`: the mesh regulariser on weighted vertices; `exact`: on all of them."""
+    mesh_samples: int = 256
+    """Vertices of the sampled regulariser."""
+    frozen_bones: tuple[str, ...] = ()
+    """Bones whose name starts with one of these never move (Anny-Fit: face and digits)."""
+    words_set_start: bool = True
+    """Usable age and gender words overwrite the start's phenotypes."""
+    start: str = "auto"
+    """`cue`: the feed-forward initialisation; `keypoints`: from 2D keypoints and words; `auto`: the cue where there is one."""
+    person_lengths: tuple[int, ...] = (8, 32, 128)
+    """Lengths of the flat list of people that programs are compiled for."""
+
+    def __post_init__(self) -> None:
+        if self.mesh not in ("sampled", "exact"):
+            raise ValueError(f"config.mesh must be 'sampled' or 'exact', got {self.mesh!r}")
+        if self.start not in ("auto", "cue", "keypoints"):
+            raise ValueError(f"config.start must be 'auto', 'cue' or 'keypoints', got {self.start!r}")
+        for stage in self.stages:
+            unknown = set(stage.lr) - set(GROUPS)
+            if unknown:
+                raise ValueError(f"stage {stage.name!r} frees unknown groups {sorted(unknown)}; there are {GROUPS}")
+            if stage.steps < 0 or any(not lr > 0 for lr in stage.lr.values()):
+                raise ValueError(f"stage {stage.name!r}: steps must be >= 0 and step sizes > 0 (leave a frozen group out)")
+
+
+def table(**entries: float) -> FrozenDict[str, float]:
+    """A hashable name -> number table."""
+    return FrozenDict(entries)
+
+
+def load_config(path: str | Path) -> FitConfig:
+    """Run the `get_config()` of a Python file and return its `FitConfig`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"--config={path}: no such file; the shipped ones are experiments/configs/*.py")
+    spec = importlib.util.spec_from_file_location(f"annyfit_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"--config={path}: the file must define get_config() -> FitConfig")
+    config = module.get_config()
+    if not isinstance(config, FitConfig):
+        raise ValueError(f"--config={path}: get_config() returned {type(config).__name__}, expected FitConfig")
+    return config
+
+
+def apply_overrides(config: FitConfig, assignments: Iterable[str]) -> FitConfig:
+    """Return the config with `path=value` assignments applied.
+
+    A path walks fields, table keys, and stages by name or index: `stages.pose.lr.pose=0.002`. Assigning a number to a
+    stage's `lr` sets every free group of it. Raises ValueError that names the first step of the path that does not exist.
+    """
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        if not separator:
+            raise ValueError(f"--set={assignment}: expected path=value")
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = {"true": True, "false": False}.get(text.lower(), text)
+        config = _assign(config, path.split("."), value, assignment)
+    return config
+
+
+def _assign(node: Any, path: list[str], value: Any, assignment: str) -> Any:
+    if not path:
+        return _coerce(node, value, assignment)
+    key, rest = path[0], path[1:]
+    if isinstance(node, FrozenDict):
+        if key not in node and rest:
+            raise ValueError(f"--set={assignment}: no entry {key!r}; there are {sorted(node)}")
+        number = _coerce(0.0, value, assignment)
+        return FrozenDict({**node, key: number})
+    if isinstance(node, tuple):
+        names = [getattr(item, "name", str(i)) for i, item in enumerate(node)]
+        if key in names:
+            index = names.index(key)
+        elif key.isdigit() and int(key) < len(node):
+            index = int(key)
+        else:
+            raise ValueError(f"--set={assignment}: no item {key!r}; there are {names}")
+        return (*node[:index], _assign(node[index], rest, value, assignment), *node[index + 1 :])
+    if dataclasses.is_dataclass(node):
+        names = [f.name for f in dataclasses.fields(node)]
+        if key not in names:
+            raise ValueError(f"--set={assignment}: {type(node).__name__} has no field {key!r}; it has {names}")
+        return dataclasses.replace(
+            typing.cast(Any, node), **{key: _assign(getattr(node, key), rest, value, assignment)}
+        )
+    raise ValueError(f"--set={assignment}: {key!r} cannot be looked up in {node!r}")
+
+
+def _coerce(old: Any, value: Any, assignment: str) -> Any:
+    if isinstance(old, FrozenDict):
+        if isinstance(value, dict):
+            return FrozenDict({str(k): float(v) for k, v in value.items()})
+        return FrozenDict(dict.fromkeys(old, _coerce(0.0, value, assignment)))
+    if isinstance(old, bool):
+        if isinstance(value, bool):
+            return value
+    elif isinstance(old, int):
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif isinstance(old, float):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif isinstance(old, tuple):
+        if isinstance(value, list | tuple):
+            return tuple(value)
+    elif isinstance(value, type(old)):
+        return value
+    raise ValueError(f"--set={assignment}: expected {type(old).__name__}, got {value!r}")
+
+
+def to_json(config: FitConfig) -> dict:
+    """The resolved config as plain JSON data (written beside every result)."""
+    return json.loads(json.dumps(_plain(config)))
+
+
+def _plain(node: Any) -> Any:
+    if dataclasses.is_dataclass(node):
+        return {f.name: _plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
+    if isinstance(node, FrozenDict):
+        return {k: node[k] for k in sorted(node)}
+    if isinstance(node, tuple):
+        return [_plain(item) for item in node]
+    return node
+
+
+def config_hash(config: FitConfig) -> str:
+    """16 hex digits of the config's content."""
+    return hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+__all__ = [
+    "GROUPS", "FitConfig", "Stage", "apply_overrides", "config_hash", "load_config", "table", "to_json",
+]  # fmt: skip

@@ -1,0 +1,72 @@
+"""The front door: whatever the input is, `open_input` gives a lazy sequence of scenes.
+
+    source = open_input("photos/annotations.json", images="photos")
+    for i, name in enumerate(source.names):
+        scene = source.load(i)          # SceneError: set this scene aside
+
+Kinds: a folder of scene `.npz` files or one of them (`scene_npz`), a COCO-keypoints `.json` (`coco`), a folder with
+`preprocessed/` written by the official Anny-Fit preprocessing (`official`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from annyfit_jax.inputs.coco import open_coco
+from annyfit_jax.inputs.official import open_official
+from annyfit_jax.inputs.official_params import read_official_params
+from annyfit_jax.inputs.scene_npz import open_scene_npz, read_scene_npz
+from annyfit_jax.inputs.source import InputOptions, SceneSource
+from annyfit_jax.inputs.validate import validate_scene
+from annyfit_jax.scene import DEFAULT_FOV_DEGREES, SceneError
+
+__all__ = [
+    "InputOptions",
+    "SceneSource",
+    "open_input",
+    "read_official_params",
+    "read_scene_npz",
+    "validate_scene",
+]
+
+
+def open_input(
+    path: str,
+    *,
+    images: str | None = None,
+    fov_degrees: float = DEFAULT_FOV_DEGREES,
+    translation: str = "pelvis",
+    **options: Any,
+) -> SceneSource:
+    """Recognises the input at `path` and opens it; further `options` are the fields of `InputOptions`.
+
+    Raises SceneError where nothing usable is found (the message says what was looked for) or an option is unknown.
+    Scenes are read by `SceneSource.load`, which raises SceneError on a broken one.
+    """
+    known = {field.name for field in fields(InputOptions)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise SceneError(f"unknown input option {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    chosen = InputOptions(images=images, fov_degrees=fov_degrees, translation=translation, **options)
+    for name in ("images", "depth", "masks"):
+        folder = getattr(chosen, name)
+        if folder is not None and not Path(folder).is_dir():
+            raise SceneError(f"option {name}: no folder {folder}")
+    location = Path(path)
+    if not location.exists():
+        raise SceneError(f"{path}: no such file or folder")
+    if location.is_dir():
+        if (location / "preprocessed").is_dir():
+            return open_official(str(path), chosen)
+        if next(location.glob("*.npz"), None) is not None:
+            return open_scene_npz(str(path), chosen)
+    elif location.suffix == ".npz":
+        return open_scene_npz(str(path), chosen)
+    elif location.suffix == ".json":
+        return open_coco(str(path), chosen)
+    raise SceneError(
+        f"{path}: not a known input; looked for a folder with `preprocessed/` (official Anny-Fit preprocessing), a "
+        "folder of scene .npz files, one scene .npz, or a COCO-keypoints .json"
+    )

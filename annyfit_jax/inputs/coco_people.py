@@ -1,0 +1,148 @@
+"""One COCO annotation as a person: keypoints with confidences, age and gender anchors, labels by eye."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from annyfit_jax.inputs.validate import NUM_JOINTS, checked_array
+from annyfit_jax.scene import COCO17, UNKNOWN_WORD, SceneError
+from experts.words import age_anchor, gender_anchor
+
+_FLAGS = (0.0, 1.0, 2.0)
+_HAND_AGE_WORDS = ("adult", "teen", "kid", "baby")
+_HAND_GENDER_WORDS = ("male", "female")
+_WHOLE_BODY_JOINTS = 133
+HAND_FIELDS = {"hand_age": "age", "hand_gender": "gender", "hand_depth_layer": "depth_id"}
+"""Names in `Scene.extra` and the entries of `hand_label` they hold."""
+
+
+def holds_confidences(annotations: list[dict]) -> bool:
+    """Whether the third numbers of a file's keypoints are a detector's confidences rather than COCO's flags 0, 1, 2."""
+    for annotation in annotations:
+        flags = annotation.get("keypoints")
+        if "score" in annotation:
+            return True
+        if isinstance(flags, list) and any(isinstance(v, float) and v not in _FLAGS for v in flags[2::3]):
+            return True
+    return False
+
+
+def keypoints_of(
+    annotation: Mapping[str, Any], joint_names: list[str], where: str, confidences: bool, hidden_confidence: float
+) -> Float[np.ndarray, "17 3"]:
+    """The 17 COCO keypoints (x, y in pixels, confidence) of an annotation, taken by joint name.
+
+    `joint_names` are the category's; without names 17 joints are COCO's and 133 are COCO-WholeBody's, which begin with
+    COCO's. A joint that the category does not name has confidence 0. Raises SceneError on other lengths or flags.
+    """
+    values = checked_array(annotation["keypoints"], f"{where}.keypoints", ("3 k",))
+    count = len(joint_names) or (_WHOLE_BODY_JOINTS if len(values) == 3 * _WHOLE_BODY_JOINTS else NUM_JOINTS)
+    if len(values) != 3 * count:
+        raise SceneError(f"{where}.keypoints: expected {3 * count} numbers ({count} x, y, flag), got {len(values)}")
+    points = values.reshape(count, 3)
+    if joint_names:
+        columns = {name: row for row, name in enumerate(joint_names)}
+        points = np.stack([points[columns[name]] if name in columns else np.zeros(3) for name in COCO17])
+    else:
+        points = points[:NUM_JOINTS].copy()
+    if not confidences:
+        flag = points[:, 2]
+        if not np.isin(flag, _FLAGS).all():
+            raise SceneError(f"{where}.keypoints: expected the flags 0, 1 or 2, got {flag.tolist()}")
+        points[:, 2] = np.where(flag == 2, 1.0, np.where(flag == 1, hidden_confidence, 0.0))
+    return points
+
+
+def anchors_of(
+    annotation: Mapping[str, Any], words: Mapping[str, Any] | None, where: str, hand_labels: bool
+) -> tuple[float, float]:
+    """Age and gender anchors of a person, -1 where nothing usable is said.
+
+    The first of these that has the entry decides: the separate words, the annotation's own field, `attributes`,
+    `vlm_label`, and with `hand_labels` the label by eye.
+    """
+    sources = [words, annotation, annotation.get("attributes"), annotation.get("vlm_label")]
+    if hand_labels:
+        sources.append(_hand_words(annotation))
+    age = _first(sources, "age", age_anchor, where)
+    return age, _first(sources, "gender", gender_anchor, where)
+
+
+def _first(sources: list[Any], entry: str, to_anchor: Callable[[str], float], where: str) -> float:
+    for source in sources:
+        value = source.get(entry) if isinstance(source, Mapping) else None
+        if value is None:
+            continue
+        if isinstance(value, str):
+            return to_anchor(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and (value == UNKNOWN_WORD or 0.0 <= value <= 1.0):
+            return float(value)
+        raise SceneError(f"{where}.{entry}: expected a word, a number in [0, 1] or -1, got {value!r:.60}")
+    return UNKNOWN_WORD
+
+
+def hand_label(annotation: Mapping[str, Any], entry: str) -> int:
+    """An entry of the label by eye as a whole number, -1 where there is none."""
+    label = annotation.get("hand_label")
+    value = label.get(entry, -1) if isinstance(label, Mapping) else -1
+    return value if type(value) is int else -1
+
+
+def _hand_words(annotation: Mapping[str, Any]) -> dict[str, str]:
+    age, gender = hand_label(annotation, "age"), hand_label(annotation, "gender")
+    words = {}
+    if 0 <= age < len(_HAND_AGE_WORDS):
+        words["age"] = _HAND_AGE_WORDS[age]
+    if 0 <= gender < len(_HAND_GENDER_WORDS):
+        words["gender"] = _HAND_GENDER_WORDS[gender]
+    return words
+
+
+def depth_layer_of(annotation: Mapping[str, Any], where: str, hand_depth: bool) -> int:
+    """The ordinal depth layer of a person, -1 = unknown. Raises SceneError on a layer that is not a whole number."""
+    layer = annotation.get("depth_layer")
+    if layer is None:
+        return hand_label(annotation, "depth_id") if hand_depth else -1
+    if type(layer) is not int and not (isinstance(layer, float) and layer.is_integer()):
+        raise SceneError(f"{where}.depth_layer: expected a whole number, -1 = unknown, got {layer!r:.60}")
+    return int(layer)
+
+
+def box_of(annotation: Mapping[str, Any], keypoints: Float[np.ndarray, "17 3"], where: str) -> Float[np.ndarray, "4"]:
+    """x0, y0, x1, y1 in pixels: from `bbox` (x, y, width, height), else around the keypoints."""
+    if annotation.get("bbox") is not None:
+        x, y, width, height = checked_array(annotation["bbox"], f"{where}.bbox", (4,))
+        return np.array([x, y, x + width, y + height])
+    seen = keypoints[keypoints[:, 2] > 0, :2]
+    return np.concatenate([seen.min(axis=0), seen.max(axis=0)])
+
+
+def reason_to_skip(annotation: Mapping[str, Any], category: str | None) -> str | None:
+    """Why an annotation is no person to fit, or None. Whether any keypoint is seen is decided after reading them."""
+    if category is not None and category != "person":
+        return f"category {category}"
+    if annotation.get("iscrowd"):
+        return "crowd region"
+    if annotation.get("num_keypoints") == 0 or annotation.get("keypoints") is None:
+        return "no keypoints"
+    return None
+
+
+def intrinsics_entry(holder: Mapping[str, Any], where: str) -> Float[np.ndarray, "3 3"] | None:
+    """The pinhole matrix stored as `intrinsics` (3 x 3) or `camera` {fx, fy, cx, cy}; None without either."""
+    if holder.get("intrinsics") is not None:
+        return checked_array(holder["intrinsics"], f"{where}.intrinsics", (3, 3))
+    camera = holder.get("camera")
+    if camera is None:
+        return None
+    numbers = [camera.get(name) if isinstance(camera, Mapping) else None for name in ("fx", "fy", "cx", "cy")]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+        raise SceneError(f"{where}.camera: expected the numbers fx, fy, cx, cy in pixels, got {camera!r:.80}")
+    fx, fy, cx, cy = numbers
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], np.float64)

@@ -1,0 +1,288 @@
+"""Reading an official SMPL-X file (`SMPLX_{NEUTRAL,MALE,FEMALE}.npz` or `.pkl`) without executing anything in it.
+
+The `.npz` holds plain arrays plus a few pickled ones, of which only those that are needed are touched; the `.pkl` is
+one pickle. Both go through the restricted unpickler: numpy arrays are rebuilt, sparse matrices and chumpy arrays become
+inert containers whose state is then turned into arrays here, every other global is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from body_models.restricted_pickle import NUMPY_GLOBALS, RestrictedUnpickler
+
+NUM_VERTICES = 10475
+NUM_JOINTS = 55
+NUM_POSE_FEATURES = 9 * (NUM_JOINTS - 1)
+# Shape columns of the wide file (300 betas, 100 expressions) and of the narrow one (10 betas, 10 expressions).
+_WIDE_COLUMNS, _WIDE_BETAS, _NARROW_BETAS = 400, 300, 10
+_KEYS = (
+    "v_template", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights", "f",
+    "hands_meanl", "hands_meanr", "hands_componentsl", "hands_componentsr",
+)  # fmt: skip
+_WHERE_TO_GET_IT = (
+    "SMPL-X is licensed and not part of this project: register at https://smpl-x.is.tue.mpg.de, download "
+    "models_smplx_v1_1.zip and give the path of SMPLX_NEUTRAL.npz (or MALE, FEMALE; .npz or .pkl)"
+)
+
+
+class SmplxFileError(ValueError):
+    """A file that is not a SMPL-X model. The message names the file, the key and what was expected."""
+
+
+class SmplxArrays(NamedTuple):
+    """What a SMPL-X file says, checked: host arrays in the file's own precision."""
+
+    template: Float[np.ndarray, "10475 3"]
+    beta_directions: Float[np.ndarray, "10475 3 betas"]
+    """All the file has: 300 or 10."""
+    expression_directions: Float[np.ndarray, "10475 3 expressions"]
+    """All the file has: 100 or 10."""
+    pose_directions: Float[np.ndarray, "10475 3 486"]
+    joint_regressor: Float[np.ndarray, "55 10475"]
+    parents: tuple[int, ...]
+    skin: Float[np.ndarray, "10475 55"]
+    faces: Int[np.ndarray, "face 3"]
+    hand_means: Float[np.ndarray, "2 45"]
+    """Left, right; rotation vectors of 15 joints."""
+    hand_components: Float[np.ndarray, "2 45 45"]
+    """Left, right; principal components in rows, largest first."""
+
+
+def read(path: str | Path) -> SmplxArrays:
+    """Read and check a SMPL-X file.
+
+    Raises:
+      FileNotFoundError: no such file, or a directory; says what to download, or which files the directory holds.
+      SmplxFileError: not a SMPL-X file, a missing key, a wrong shape, or a pickle that wants more than arrays.
+    """
+    path = Path(path).expanduser()
+    _check_exists(path)
+    raw = _read_npz(path) if zipfile.is_zipfile(path) else _read_pickle(path)
+    missing = [key for key in _KEYS if key not in raw]
+    if missing:
+        raise SmplxFileError(f"{path}: key {missing[0]!r} is missing; is this a SMPL-X model file? {_WHERE_TO_GET_IT}")
+    arrays = {key: _as_array(path, key, raw[key]) for key in _KEYS}
+    v, j = NUM_VERTICES, NUM_JOINTS
+    directions = _check(path, arrays, "shapedirs", (v, 3, None))
+    columns = directions.shape[2]
+    num_betas = _WIDE_BETAS if columns >= _WIDE_COLUMNS else _NARROW_BETAS
+    if columns <= num_betas:
+        raise SmplxFileError(f"{path}: key 'shapedirs' must be ({v}, 3, 400) or ({v}, 3, 20), got {directions.shape}")
+    return SmplxArrays(
+        template=_check(path, arrays, "v_template", (v, 3)),
+        beta_directions=directions[:, :, :num_betas],
+        expression_directions=directions[:, :, num_betas:],
+        pose_directions=_check(path, arrays, "posedirs", (v, 3, NUM_POSE_FEATURES)),
+        joint_regressor=_check(path, arrays, "J_regressor", (j, v)),
+        parents=_parents(path, _check(path, arrays, "kintree_table", (2, j), kinds="iuf")),
+        skin=_check(path, arrays, "weights", (v, j)),
+        faces=_faces(path, _check(path, arrays, "f", (None, 3), kinds="iuf")),
+        hand_means=np.stack([_check(path, arrays, f"hands_mean{side}", (45,)) for side in "lr"]),
+        hand_components=np.stack([_check(path, arrays, f"hands_components{side}", (45, 45)) for side in "lr"]),
+    )
+
+
+def _check_exists(path: Path) -> None:
+    if path.is_file():
+        return
+    if path.is_dir():
+        found = sorted(
+            p for pattern in ("SMPLX_*", "*/SMPLX_*") for p in path.glob(pattern) if p.suffix in (".npz", ".pkl")
+        )
+        if found:
+            names = ", ".join(str(p.relative_to(path)) for p in found)
+            raise FileNotFoundError(f"{path} is a directory; give one of the SMPL-X files in it: {names}")
+        raise FileNotFoundError(f"no SMPL-X file (SMPLX_*.npz or .pkl) in the directory {path}. {_WHERE_TO_GET_IT}")
+    raise FileNotFoundError(f"SMPL-X model file not found: {path}. {_WHERE_TO_GET_IT}")
+
+
+def _check(
+    path: Path, arrays: Mapping[str, np.ndarray], key: str, shape: tuple[int | None, ...], kinds: str = "f"
+) -> np.ndarray:
+    array = arrays[key]
+    right = array.ndim == len(shape) and all(want is None or want == got for want, got in zip(shape, array.shape))
+    if not right or array.dtype.kind not in kinds:
+        wanted = "(" + ", ".join("n" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
+        kind = "floating point" if kinds == "f" else "integer"
+        raise SmplxFileError(f"{path}: key {key!r} must be {kind} {wanted}, got {array.dtype} {array.shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise SmplxFileError(f"{path}: key {key!r} has values that are not finite")
+    return array
+
+
+def _parents(path: Path, table: np.ndarray) -> tuple[int, ...]:
+    # The root's parent is -1, stored as 4294967295 in unsigned files.
+    parents = (-1, *(int(p) for p in table[0, 1:]))
+    if any(not 0 <= p < child for child, p in enumerate(parents) if child):
+        raise SmplxFileError(f"{path}: key 'kintree_table' must list parents before their children, joint 0 the root")
+    return parents
+
+
+def _faces(path: Path, faces: np.ndarray) -> np.ndarray:
+    if faces.size and not (faces.min() >= 0 and faces.max() < NUM_VERTICES):
+        raise SmplxFileError(f"{path}: key 'f' must hold vertex indices below {NUM_VERTICES}")
+    return faces.astype(np.int32)
+
+
+# ------------------------------------------------------------------------------------------------ the two containers
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    """Only the members that are needed; others (some are pickled dictionaries) are never opened."""
+    raw: dict[str, Any] = {}
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+        for key in _KEYS:
+            member = f"{key}.npy"
+            if member not in names:
+                continue
+            with archive.open(member) as file:
+                raw[key] = _guarded(path, key, lambda file=file: _read_npy(file))
+    return raw
+
+
+def _read_npy(file: Any) -> Any:
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read_header is None:
+        raise ValueError(f"unknown npy version {version}")
+    shape, fortran, dtype = read_header(file)
+    if dtype.hasobject:
+        return RestrictedUnpickler(file, _ALLOWED, encoding="latin1").load()
+    flat = np.frombuffer(file.read(), dtype)
+    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    def load() -> Any:
+        with path.open("rb") as file:
+            # Official pickles were written by Python 2: latin1 is the encoding that preserves their array bytes.
+            return RestrictedUnpickler(file, _ALLOWED, encoding="latin1").load()
+
+    raw = _guarded(path, None, load)
+    if not isinstance(raw, dict):
+        raise SmplxFileError(f"{path}: expected a dictionary of arrays, got {type(raw).__name__}")
+    return raw
+
+
+def _guarded(path: Path, key: str | None, load: Callable[[], Any]) -> Any:
+    """Run a reader; whatever a malformed or malicious file makes it raise becomes one error with the file's name."""
+    try:
+        return load()
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
+        where = f"{path}: key {key!r}" if key else str(path)
+        raise SmplxFileError(f"{where} cannot be read as a SMPL-X file (.npz or .pkl): {error}") from error
+    except zipfile.BadZipFile as error:
+        raise SmplxFileError(f"{path} is a damaged .npz file: {error}") from error
+
+
+# ------------------------------------------------------------------------------------------------ inert stand-ins
+
+
+class _Inert:
+    """Takes the place of a foreign class: keeps what the pickle gives it, does nothing."""
+
+    state: Any = None
+
+    def __new__(cls, *args: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any) -> None:
+        self.arguments = args
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Chumpy(_Inert):
+    """`chumpy.ch.Ch`: its value is in `x`."""
+
+
+class _ChumpySelect(_Inert):
+    """`chumpy.reordering.Select`: entries `idxs` of the flattened `a`, in `preferred_shape`."""
+
+
+class _CompressedColumns(_Inert):
+    """`scipy.sparse.csc_matrix`."""
+
+
+class _CompressedRows(_Inert):
+    """`scipy.sparse.csr_matrix`."""
+
+
+class _Coordinates(_Inert):
+    """`scipy.sparse.coo_matrix`."""
+
+
+def _reconstruct(cls: type, base: type, state: Any) -> _Inert:
+    """`copyreg._reconstructor` for the stand-ins only (how protocols 0 and 1 make an object)."""
+    if not (isinstance(cls, type) and issubclass(cls, _Inert)):
+        raise pickle.UnpicklingError("refused: only SMPL-X array classes may be reconstructed")
+    return cls()
+
+
+def _allowed_globals() -> dict[tuple[str, str], object]:
+    allowed: dict[tuple[str, str], object] = dict(NUMPY_GLOBALS)
+    for module in ("copy_reg", "copyreg"):
+        allowed[module, "_reconstructor"] = _reconstruct
+    for module in ("__builtin__", "builtins"):
+        allowed[module, "object"] = _Inert
+    for module in ("chumpy.ch", "chumpy"):
+        allowed[module, "Ch"] = _Chumpy
+    allowed["chumpy.reordering", "Select"] = _ChumpySelect
+    for short, cls in (("csc", _CompressedColumns), ("csr", _CompressedRows), ("coo", _Coordinates)):
+        for module in (f"scipy.sparse.{short}", f"scipy.sparse._{short}", "scipy.sparse"):
+            for kind in ("matrix", "array"):
+                allowed[module, f"{short}_{kind}"] = cls
+    return allowed
+
+
+_ALLOWED = _allowed_globals()
+
+
+def _as_array(path: Path, key: str, value: Any) -> np.ndarray:
+    array = _guarded(path, key, lambda: _densify(value))
+    if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+        raise SmplxFileError(f"{path}: key {key!r} must be an array of numbers, got {type(value).__name__}")
+    return array
+
+
+def _densify(value: Any) -> Any:
+    """Stand-ins, and object arrays that hold one, as plain arrays."""
+    if isinstance(value, np.ndarray) and value.dtype.hasobject and value.size == 1:
+        return _densify(value.item())
+    if isinstance(value, (list, tuple)):
+        return np.asarray(value)
+    if not isinstance(value, _Inert):
+        return np.asarray(value) if isinstance(value, np.ndarray) else value
+    state = value.state if isinstance(value.state, dict) else {}
+    if isinstance(value, _Chumpy):
+        return np.asarray(_densify(state["x"]))
+    if isinstance(value, _ChumpySelect):
+        picked = np.asarray(_densify(state["a"])).ravel()[np.asarray(state["idxs"])]
+        shape = state.get("preferred_shape")
+        return picked if shape is None else picked.reshape(shape)
+    rows, columns = (int(n) for n in (state["_shape"] if "_shape" in state else state["shape"]))
+    if (rows, columns) != (NUM_JOINTS, NUM_VERTICES):
+        raise ValueError(f"sparse matrix must be ({NUM_JOINTS}, {NUM_VERTICES}), got ({rows}, {columns})")
+    data = np.asarray(state["data"])
+    if isinstance(value, _Coordinates):
+        row, column = state["coords"] if "coords" in state else (state["row"], state["col"])
+    else:
+        counts = np.diff(np.asarray(state["indptr"], np.int64))
+        major, minor = np.repeat(np.arange(len(counts)), counts), np.asarray(state["indices"])
+        row, column = (minor, major) if isinstance(value, _CompressedColumns) else (major, minor)
+    dense = np.zeros((rows, columns), data.dtype)
+    np.add.at(dense, (np.asarray(row), np.asarray(column)), data)  # duplicate entries of a sparse matrix add up
+    return dense
