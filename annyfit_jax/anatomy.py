@@ -7,11 +7,12 @@ widened, spread over the rig's several bones per limb segment. Body axes: x = th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from annyfit_jax.bodies import JointLimits
 from body_models import anny
 
 _FRONT = np.array([0.0, -1.0, 0.0])
@@ -48,6 +49,19 @@ _ARM_RANGES: dict[str, tuple[tuple[float, float], ...]] = {
 }
 # Flexions of a person who stands at ease: a little of everything, always to the anatomical side.
 _RELAXED = {"upperleg01": -0.15, "lowerleg01": 0.25, "lowerarm01": 0.35}
+
+
+@dataclass(frozen=True)
+class JointLimits:
+    """Anatomical limits: per limited axis a bone, a unit axis in the bone's rest frame, and a range of angles (radians).
+
+    The limited angle is the component of the bone's rotation vector along the axis.
+    """
+
+    bones: tuple[int, ...]
+    axes: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def joint_axes(model: anny.AnnyModel) -> tuple[list[int], Float[np.ndarray, "bone 3 3"], Float[np.ndarray, "bone 3 2"]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,16 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from annyfit_jax import anatomy
 from annyfit_jax.config import FitConfig
 from annyfit_jax.objective import Prediction, Shared
 from annyfit_jax.problem import ATTRIBUTES, Variables
-from body_models import anny
+from annyfit_jax.scene import NUM_DENSE
+from body_models import anny, smplx
 from experts import dense_points
+
+_BETA_LIMIT = 10.0
+"""SMPL-X betas are clamped to +- this many standard deviations."""
 
 PointFunction = Callable[..., Float[Array, "3 K N"]]
 """(contracted points, shape (S, N), root_rotvec (3, N), pose (3, B, N), translation (3, N)) -> camera points."""
@@ -45,9 +51,9 @@ class BodyLayout:
 class FitBody:
     """A body prepared for fitting: a pytree, passed to the compiled fit as an argument."""
 
-    points: struct.PyTreeNode | object
+    points: Any
     """Contracted regressor of keypoints, dense points and (sampled) mesh points, in this order."""
-    model: object | None
+    model: Any
     """The whole body model where the mesh regulariser is exact, else None."""
     mesh_weights: Float[Array, "M"]
     shape_low: Float[Array, "S"]
@@ -88,25 +94,12 @@ class FitBody:
         return Prediction(k, d, m)
 
 
-@dataclass(frozen=True)
-class JointLimits:
-    """Anatomical limits: per limited axis a bone, a unit axis in the bone's rest frame, and a range of angles (radians).
-
-    The limited angle is the component of the bone's rotation vector along the axis.
-    """
-
-    bones: tuple[int, ...]
-    axes: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
 def anny_body(
     model: anny.AnnyModel,
     config: FitConfig,
     *,
     dense_regressor: np.ndarray | None = None,
-    limits: JointLimits | None = None,
+    limits: anatomy.JointLimits | None = None,
     pose_rest: np.ndarray | None = None,
 ) -> FitBody:
     """Anny (six phenotypes) with COCO-17 keypoints and, by default, the 138 dense surface points.
@@ -116,8 +109,6 @@ def anny_body(
       limits: joint limits of the `joint_limits` term; default the anatomical ones.
       pose_rest: (162, 3) relaxed pose of the `relaxed_pose` term; default the anatomical one.
     """
-    from annyfit_jax import anatomy
-
     if model.labels.phenotypes != anny.PHENOTYPE_LABELS:
         raise ValueError("fitting uses the six-phenotype Anny: anny.load(phenotypes='default')")
     if dense_regressor is None:
@@ -158,6 +149,57 @@ def anny_body(
     )
 
 
+def smplx_body(
+    model: smplx.SmplxModel,
+    config: FitConfig,
+    *,
+    dense_regressor: np.ndarray | None = None,
+    pose_rest: np.ndarray | None = None,
+) -> FitBody:
+    """SMPL-X with COCO-17 keypoints and 138 dense points (default: spread over the mesh), same objective, same solver.
+
+    SMPL-X has no age or gender parameter: the `words` term is 0. Its mesh regulariser is always sampled.
+
+    Args:
+      dense_regressor: (D, 10475) or (D, 10530) other dense points.
+      pose_rest: (54, 3) relaxed pose of the `relaxed_pose` term; default zero.
+    """
+    if config.mesh == "exact":
+        raise ValueError("config.mesh='exact' is for Anny; fit SMPL-X with mesh='sampled'")
+    template = np.asarray(model.vertices_mean, np.float64).T
+    if dense_regressor is None:
+        dense_regressor = smplx.vertex_regressor(farthest_points(template, NUM_DENSE))
+    width = smplx.NUM_VERTICES + smplx.NUM_JOINTS
+    dense_regressor = np.pad(dense_regressor, ((0, 0), (0, width - dense_regressor.shape[1])))
+    index, weights = sample_mesh(template, config.mesh_samples)
+    cast = lambda x: jnp.asarray(x, model.dtype)  # noqa: E731
+    num_bones = len(model.labels.bones) - 1
+    num_betas = model.labels.num_betas
+    regressor = np.concatenate([np.asarray(model.keypoint_regressor), dense_regressor, smplx.vertex_regressor(index)])
+    return FitBody(
+        points=smplx.contract(model, regressor),
+        model=None,
+        mesh_weights=cast(weights),
+        shape_low=cast(np.full(num_betas, -_BETA_LIMIT)),
+        shape_high=cast(np.full(num_betas, _BETA_LIMIT)),
+        pose_limit=cast(np.pi),
+        limit_axes=cast(np.zeros((3, 0))),
+        limit_low=cast(np.zeros(0)),
+        limit_high=cast(np.zeros(0)),
+        pose_rest=cast(np.zeros((3, num_bones)) if pose_rest is None else pose_rest.T),
+        layout=BodyLayout(
+            counts=(17, len(dense_regressor), len(weights)),
+            bones=model.labels.bones[1:],
+            free_bones=free_bones(model.labels.bones[1:], config.frozen_bones),
+            shape_labels=tuple(f"beta{i}" for i in range(num_betas)),
+            word_columns=tuple(-1 for _ in ATTRIBUTES),
+            limit_bones=(),
+            points=smplx.points_people_last,
+            vertices=None,
+        ),
+    )
+
+
 def free_bones(bones: Sequence[str], frozen_prefixes: Sequence[str]) -> tuple[int, ...]:
     """Rows of the pose whose bone name starts with none of the prefixes."""
     return tuple(i for i, bone in enumerate(bones) if not bone.startswith(tuple(frozen_prefixes)))
@@ -172,12 +214,7 @@ def sample_mesh(
     weighted by its size. Deterministic.
     """
     points = np.asarray(vertices, np.float64)
-    chosen = [0]
-    distance = ((points - points[0]) ** 2).sum(1)
-    for _ in range(count - 1):
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
-    centres = points[chosen]
+    centres = points[farthest_points(points, count)]
     owner = _nearest(points, centres)
     for _ in range(iterations):
         sizes = np.bincount(owner, minlength=count)
@@ -188,6 +225,16 @@ def sample_mesh(
     index, inverse = np.unique(index, return_inverse=True)
     weights = np.bincount(inverse[owner], minlength=len(index)).astype(np.float64)
     return index, weights
+
+
+def farthest_points(points: Float[np.ndarray, "V 3"], count: int) -> np.ndarray:
+    """Indices (count,) of points spread evenly: each is the one farthest from those before it, starting at point 0."""
+    chosen = [0]
+    distance = ((points - points[0]) ** 2).sum(1)
+    for _ in range(count - 1):
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
+    return np.array(chosen)
 
 
 def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:

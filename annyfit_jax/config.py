@@ -78,7 +78,9 @@ class FitConfig:
             if unknown:
                 raise ValueError(f"stage {stage.name!r} frees unknown groups {sorted(unknown)}; there are {GROUPS}")
             if stage.steps < 0 or any(not lr > 0 for lr in stage.lr.values()):
-                raise ValueError(f"stage {stage.name!r}: steps must be >= 0 and step sizes > 0 (leave a frozen group out)")
+                raise ValueError(
+                    f"stage {stage.name!r}: steps must be >= 0 and step sizes > 0 (leave a frozen group out)"
+                )
 
 
 def table(**entries: float) -> FrozenDict[str, float]:

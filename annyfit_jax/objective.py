@@ -51,7 +51,7 @@ class Shared(NamedTuple):
     word_columns: tuple[int, ...]
     """Column of `shape` that each word attribute anchors; -1 where the body has no such parameter."""
     pose_axes: Float[Array, "3 L"]
-    """Joint limits: unit axes in bone frames, see `annyfit_jax.bodies.JointLimits`."""
+    """Joint limits: unit axes in bone frames, see `annyfit_jax.anatomy.JointLimits`."""
     pose_bones: tuple[int, ...]
     """Joint limits: bone (row of `pose`) of each limited axis."""
     pose_low: Float[Array, "L"]
@@ -161,12 +161,6 @@ def relaxed_pose(person: Person, shared: Shared, config: FitConfig) -> Float[Arr
     return ((person.variables.pose - shared.pose_rest) ** 2).sum()
 
 
-def average_shape(person: Person, shared: Shared, config: FitConfig) -> Float[Array, ""]:
-    """Squared distance of muscle, weight, proportions... to the middle of their range (ours; for keypoint starts)."""
-    free = np.array([c not in shared.word_columns for c in range(person.variables.shape.shape[0])])
-    return (jnp.where(free, person.variables.shape - 0.5, 0.0) ** 2).sum()
-
-
 # ------------------------------------------------------------------------------------------------ scene terms
 
 
@@ -241,7 +235,6 @@ TERMS: dict[str, Term] = {
     "mesh_prior": Term(mesh_prior, reads=("mesh",)),
     "joint_limits": Term(joint_limits),
     "relaxed_pose": Term(relaxed_pose),
-    "average_shape": Term(average_shape),
     "words": Term(words, per_person=False),
     "depth_order": Term(depth_order, per_person=False),
 }

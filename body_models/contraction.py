@@ -39,13 +39,31 @@ class PointLayout:
 
 
 class PointPairs(NamedTuple):
-    """Host-side tables of a contraction, float64."""
+    """Host-side tables of a contraction, float64: pairs of one vertex (most surface points) apart from the others."""
 
+    single: Bool[np.ndarray, "pair"]
+    """Pairs whose point is a single vertex: their moment is a scaled copy of that vertex."""
+    vertex: Int[np.ndarray, "single"]
+    scale: Float[np.ndarray, "single"]
     used: Int[np.ndarray, "used"]
-    """Vertices with a non-zero weight in any row."""
-    weights: Float[np.ndarray, "pair used"]
-    """w_kv S_bv: the moments of a field over the used vertices are `weights @ field`, omega is `weights.sum(1)`."""
+    """Vertices with a non-zero weight in a row of several."""
+    weights: Float[np.ndarray, "several used"]
+    """w_kv S_bv of the other pairs."""
     layout: PointLayout
+
+    @property
+    def omega(self) -> Float[np.ndarray, "pair"]:
+        """omega_kb per pair."""
+        out = np.empty(len(self.single))
+        out[self.single], out[~self.single] = self.scale, self.weights.sum(1)
+        return out
+
+    def moments(self, field: Float[np.ndarray, "*batch vertex"]) -> Float[np.ndarray, "*batch pair"]:
+        """m_kb of a field over all vertices, per pair, float64."""
+        out = np.empty((*field.shape[:-1], len(self.single)))
+        out[..., self.single] = field[..., self.vertex] * self.scale
+        out[..., ~self.single] = field[..., self.used].astype(np.float64) @ self.weights.T
+        return out
 
 
 def point_pairs(
@@ -64,9 +82,8 @@ def point_pairs(
     empty = np.flatnonzero(~(weights != 0).any(1))
     if len(empty):
         raise ValueError(f"regressor row {empty[0]} has no non-zero weight")
-    used = np.flatnonzero((weights != 0).any(0))
-    weights = weights[:, used]
-    skin = np.asarray(skin[:, used], np.float64)
+    skin = np.asarray(skin, np.float64)
+    count = (weights != 0).sum(1)
     linked = (weights != 0).astype(np.float32) @ (skin != 0).T.astype(np.float32) > 0
     point, bone, groups, point_order = group_pairs(linked)
     kept = kinematics.with_ancestors(parents, [0, *np.unique(bone)])
@@ -74,7 +91,17 @@ def point_pairs(
     slot = np.full(len(parents), -1)
     slot[np.asarray(tree.order)] = np.arange(len(tree.order))
     layout = PointLayout(tree, tuple(int(s) for s in slot[bone]), groups, point_order)
-    return PointPairs(used, weights[point] * skin[bone], layout)
+    single = count[point] == 1
+    vertex = (weights != 0).argmax(1)[point[single]]
+    used = np.flatnonzero((weights[count > 1] != 0).any(0))
+    return PointPairs(
+        single=single,
+        vertex=vertex,
+        scale=weights[point[single], vertex] * skin[bone[single], vertex],
+        used=used,
+        weights=weights[np.ix_(point[~single], used)] * skin[np.ix_(bone[~single], used)],
+        layout=layout,
+    )
 
 
 def group_pairs(
@@ -111,14 +138,14 @@ def sum_pairs(
     omega: Float[Array, "pair"],
 ) -> Float[Array, "3 point person"]:
     """point_k = sum_b (A_b m_kb + omega_kb a_b), transforms in the order of `layout.tree`."""
-    per_pair = jnp.take(transforms, np.asarray(layout.pair_bone), axis=2)
+    per_pair = jnp.take(transforms, np.asarray(layout.pair_bone, np.int32), axis=2)
     weighted = jnp.concatenate([moments, jnp.broadcast_to(omega[None, :, None], (1, *moments.shape[1:]))])
     contribution = (per_pair * weighted[None]).sum(1)
     parts = jax.lax.split(contribution, [members * count for members, count in layout.groups], axis=1)
     sums = [
         part.reshape(3, count, members, part.shape[-1]).sum(1) for part, (members, count) in zip(parts, layout.groups)
     ]
-    return jnp.take(jnp.concatenate(sums, axis=1), np.asarray(layout.point_order), axis=1)
+    return jnp.take(jnp.concatenate(sums, axis=1), np.asarray(layout.point_order, np.int32), axis=1)
 
 
 def place(

@@ -32,7 +32,7 @@ class BoneTree:
     @functools.cached_property
     def inverse(self) -> np.ndarray:
         """(bones,) original bone index -> breadth-first position. Only for trees that keep every bone."""
-        return np.argsort(np.asarray(self.order))
+        return np.argsort(np.asarray(self.order)).astype(np.int32)
 
 
 def bone_tree(parents: Sequence[int], keep: Sequence[int] | None = None) -> BoneTree:
@@ -154,7 +154,7 @@ def chain(tree: BoneTree, local: Float[Array, "3 4 bone person"]) -> Float[Array
     for level, slots in zip(levels[1:], tree.parent_slots[1:]):
         above = results[-1]
         if slots != tuple(range(above.shape[2])):
-            above = jnp.take(above, np.asarray(slots), axis=2, unique_indices=len(set(slots)) == len(slots))
+            above = jnp.take(above, np.asarray(slots, np.int32), axis=2, unique_indices=len(set(slots)) == len(slots))
         results.append(compose(above, level))
     return jnp.concatenate(results, axis=2)
 
@@ -169,15 +169,15 @@ def rotations_about(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def permute(x: Array, permutation: tuple[int, ...], axis: int) -> Array:
     """Reorder one axis by a static permutation. Its transpose is the inverse gather, where autodiff would scatter."""
-    return jnp.take(x, np.asarray(permutation), axis=axis)
+    return jnp.take(x, np.asarray(permutation, np.int32), axis=axis)
 
 
 def _permute_forward(x, permutation, axis):
-    return jnp.take(x, np.asarray(permutation), axis=axis), None
+    return jnp.take(x, np.asarray(permutation, np.int32), axis=axis), None
 
 
 def _permute_backward(permutation, axis, _, cotangent):
-    return (jnp.take(cotangent, np.argsort(np.asarray(permutation)), axis=axis),)
+    return (jnp.take(cotangent, np.argsort(np.asarray(permutation)).astype(np.int32), axis=axis),)
 
 
 permute.defvjp(_permute_forward, _permute_backward)

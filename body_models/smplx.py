@@ -41,8 +41,9 @@ from body_models.smplx_file import NUM_JOINTS, NUM_POSE_FEATURES, NUM_VERTICES
 _FINGERS = tuple(f"{finger}{k}" for finger in ("index", "middle", "pinky", "ring", "thumb") for k in (1, 2, 3))
 JOINTS = (
     "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
-    "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder", "right_shoulder",
-    "left_elbow", "right_elbow", "left_wrist", "right_wrist", "jaw", "left_eye", "right_eye",
+    "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head",
+    "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+    "jaw", "left_eye", "right_eye",
     *(f"left_{f}" for f in _FINGERS), *(f"right_{f}" for f in _FINGERS),
 )  # fmt: skip
 # COCO-17: the face from surface points (vertex numbers of the SMPL-X template), the rest from joints.
@@ -345,7 +346,7 @@ def _bone_transforms(tree: BoneTree, joints: Array, delta: Array) -> Float[Array
 
     Args: joints (3, bone, N) in tree order; delta (3, 3, 54, N) rotations of all joints after the pelvis.
     """
-    order = np.asarray(tree.order)
+    order = np.asarray(tree.order, np.int32)
     local = kinematics.rotations_about(jnp.take(delta, order[1:] - 1, axis=2), joints[:, 1:])
     root = jnp.broadcast_to(jnp.eye(3, 4, dtype=joints.dtype)[:, :, None, None], (3, 4, 1, joints.shape[-1]))
     return kinematics.chain(tree, jnp.concatenate([root, local], axis=2))
@@ -361,7 +362,7 @@ def forward(model: SmplxModel, params: Params) -> Output:
     z = _shape_coefficients(labels, betas, expression)
     delta = rotations.rotvec_to_matrix_axes_first(pose)
     rest_joints = contraction.linear(model.joints_mean, model.joints_basis, z)
-    transforms = _bone_transforms(labels.tree, rest_joints[:, np.asarray(labels.tree.order)], delta)
+    transforms = _bone_transforms(labels.tree, rest_joints[:, np.asarray(labels.tree.order, np.int32)], delta)
     transforms = transforms[:, :, labels.tree.inverse]
     corrected = contraction.linear(
         model.vertices_mean, model.vertices_basis, jnp.concatenate([z, _pose_feature(delta)])
@@ -413,19 +414,15 @@ def contract(model: SmplxModel, regressor: np.ndarray | Array) -> SmplxPoints:
     pairs = contraction.point_pairs(
         weights, np.concatenate([np.asarray(model.skin), follows], axis=1), model.labels.parents
     )
-    vertices, joints = pairs.used[pairs.used < NUM_VERTICES], pairs.used[pairs.used >= NUM_VERTICES] - NUM_VERTICES
-    joints_basis = np.asarray(model.joints_basis)[:, :, joints]
-    joints_basis = np.pad(joints_basis, ((0, NUM_POSE_FEATURES), (0, 0), (0, 0)))
-    mean = np.concatenate(
-        [np.asarray(model.vertices_mean)[:, vertices], np.asarray(model.joints_mean)[:, joints]], axis=1
-    )
-    basis = np.concatenate([np.asarray(model.vertices_basis)[:, :, vertices], joints_basis], axis=2)
+    joints_basis = np.pad(np.asarray(model.joints_basis), ((0, NUM_POSE_FEATURES), (0, 0), (0, 0)))
+    mean = np.concatenate([np.asarray(model.vertices_mean), np.asarray(model.joints_mean)], axis=1)
+    basis = np.concatenate([np.asarray(model.vertices_basis), joints_basis], axis=2)
     cast = lambda x: jnp.asarray(x, model.dtype)  # noqa: E731
-    order = np.asarray(pairs.layout.tree.order)
+    order = np.asarray(pairs.layout.tree.order, np.int32)
     return SmplxPoints(
-        moment_mean=cast(mean.astype(np.float64) @ pairs.weights.T),
-        moment_basis=cast(basis.astype(np.float64) @ pairs.weights.T),
-        omega=cast(pairs.weights.sum(1)),
+        moment_mean=cast(pairs.moments(mean)),
+        moment_basis=cast(pairs.moments(basis)),
+        omega=cast(pairs.omega),
         weight_sum=cast(weights.sum(1)),
         joints_mean=model.joints_mean[:, order],
         joints_basis=model.joints_basis[:, :, order],

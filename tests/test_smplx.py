@@ -33,6 +33,12 @@ def model(path: Path) -> smplx.SmplxModel:
 
 
 @pytest.fixture(scope="module")
+def model64(path: Path) -> smplx.SmplxModel:
+    with jax.enable_x64(True):
+        return smplx.load(path, dtype=jnp.float64)
+
+
+@pytest.fixture(scope="module")
 def expected(data: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     batch = smplx_synthetic.parameters(PEOPLE)
     return [smplx_synthetic.reference(data, {k: v[i] for k, v in batch.items()}) for i in range(PEOPLE)]
@@ -68,10 +74,9 @@ def check_output(out: smplx.Output, expected: list[dict[str, np.ndarray]], toler
     np.testing.assert_array_equal(out.bone_poses[:, :, 3], np.broadcast_to([0.0, 0, 0, 1], (PEOPLE, 55, 4)))
 
 
-def test_forward_float64_is_the_reference(path, expected):
+def test_forward_float64_is_the_reference(model64, expected):
     with jax.enable_x64(True):
-        model = smplx.load(path, dtype=jnp.float64)
-        check_output(forward(model, params(jnp.float64)), expected, 1e-9)
+        check_output(forward(model64, params(jnp.float64)), expected, 1e-9)
 
 
 def test_forward_float32_is_the_reference(model, expected):
@@ -124,10 +129,9 @@ def test_contracted_points_are_regressed_vertices(model):
     np.testing.assert_allclose(got[:, 41:], out.vertices[:, chosen], rtol=0, atol=2e-6)
 
 
-def test_contracted_points_float64_are_the_reference(path, expected):
+def test_contracted_points_float64_are_the_reference(model64, expected):
     with jax.enable_x64(True):
-        model = smplx.load(path, dtype=jnp.float64)
-        got = points(smplx.contract(model, some_regressor()), params(jnp.float64))  # vertices only: 10475 columns
+        got = points(smplx.contract(model64, some_regressor()), params(jnp.float64))  # vertices only: 10475 columns
         want = some_regressor() @ np.stack([e["vertices"] for e in expected])
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-9)
 
@@ -143,10 +147,9 @@ def test_contraction_keeps_only_the_bones_it_needs(model):
     }  # fmt: skip
 
 
-def test_gradients_match_finite_differences_and_are_finite_at_zero_pose(path):
+def test_gradients_match_finite_differences_and_are_finite_at_zero_pose(model64):
     with jax.enable_x64(True):
-        model = smplx.load(path, dtype=jnp.float64)
-        mp = smplx.contract(model, some_regressor(6))
+        mp = smplx.contract(model64, some_regressor(6))
         target = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 3)))
 
         @jax.jit

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from body_models.restricted_pickle import RestrictedUnpickler
 from numpy.lib import format as npy
 
 from annyfit_jax.scene import SceneError
+from body_models.restricted_pickle import RestrictedUnpickler
 
 MAX_MEMBER_BYTES = 4 << 30
 """A larger entry is refused; 20 masks of a 24 megapixel photo take half a gigabyte."""
@@ -107,6 +107,8 @@ def _check_plain(dtype: np.dtype, shape: tuple[int, ...], payload_size: int) -> 
 def _from_bytes(data: bytes, dtype: np.dtype, shape: tuple[int, ...], fortran: bool) -> np.ndarray:
     if dtype.itemsize == 0:  # empty text: frombuffer refuses a width of 0
         return np.zeros(shape, dtype)
+    if dtype.kind == "U" and (np.frombuffer(data, np.dtype(np.uint32).newbyteorder(dtype.byteorder)) > 0x10FFFF).any():
+        raise SceneError("holds text that is not Unicode")  # numpy would fail later, when the text is used
     array = np.frombuffer(data, dtype, math.prod(shape)).reshape(shape, order="F" if fortran else "C").copy()
     return array.astype(dtype.newbyteorder("="), copy=False)
 

@@ -1,0 +1,85 @@
+"""Test set-up: JAX on four CPU devices with a compilation cache on disk, and the `parity` mark."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported anywhere
+
+import jax
+import jax.numpy as jnp
+import pytest
+from absl import flags
+
+from body_models import anny
+
+_CACHE = Path(__file__).resolve().parents[1] / ".cache" / "jax"
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+flags.FLAGS.mark_as_parsed()
+
+
+# ------------------------------------------------------------------------------------------------ the parity mark
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--parity", action="store_true", help="run the live comparisons with torch peers as well")
+
+
+def _wants_parity(config: pytest.Config) -> bool:
+    return config.getoption("--parity") or "parity" in (config.getoption("-m") or "")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Parity modules import torch: leave them alone unless asked for."""
+    if collection_path.name.startswith("test_parity_") and not _wants_parity(config):
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if _wants_parity(config):
+        return
+    parity = [item for item in items if "parity" in item.keywords]
+    if parity:
+        config.hook.pytest_deselected(items=parity)
+        items[:] = [item for item in items if "parity" not in item.keywords]
+
+
+# ------------------------------------------------------------------------------------------------ precision, models
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """float64 enabled for this test only."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["float64", "float32"])
+def dtype(request: pytest.FixtureRequest) -> Iterator[jnp.dtype]:
+    """The test runs once per floating type, with float64 enabled where it is asked for."""
+    with jax.enable_x64(request.param == "float64"):
+        yield jnp.dtype(request.param)
+
+
+@pytest.fixture(scope="session")
+def load_anny() -> Callable[..., anny.AnnyModel]:
+    """`load_anny(dtype="float32", extended=False)`: each body loaded once; `extended` has 11 phenotypes and local changes."""
+    models: dict[tuple[str, bool], anny.AnnyModel] = {}
+
+    def load(dtype: object = "float32", extended: bool = False) -> anny.AnnyModel:
+        key = (jnp.dtype(dtype).name, extended)
+        if key not in models:
+            with jax.enable_x64(key[0] == "float64"):
+                models[key] = anny.load("all" if extended else "default", local_changes=extended, dtype=key[0])
+        return models[key]
+
+    return load

@@ -1,0 +1,116 @@
+"""Recorded scenes, goldens and small helpers of the fitting tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from annyfit_jax import config as configs
+from annyfit_jax import solver
+from annyfit_jax.bodies import FitBody
+from annyfit_jax.config import FitConfig
+from annyfit_jax.problem import Capacity, Problem, Variables, assemble
+from annyfit_jax.scene import BodyParameters, Scene
+
+TRAJECTORIES = range(4)
+GROUPS = ("transl", "root_rotvec", "shape", "pose")
+GOLDEN_TERMS = {
+    "keypoints": "keypoints_2d",
+    "dense": "dense_kp",
+    "pose_prior": "pose_init",
+    "shape_prior": "shape_init",
+    "mesh_prior": "verts_init",
+    "words": "shape_attr",
+    "depth_order": "ordering_depth",
+}
+"""Our name of each term -> its name in the goldens."""
+
+
+@functools.cache
+def golden(name: str) -> dict[str, np.ndarray]:
+    """All arrays of `tests/goldens/annyfit/<name>.npz`."""
+    with np.load(helpers.GOLDENS / "annyfit" / f"{name}.npz", allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+@functools.cache
+def released_config() -> FitConfig:
+    """The released schedule."""
+    return configs.load_config(helpers.REPO / "experiments" / "configs" / "annyfit.py")
+
+
+def short_config(*overrides: str, steps: int = 3, mesh_samples: int = 24) -> FitConfig:
+    """The released schedule with few steps and few mesh points: everything is exercised and it compiles fast."""
+    steps_of = [f"stages.{stage.name}.steps={steps}" for stage in released_config().stages]
+    return configs.apply_overrides(released_config(), [*steps_of, f"mesh_samples={mesh_samples}", *overrides])
+
+
+def trajectory(index: int) -> tuple[Scene, BodyParameters]:
+    """The scene of a recorded trajectory and its start, words inserted."""
+    z = golden(f"traj_{index:03d}_scene")
+    scene = make_scene(
+        f"traj_{index:03d}",
+        intrinsics=z["K"],
+        image_size=(int(z["image_size"][0]), int(z["image_size"][1])),
+        keypoints=z["keypoints_2d"],
+        dense_keypoints=z["dense_kp"],
+        median_depth=z["median_depth"],
+        age=z["vlm_age"],
+        gender=z["vlm_gender"],
+    )
+    shape = z["init_shape"].copy()
+    for column, words in enumerate((scene.gender, scene.age)):
+        shape[words >= 0, column] = words[words >= 0]
+    return scene, BodyParameters(z["init_root_rotvec"], z["init_transl"], z["init_pose"], shape)
+
+
+def make_scene(name: str, keypoints: np.ndarray, **fields) -> Scene:
+    """A scene from its keypoints; every other cue is absent unless given."""
+    n = len(keypoints)
+    defaults = {
+        "image_size": (640, 480),
+        "intrinsics": np.array([[550.0, 0, 320], [0, 550, 240], [0, 0, 1]]),
+        "dense_keypoints": np.zeros((n, 138, 3)),
+        "median_depth": np.full(n, np.nan),
+        "depth_layer": np.full(n, -1),
+        "age": np.full(n, -1.0),
+        "gender": np.full(n, -1.0),
+    }
+    return Scene(name=name, keypoints=keypoints, **(defaults | fields))
+
+
+def select(scene: Scene, start: BodyParameters, people: Sequence[int]) -> tuple[Scene, BodyParameters]:
+    """The named people of a scene, in the order given."""
+    index = np.asarray(people)
+    names = ("keypoints", "dense_keypoints", "median_depth", "depth_layer", "age", "gender")
+    return dataclasses.replace(scene, **{n: np.asarray(getattr(scene, n))[index] for n in names}), start.select(index)
+
+
+def fit(
+    config: FitConfig,
+    body: FitBody,
+    cases: Sequence[tuple[Scene, BodyParameters]],
+    capacity: Capacity | None = None,
+    dtype=np.float64,
+) -> tuple[Problem, Variables, solver.BatchFit]:
+    """Assemble and fit a list of (scene, start); returns the problem, the start and the outcome."""
+    problem, start = on_device(assemble([s for s, _ in cases], [p for _, p in cases], config, capacity, dtype))
+    return problem, start, jax.block_until_ready(solver.fit_batch(config, body, problem, start))
+
+
+def on_device(tree):
+    """numpy leaves -> jax arrays."""
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def people_first(variables: Variables) -> dict[str, np.ndarray]:
+    """Variables by group with people first, as `BodyParameters` has them."""
+    arrays = {name: np.moveaxis(np.asarray(getattr(variables, name)), -1, 0) for name in GROUPS}
+    arrays["pose"] = np.swapaxes(arrays["pose"], 1, 2)
+    return arrays
