@@ -7,6 +7,7 @@ widened, spread over the rig's several bones per limb segment. Body axes: x = th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -117,6 +118,19 @@ def flexed_pose(model: anny.AnnyModel, flexions: dict[str, float]) -> Float[np.n
         angle = flexions.get(name, flexions.get(name.partition(".")[0], 0.0))
         pose[bone - 1] = angle * axis[0]
     return pose
+
+
+# Spread of each bone's rotation over everyday poses (radians); the trunk of several bones is stiff, limbs are not.
+_SPREAD = {
+    "spine": 0.12, "neck": 0.15, "head": 0.25, "pelvis": 0.05, "clavicle": 0.1, "shoulder01": 0.1, "breast": 0.05,
+    "upperleg02": 0.1, "lowerleg02": 0.1, "upperarm02": 0.15, "lowerarm02": 0.3, "wrist": 0.3, "foot": 0.3,
+}  # fmt: skip
+_LIMB_SPREAD = 0.7
+
+
+def pose_spread(bones: Sequence[str]) -> Float[np.ndarray, "bone"]:
+    """Standard deviation of each bone's rotation over everyday poses, radians: what a pull to the relaxed pose allows."""
+    return np.array([next((s for stem, s in _SPREAD.items() if bone.startswith(stem)), _LIMB_SPREAD) for bone in bones])
 
 
 def relaxed_pose(model: anny.AnnyModel) -> Float[np.ndarray, "162 3"]:

@@ -64,6 +64,7 @@ class FitBody:
     limit_low: Float[Array, "L"]
     limit_high: Float[Array, "L"]
     pose_rest: Float[Array, "3 B"]
+    pose_precision: Float[Array, "B"]
     layout: BodyLayout = struct.field(pytree_node=False)
 
     @property
@@ -77,6 +78,7 @@ class FitBody:
             pose_low=self.limit_low,
             pose_high=self.limit_high,
             pose_rest=self.pose_rest,
+            pose_precision=self.pose_precision,
         )
 
     def predict(self, variables: Variables, clamp: Callable, need_mesh: bool = True) -> Prediction:
@@ -136,6 +138,7 @@ def anny_body(
         limit_low=cast(limits.low),
         limit_high=cast(limits.high),
         pose_rest=cast(rest.T),
+        pose_precision=cast(1.0 / anatomy.pose_spread(labels.bones[1:]) ** 2),
         layout=BodyLayout(
             counts=(17, len(dense_regressor), len(weights)),
             bones=labels.bones[1:],
@@ -187,6 +190,7 @@ def smplx_body(
         limit_low=cast(np.zeros(0)),
         limit_high=cast(np.zeros(0)),
         pose_rest=cast(np.zeros((3, num_bones)) if pose_rest is None else pose_rest.T),
+        pose_precision=cast(np.ones(num_bones)),
         layout=BodyLayout(
             counts=(17, len(dense_regressor), len(weights)),
             bones=model.labels.bones[1:],

@@ -18,6 +18,7 @@ from annyfit_jax import problem as problems
 from annyfit_jax import solver
 from annyfit_jax.bodies import anny_body
 from annyfit_jax.config import FitConfig, config_hash, to_json
+from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.objective import clamp
 from annyfit_jax.problem import Capacity
 from annyfit_jax.results import SceneFit
@@ -28,8 +29,6 @@ from experts.keypoint_start import KeypointStarter
 
 _PAIRS_PER_PERSON = 6
 """Room for pairs in a batch: a list of N people takes up to 6 N pairs (a scene of n people has n (n - 1) / 2)."""
-_MESH_CHUNK = 8
-"""People per full-mesh evaluation: one compiled shape."""
 
 
 class Fitter:
@@ -40,8 +39,7 @@ class Fitter:
         self.model = anny.load() if model is None else model
         self.body = anny_body(self.model, config)
         self.starter = KeypointStarter(self.model)
-        self._forward = jax.jit(anny.forward)
-        self._rest_height = jax.jit(_rest_height)
+        self.meshes = BodyMeshes(self.model)
 
     # -------------------------------------------------------------------------------------------- fitting
 
@@ -122,7 +120,7 @@ class Fitter:
         shape = np.asarray(clamp(end.shape, self.body.shape_low, self.body.shape_high))
         pose = np.asarray(clamp(end.pose, -self.body.pose_limit, self.body.pose_limit))
         visible = BodyParameters(end.root_rotvec, end.transl, pose, shape)
-        keypoints, height = self.keypoints_and_height(visible)
+        keypoints, height = self.meshes.keypoints_and_height(visible)
 
         def spread(values: np.ndarray) -> np.ndarray:
             out = np.full((total, *values.shape[1:]), np.nan, np.float32)
@@ -172,27 +170,7 @@ class Fitter:
 
     def vertices(self, people: BodyParameters) -> np.ndarray:
         """(n, 13718, 3) float32 posed vertices in camera space; NaN for people with NaN parameters."""
-        return self._chunks(people, lambda p: self._forward(self.model, p).vertices)
-
-    def keypoints_and_height(self, people: BodyParameters) -> tuple[np.ndarray, np.ndarray]:
-        """COCO-17 (n, 17, 3) in camera space and the height (n,) of the resting body, metres."""
-        keypoints = self._chunks(people, lambda p: self._forward(self.model, p).keypoints[:, :17])
-        height = self._chunks(people, lambda p: self._rest_height(self.model, p.phenotypes))
-        return keypoints, height
-
-    def _chunks(self, people: BodyParameters, function) -> np.ndarray:
-        out = []
-        for start in range(0, len(people), _MESH_CHUNK):
-            part = people.select(np.minimum(np.arange(start, start + _MESH_CHUNK), len(people) - 1))
-            arrays = (part.shape, part.root_rotvec, part.pose, part.transl)
-            params = anny.Params(*(jnp.asarray(x, self.model.dtype) for x in arrays))
-            out.append(np.asarray(function(params))[: len(people) - start])
-        return np.concatenate(out)
-
-
-def _rest_height(model: anny.AnnyModel, phenotypes: jax.Array) -> jax.Array:
-    up = anny.rest(model, phenotypes)[0][..., 2]
-    return up.max(-1) - up.min(-1)
+        return self.meshes.vertices(people)
 
 
 def _status(end: BodyParameters, row: int) -> str:

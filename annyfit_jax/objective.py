@@ -58,6 +58,8 @@ class Shared(NamedTuple):
     pose_high: Float[Array, "L"]
     pose_rest: Float[Array, "3 B"]
     """Relaxed pose that `relaxed_pose` pulls to, radians."""
+    pose_precision: Float[Array, "B"]
+    """1 / variance of each bone's rotation over everyday poses, 1/rad^2."""
 
 
 # ------------------------------------------------------------------------------------------------ building blocks
@@ -157,8 +159,8 @@ def joint_limits(person: Person, shared: Shared, config: FitConfig) -> Float[Arr
 
 
 def relaxed_pose(person: Person, shared: Shared, config: FitConfig) -> Float[Array, ""]:
-    """Squared distance of all rotation vectors to a relaxed pose, rad^2 (ours; for starts that know no pose)."""
-    return ((person.variables.pose - shared.pose_rest) ** 2).sum()
+    """Mahalanobis distance of all rotation vectors to a relaxed pose (ours; for starts that know no pose)."""
+    return (shared.pose_precision * (person.variables.pose - shared.pose_rest) ** 2).sum()
 
 
 # ------------------------------------------------------------------------------------------------ scene terms

@@ -411,7 +411,8 @@ def rest_orientations(
     y = axes * jax.lax.rsqrt(jnp.where(squared == 0, 1.0, squared))
     a, c, b = y[0], y[1], y[2]
     radial = a * a + b * b
-    parallel = radial == 0
+    # Within rounding of the axis the twist is noise, and 1/(a^2+b^2)^2 of the derivative would overflow in float32.
+    parallel = radial <= float(jnp.finfo(axes.dtype).eps) ** 2
     below = c < 0
     k = jnp.where(below, (1.0 - c) / jnp.where(parallel | ~below, 1.0, radial), 1.0 / jnp.where(below, 1.0, 1.0 + c))
     ka, kab = a * k, a * b * k

@@ -399,7 +399,13 @@ def read(path: str | Path | None = None) -> dict[str, np.ndarray]:
 
 
 def _load(file, name: str) -> dict[str, np.ndarray]:
-    with np.load(file, allow_pickle=False) as archive:
+    try:
+        archive = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise AssetError(f"{name}: no Anny asset (not an npz file)") from error
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise AssetError(f"{name}: no Anny asset (not an npz file)")
+    with archive:
         if "format_version" not in archive.files:
             raise AssetError(f"{name}: no Anny asset (no key format_version)")
         if int(archive["format_version"]) != FORMAT_VERSION:

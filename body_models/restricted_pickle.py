@@ -64,7 +64,12 @@ class _PickledDtype:
             code = code.decode("latin1")
         if not isinstance(code, str) or len(code) > 12 or code.lstrip("<>=|")[:1] not in tuple("biufcSUO"):
             raise pickle.UnpicklingError(f"refused: pickled array type {code!r:.40}")
-        self.dtype = np.dtype(code)
+        try:
+            self.dtype = np.dtype(code)
+        except TypeError as error:
+            raise pickle.UnpicklingError(f"refused: pickled array type {code!r}") from error
+        if self.dtype.names is not None or self.dtype.subdtype is not None:  # "u1,O" spells fields
+            raise pickle.UnpicklingError(f"refused: pickled array type {code!r} with fields or subarrays")
 
     def __setstate__(self, state: Any) -> None:
         # (version, byte order, subarray, names, fields, item size, alignment, flags, ...): only the order is of use.
@@ -123,7 +128,13 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """How protocols 0 to 2 write the content of an empty array: a call of `bytes` without arguments."""
+    return b""
+
+
 NUMPY_GLOBALS: Mapping[tuple[str, str], object] = {
+    ("__builtin__", "bytes"): _no_bytes,
     ("numpy", "ndarray"): _ArrayClass,
     ("numpy", "dtype"): _PickledDtype,
     ("_codecs", "encode"): _encode,

@@ -31,6 +31,11 @@ SEGMENTS = (
     ("left_elbow", "left_wrist"), ("right_elbow", "right_wrist"), ("left_hip", "left_knee"), ("right_hip", "right_knee"),
     ("left_knee", "left_ankle"), ("right_knee", "right_ankle"), ("left_ear", "right_ear"),
 )  # fmt: skip
+# Short or soft segments, for heads that look over a shoulder: used where none of the above is visible.
+HEAD_SEGMENTS = (
+    ("left_eye", "right_eye"), ("nose", "left_ear"), ("nose", "right_ear"), ("nose", "left_shoulder"),
+    ("nose", "right_shoulder"), ("left_ear", "left_shoulder"), ("right_ear", "right_shoulder"),
+)  # fmt: skip
 # How much a keypoint says about the root orientation before the limbs are known.
 _WEIGHTS = {"nose": 0.8, "eye": 0.8, "ear": 0.8, "shoulder": 1.0, "hip": 1.0, "knee": 0.5, "ankle": 0.3, "elbow": 0.2}
 _WRIST_WEIGHT = 0.05
@@ -43,7 +48,7 @@ POSTURES: tuple[tuple[str, dict[str, float], float], ...] = (
 _YAWS = np.deg2rad(np.arange(0, 360, 15))
 _PITCHES = np.deg2rad(np.array([-75, -50, -25, 0, 25, 50, 75]))
 _ROLLS = np.deg2rad(np.arange(-180, 180, 15))
-_TILT_COST = 0.15
+_TILT_COST = 0.25
 """Cost of lying down against standing upright, in units of the robust keypoint error."""
 _MIN_SEGMENT_PX = 5.0
 _NEAREST_M = 0.3
@@ -97,7 +102,7 @@ class KeypointStarter:
         parts = [name.split("_")[-1] for name in COCO17]
         self._weights = np.array([_WEIGHTS.get(part, _WRIST_WEIGHT) for part in parts])
         index = {name: i for i, name in enumerate(COCO17)}
-        self._segments = np.array([(index[a], index[b]) for a, b in SEGMENTS])
+        self._segments = [np.array([(index[a], index[b]) for a, b in tier]) for tier in (SEGMENTS, HEAD_SEGMENTS)]
 
     def __call__(self, scene: Scene, min_confidence: float = 0.5) -> KeypointStart:
         """Start of every person of a scene. Every person needs at least one keypoint of `min_confidence`."""
@@ -164,12 +169,13 @@ class KeypointStarter:
 
     def _depth(self, pixels: np.ndarray, seen: np.ndarray, template: np.ndarray, focal: float) -> float:
         """z <= f L / l for every visible segment of true length L and pixel length l: the least of them."""
-        a, b = self._segments.T
-        length = np.linalg.norm(template[a] - template[b], axis=-1)
-        shown = np.linalg.norm(pixels[a] - pixels[b], axis=-1)
-        usable = seen[a] & seen[b] & (shown > _MIN_SEGMENT_PX)
-        if usable.any():
-            return float(max((focal * length[usable] / shown[usable]).min(), _NEAREST_M))
+        for segments in self._segments:
+            a, b = segments.T
+            length = np.linalg.norm(template[a] - template[b], axis=-1)
+            shown = np.linalg.norm(pixels[a] - pixels[b], axis=-1)
+            usable = seen[a] & seen[b] & (shown > _MIN_SEGMENT_PX)
+            if usable.any():
+                return float(max((focal * length[usable] / shown[usable]).min(), _NEAREST_M))
         height = np.ptp(template[:, 2])
         extent = np.ptp(pixels[seen], axis=0).max() if seen.any() else 0.0
         return float(max(focal * height / max(extent, _MIN_SEGMENT_PX), _NEAREST_M))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported anywhere
 
@@ -75,7 +76,7 @@ def load_anny() -> Callable[..., anny.AnnyModel]:
     """`load_anny(dtype="float32", extended=False)`: each body loaded once; `extended` has 11 phenotypes and local changes."""
     models: dict[tuple[str, bool], anny.AnnyModel] = {}
 
-    def load(dtype: object = "float32", extended: bool = False) -> anny.AnnyModel:
+    def load(dtype: Any = "float32", extended: bool = False) -> anny.AnnyModel:
         key = (jnp.dtype(dtype).name, extended)
         if key not in models:
             with jax.enable_x64(key[0] == "float64"):

@@ -27,9 +27,13 @@ def golden() -> dict[str, np.ndarray]:
 
 def golden_params(golden: dict[str, np.ndarray], block: str, dtype) -> anny.Params:
     rotvec = golden[f"{block}_rotvec"]
-    arrays = (golden[f"{block}_phenotypes"], rotvec[:, 0], rotvec[:, 1:], golden[f"{block}_translation"])
-    local = jnp.asarray(golden["b_local_changes"], dtype) if block == "b" else None
-    return anny.Params(*(jnp.asarray(x, dtype) for x in arrays), local)
+    return anny.Params(
+        jnp.asarray(golden[f"{block}_phenotypes"], dtype),
+        jnp.asarray(rotvec[:, 0], dtype),
+        jnp.asarray(rotvec[:, 1:], dtype),
+        jnp.asarray(golden[f"{block}_translation"], dtype),
+        jnp.asarray(golden["b_local_changes"], dtype) if block == "b" else None,
+    )
 
 
 def random_params(people: int | tuple[int, ...], dtype, seed: int = 0, angle: float = 0.3) -> anny.Params:
@@ -361,7 +365,7 @@ def test_wrong_arguments_are_named(load_anny):
     model = load_anny()
     with pytest.raises(ValueError, match="'default' or 'all', got 'some'"):
         anny.load("some")
-    with pytest.raises(ValueError, match="pose_mode must be one of.*'root_relative'"):
+    with pytest.raises(ValueError, match=r"pose_mode must be one of.*'root_relative'"):
         anny.forward_transforms(model, jnp.full(6, 0.5), jnp.tile(jnp.eye(4), (163, 1, 1)), pose_mode="root_relative")
     with pytest.raises(ValueError, match=r"regressor must be \(K, 13718\), got \(17, 10475\)"):
         anny.contract(model, np.ones((17, 10475)))

@@ -52,9 +52,9 @@ def test_tree_is_cut_into_depth_levels(parents):
 
 
 def test_the_anny_tree_has_the_official_levels():
-    tree = kinematics.bone_tree(anny_golden()["bone_parents"])
+    tree = kinematics.bone_tree(anny_golden()["bone_parents"].tolist())
     assert tree.level_sizes == (1, 3, 3, 3, 3, 5, 5, 13, 13, 11, 13, 17, 21, 18, 13, 13, 8)
-    assert hash(tree) == hash(kinematics.bone_tree(anny_golden()["bone_parents"]))
+    assert hash(tree) == hash(kinematics.bone_tree(anny_golden()["bone_parents"].tolist()))
 
 
 def test_kept_bones_and_their_ancestors():
@@ -127,7 +127,7 @@ def test_chain_gradient_against_dense_autodiff(x64):
 
 def test_rotations_about_keep_their_pivot(x64):
     rng = np.random.default_rng(3)
-    matrices = Rotation.random(10, random_state=1).as_matrix().reshape(5, 2, 3, 3)
+    matrices = Rotation.random(10, rng=1).as_matrix().reshape(5, 2, 3, 3)
     pivots, points = rng.normal(size=(3, 5, 2)), rng.normal(size=(3, 5, 2))
     maps = np.asarray(kinematics.rotations_about(jnp.asarray(matrices.transpose(2, 3, 0, 1)), jnp.asarray(pivots)))
     apply = lambda x: np.einsum("ijbn,jbn->ibn", maps[:, :3], x) + maps[:, 3]  # noqa: E731
@@ -180,8 +180,9 @@ def test_permute_and_its_transpose(x64, axis):
     got, back = jax.vjp(lambda y: kinematics.permute(y, permutation, axis), x)
     np.testing.assert_array_equal(got, np.take(np.asarray(x), permutation, axis=axis))
     cotangent = jnp.asarray(rng.normal(size=(5, 5, 5)))
-    _, reference = jax.vjp(lambda y: jnp.einsum("ij,...j->...i", jnp.eye(5)[np.asarray(permutation, np.int32)], y), x.swapaxes(axis, -1))
-    assert max_abs(back(cotangent)[0], reference(cotangent.swapaxes(axis, -1))[0].swapaxes(axis, -1)) <= 1e-12
+    one_hot = jnp.eye(5)[np.asarray(permutation, np.int32)]
+    _, reference = jax.vjp(lambda y: jnp.moveaxis(jnp.tensordot(one_hot, y, (1, axis)), 0, axis), x)
+    assert max_abs(back(cotangent)[0], reference(cotangent)[0]) <= 1e-12
 
 
 def test_one_process_may_use_both_precisions():

@@ -11,8 +11,8 @@ from helpers import max_abs
 
 from annyfit_jax import objective
 from annyfit_jax.config import FitConfig, Stage, table
-from annyfit_jax.objective import Prediction, Shared
-from annyfit_jax.problem import Pairs, assemble
+from annyfit_jax.objective import Person, Prediction, Shared
+from annyfit_jax.problem import Pairs, Variables, assemble
 from annyfit_jax.scene import BodyParameters
 from body_models import rotations
 
@@ -23,12 +23,10 @@ IDENTITY = np.eye(3)
 CONFIG = FitConfig(stages=())
 
 
-def shared(mesh_points: int = 0) -> Shared:
-    """A body with unit mesh weights, gender and age in columns 0 and 1, and no joint limits."""
-    none = jnp.zeros(0)
-    return Shared(
-        jnp.ones(mesh_points), (0, 1), jnp.zeros((3, 0)), (), none, none, pose_rest=jnp.zeros((3, 162))
-    )  # fmt: skip
+def shared(mesh_points: int = 0, **fields) -> Shared:
+    """A body with unit mesh weights, gender and age in columns 0 and 1; what the tested terms do not read is None."""
+    known = {"mesh_weights": jnp.ones(mesh_points), "word_columns": (0, 1)}
+    return Shared(**{**dict.fromkeys(Shared._fields), **known, **fields})  # type: ignore[arg-type]
 
 
 def start_of(shape: np.ndarray, pose: np.ndarray | None = None, depth: np.ndarray | None = None) -> BodyParameters:
@@ -258,6 +256,48 @@ def test_the_objective_cases_exercise_every_term():
     z = fit_cases.golden("unit_objective")
     for theirs in fit_cases.GOLDEN_TERMS.values():
         assert any(z.get(f"case{i}_term_{theirs}", 0.0) > 0 for i in range(9)), theirs
+
+
+# ------------------------------------------------------------------------------------------------ our own terms
+
+
+def person(pose: np.ndarray | None = None, shape: np.ndarray | None = None) -> Person:
+    """One person with a (3, B) pose and a shape; nothing else."""
+    values = {"pose": pose, "shape": shape}
+    variables = Variables(**{k: None if values.get(k) is None else jnp.asarray(values[k]) for k in Variables._fields})
+    return Person(variables, *[None] * 4)  # type: ignore[arg-type]
+
+
+def test_joint_limits_are_one_sided_squares_about_an_axis():
+    body = shared(
+        pose_bones=(1, 1, 2),
+        pose_axes=jnp.asarray([[1.0, 0, 0], [0, 1, 0], [0, 0.6, 0.8]]).T,
+        pose_low=jnp.asarray([-0.1, -0.1, 0.0]),
+        pose_high=jnp.asarray([2.0, 0.1, 1.0]),
+    )
+    pose = np.zeros((3, 3))
+    pose[:, 0] = 3.0  # a bone without limits
+    pose[:, 1] = (-0.4, 0.05, 9.0)  # 0.3 below, inside, and an axis that is not limited
+    pose[:, 2] = (0.0, 1.0, 1.0)  # 1.4 about the oblique axis: 0.4 above
+
+    def term(p):
+        return objective.joint_limits(person(p), body, CONFIG)
+
+    value, gradient = jax.value_and_grad(term)(jnp.asarray(pose))
+    assert abs(value - (0.3**2 + 0.4**2)) < TOLERANCE
+    want = np.zeros((3, 3))
+    want[0, 1], want[:, 2] = -0.6, (0, 0.8 * 0.6, 0.8 * 0.8)
+    assert max_abs(gradient, want) < TOLERANCE
+    assert objective.joint_limits(person(0.2 * np.eye(3)[:, [1, 0, 2]]), body, CONFIG) < 0.02
+
+
+def test_relaxed_pose_is_zero_at_rest_and_weighs_bones_by_their_precision():
+    rest = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)))
+    body = shared(pose_rest=rest, pose_precision=jnp.asarray([1.0, 4.0]))
+    assert objective.relaxed_pose(person(rest), body, CONFIG) == 0
+    for bone, weight in enumerate((1.0, 4.0)):
+        away = rest.at[1, bone].add(0.5)
+        assert abs(objective.relaxed_pose(person(away), body, CONFIG) - weight * 0.25) < TOLERANCE
 
 
 # ------------------------------------------------------------------------------------------------ which terms run

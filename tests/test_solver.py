@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 import chex
 import fit_cases
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from fit_cases import GOLDEN_TERMS, GROUPS, TRAJECTORIES, golden
@@ -19,6 +18,7 @@ from annyfit_jax import objective, solver
 from annyfit_jax.bodies import FitBody, anny_body
 from annyfit_jax.config import FitConfig
 from annyfit_jax.problem import Capacity, Variables, assemble, capacity_of, split_people
+from annyfit_jax.scene import Scene
 
 BodyMaker = Callable[[FitConfig, str], FitBody]
 
@@ -305,14 +305,6 @@ def test_people_of_different_scenes_are_never_ranked(fit_short, three_scenes, x6
     assert np.asarray(fit_short([(scene, start)]).losses[0]["depth_order"]).any()
 
 
-def test_float32_padding(make_body, short, three_scenes):
-    """float32, the type fits run in: bounded by what rounding can do in nine steps of at most the step size each."""
-    body = make_body(short, "float32")
-    padded = fit_cases.fit(short, body, three_scenes, ROOM, np.float32)[2]
-    exact = fit_cases.fit(short, body, three_scenes, None, np.float32)[2]
-    assert_same(people(padded.variables, slice(7)), exact.variables, 1e-4)
-
-
 # ------------------------------------------------------------------------------------------------ stages
 
 
@@ -347,41 +339,31 @@ def translation_stages(*steps: int) -> FitConfig:
 def test_a_stage_starts_afresh(make_body, three_scenes, x64):
     """Two stages are the second applied to the result of the first: new Adam state, new references."""
     body = make_body(translation_stages(4), "float64")
-    both = fit_cases.fit(translation_stages(4, 4), body, three_scenes)[2]
+    both = fit_cases.fit(translation_stages(4, 4, 0), body, three_scenes)[2]
     problem, _, once = fit_cases.fit(translation_stages(4), body, three_scenes)
     twice = solver.fit_batch(translation_stages(4), body, problem, once.variables)
-    assert_same(both.variables, twice.variables)
-    straight = fit_cases.fit(translation_stages(8), body, three_scenes)[2]
-    assert np.abs(straight.variables.transl - both.variables.transl).max() > 1e-4
-
-
-def test_the_first_step_is_one_step_size(make_body, three_scenes, x64):
-    """Adam's first update is the sign of the gradient."""
-    _, start, out = fit_cases.fit(translation_stages(1), make_body(translation_stages(1), "float64"), three_scenes)
-    np.testing.assert_allclose(np.abs(out.variables.transl - start.transl), 0.01, rtol=1e-4)
-
-
-def test_a_stage_without_steps_changes_nothing(make_body, three_scenes, x64):
-    body = make_body(translation_stages(0), "float64")
-    _, start, out = fit_cases.fit(translation_stages(0), body, three_scenes)
-    chex.assert_trees_all_equal(out.variables, start)
-    assert out.losses[0]["keypoints"].shape == (0, 3)
+    assert_same(both.stage_variables[1], twice.variables)
+    np.testing.assert_allclose(total(both.losses[1:2]), total(twice.losses), rtol=1e-10)
+    # A stage without steps changes nothing.
+    chex.assert_trees_all_equal(both.variables, both.stage_variables[1])
+    assert both.losses[2]["keypoints"].shape == (0, 3)
 
 
 def test_one_trace_per_capacity(make_body, three_scenes, load_anny):
     """Other values, an equal config and an equal body do not trace again; another capacity does."""
-    traced = jax.jit(
-        chex.assert_max_traces(solver.fit_batch.__wrapped__, n=1), static_argnames=("config",)
-    )  # fmt: skip
+    traced = jax.jit(chex.assert_max_traces(solver.fit_batch.__wrapped__, n=1), static_argnames=("config",))
     chex.clear_trace_counter()
-    for cases in (three_scenes, three_scenes[:1]):
-        config = translation_stages(2)
-        body = anny_body(load_anny("float32"), config)
-        problem, start = fit_cases.on_device(assemble(*zip(*cases), config, ROOM))
+
+    def fit(body: FitBody, cases, capacity: Capacity | None) -> None:
+        config = translation_stages(0)
+        problem, start = fit_cases.on_device(assemble(*zip(*cases), config, capacity))
         traced(config, body, problem, start)
-    other = fit_cases.on_device(assemble(*zip(*three_scenes), config))
+
+    fit(make_body(translation_stages(0), "float32"), three_scenes, ROOM)
+    body = anny_body(load_anny("float32"), translation_stages(0))
+    fit(body, three_scenes[:1], ROOM)
     with pytest.raises(AssertionError, match="traced"):
-        traced(config, body, *other)
+        fit(body, three_scenes, None)
 
 
 # ------------------------------------------------------------------------------------------------ missing cues
@@ -401,27 +383,34 @@ def test_no_usable_word(fit_short, three_scenes, x64):
     assert not any(np.asarray(stage["words"]).any() for stage in out.losses)
 
 
+def without_evidence(scene: Scene) -> Scene:
+    """The scene with every cue missing."""
+    n = len(scene)
+    return fit_cases.make_scene(scene.name, np.zeros((n, 17, 3)), intrinsics=scene.intrinsics)
+
+
 def test_no_keypoint_at_all(fit_short, three_scenes, x64):
     """Only the ranking moves anybody."""
     scene, start = three_scenes[1]
-    blind = dataclasses.replace(
-        scene,
-        keypoints=np.zeros_like(scene.keypoints),
-        dense_keypoints=np.zeros_like(scene.dense_keypoints),
-        age=np.full(3, -1.0),
-        gender=np.full(3, -1.0),
-    )
+    blind = dataclasses.replace(without_evidence(scene), median_depth=scene.median_depth)
     out = fit_short([(blind, start)])
     assert_finite(out)
     first = people(out.stage_variables[0], slice(3)).transl
     assert (first[2] != start.transl[:, 2]).any()
     np.testing.assert_array_equal(first[:2], start.transl[:, :2].T)
     assert np.isnan(out.reprojection_px[:3]).all()
-    # Without a depth cue either, nothing moves at all.
-    unknown = dataclasses.replace(blind, median_depth=np.full(3, np.nan))
-    rest = fit_short([(unknown, start)])
-    _, unmoved = assemble([unknown], [start], fit_cases.short_config(), dtype=np.float64)
-    assert_same(people(rest.variables, slice(3)), unmoved, 1e-12)
+
+
+def test_no_evidence_at_all(fit_short, three_scenes, x64):
+    """Nothing moves while the only terms are evidence; a mesh regulariser at its own minimum has a gradient of rounding
+    size, which Adam scales to at most about a step."""
+    scene, start = three_scenes[1]
+    out = fit_short([(without_evidence(scene), start)])
+    assert_finite(out)
+    _, unmoved = assemble([scene], [start], fit_cases.short_config(), dtype=np.float64)
+    chex.assert_trees_all_equal(people(out.stage_variables[0], slice(3)), unmoved)
+    for group, bound in {"transl": 0.02, "root_rotvec": 0.02, "shape": 2e-3, "pose": 2e-3}.items():
+        assert max_abs(getattr(people(out.variables, slice(3)), group), getattr(unmoved, group)) < bound, group
 
 
 def test_people_behind_the_camera(fit_short, three_scenes, x64):

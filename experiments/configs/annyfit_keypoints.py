@@ -15,7 +15,7 @@ DIGITS = ("toe", "finger", "metacarpal")
 def get_config() -> FitConfig:
     """Schedule for keypoint starts."""
     evidence = {"keypoints": 0.01, "dense": 0.001, "words": 10.0}
-    body = {"joint_limits": 10.0, "relaxed_pose": 0.02}
+    body = {"joint_limits": 10.0, "relaxed_pose": 0.005}
     return FitConfig(
         stages=(
             Stage(

@@ -1,0 +1,67 @@
+# Everything below works from a fresh clone with python3.11 or newer and make; no other tool is assumed.
+#
+#   make setup         .venv with the project and its test tools
+#   make demo          setup, then fit the photos in experiments/demo_data and write out/demo/index.html
+#   make test          setup, then every test that needs no torch
+#   make test-parity   .venv-parity with torch (CPU), then the live comparisons with the `anny` and `smplx` packages
+#   make lint          ruff check, ruff format --check, pyright
+#   make clean         remove outputs and caches;  make distclean: the environments as well
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+VENV := .venv
+PARITY_VENV := .venv-parity
+DEMO_OUTPUT ?= out/demo
+TEST_WORKERS ?= 2
+PYTEST_ARGS ?=
+PARITY_TORCH := torch==2.13.0
+
+DEMO_DATA := experiments/demo_data
+BIN := $(VENV)/bin
+PARITY_BIN := $(PARITY_VENV)/bin
+STAMP := $(VENV)/.installed
+PARITY_STAMP := $(PARITY_VENV)/.installed
+
+.PHONY: help setup demo test test-parity lint clean distclean
+
+help:
+	@sed -n '3,9s/^# *//p' Makefile
+
+setup: $(STAMP)
+
+# The stamp is newer than pyproject.toml exactly when the environment holds what pyproject.toml asks for.
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: python 3.11 or newer is needed (set PYTHON=/path/to/python)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-input --editable ".[test]"
+	@touch $@
+
+$(PARITY_STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: python 3.11 or newer is needed (set PYTHON=/path/to/python)" >&2; exit 1; }
+	$(PYTHON) -m venv $(PARITY_VENV)
+	$(PARITY_BIN)/python -m pip install --quiet --no-input $(PARITY_TORCH)
+	$(PARITY_BIN)/python -m pip install --quiet --no-input --editable ".[test,parity]"
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m experiments.fit --input=$(DEMO_DATA)/annotations.json --images=$(DEMO_DATA)/photos \
+		--output=$(DEMO_OUTPUT) --pictures
+	@echo "The demo is in $(CURDIR)/$(DEMO_OUTPUT): open $(CURDIR)/$(DEMO_OUTPUT)/index.html"
+
+test: setup
+	$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) $(PYTEST_ARGS)
+
+test-parity: $(PARITY_STAMP)
+	$(PARITY_BIN)/python -m pytest -m parity $(PYTEST_ARGS)
+
+lint: setup
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m pyright
+
+clean:
+	rm -rf out build dist .cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) $(PARITY_VENV)

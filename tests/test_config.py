@@ -1,0 +1,205 @@
+"""Configurations as data: overrides, errors that say what to write, hashes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from fit_cases import released_config
+from helpers import REPO
+
+from annyfit_jax.config import FitConfig, Stage, apply_overrides, config_hash, load_config, table, to_json
+
+
+def changed(*assignments: str) -> FitConfig:
+    return apply_overrides(released_config(), assignments)
+
+
+# ------------------------------------------------------------------------------------------------ the released schedule
+
+
+def test_the_released_schedule():
+    config = released_config()
+    assert [(s.name, s.steps) for s in config.stages] == [("translation", 100), ("shape", 100), ("pose", 200)]
+    assert [set(s.lr) for s in config.stages] == [
+        {"transl"},
+        {"transl", "root_rotvec", "shape"},
+        {"transl", "root_rotvec", "shape", "pose"},
+    ]
+    assert config.mesh == "sampled"
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "experiments" / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_shipped_config_loads(path):
+    assert load_config(path).stages
+
+
+# ------------------------------------------------------------------------------------------------ overrides
+
+
+def test_stages_by_name_and_by_index():
+    by_name = changed("stages.pose.lr.pose=0.002")
+    assert by_name.stages[2].lr["pose"] == 0.002
+    assert by_name == changed("stages.2.lr.pose=0.002")
+    assert by_name.stages[:2] == released_config().stages[:2]
+    assert by_name.stages[2].lr["transl"] == 0.01
+
+
+def test_one_step_size_for_every_free_group_and_no_other():
+    assert dict(changed("stages.shape.lr=0.5").stages[1].lr) == dict.fromkeys(("transl", "root_rotvec", "shape"), 0.5)
+
+
+def test_a_table_may_be_replaced_and_extended():
+    assert dict(changed("stages.pose.lr={'pose': 0.1}").stages[2].lr) == {"pose": 0.1}
+    assert changed("stages.pose.weights.depth_order=5").stages[2].weights["depth_order"] == 5.0
+
+
+def test_assignments_apply_in_order_and_leave_the_original():
+    config = released_config()
+    before = config_hash(config)
+    twice = apply_overrides(config, ["sigma_px=50", "sigma_px=70"])
+    assert twice.sigma_px == 70.0
+    assert isinstance(twice.sigma_px, float)
+    assert config_hash(config) == before
+
+
+@pytest.mark.parametrize(
+    ("assignment", "field", "value"),
+    [
+        ("mesh=exact", "mesh", "exact"),
+        ("mesh_samples=64", "mesh_samples", 64),
+        ("words_set_start=false", "words_set_start", False),
+        ("words_set_start=True", "words_set_start", True),
+        ("person_lengths=[4, 16]", "person_lengths", (4, 16)),
+        ("frozen_bones=('jaw',)", "frozen_bones", ("jaw",)),
+        ("equal_depth_m=1", "equal_depth_m", 1.0),
+    ],
+)
+def test_values_of_every_type(assignment, field, value):
+    got = getattr(changed(assignment), field)
+    assert got == value
+    assert type(got) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("sigma=3", r"--set=sigma=3: FitConfig has no field 'sigma'; it has .*'sigma_px'"),
+        ("stages.poses.steps=3", r"no item 'poses'; there are \['translation', 'shape', 'pose'\]"),
+        ("stages.7.steps=3", r"no item '7'"),
+        ("stages.pose.step=3", r"Stage has no field 'step'; it has .*'steps'"),
+        ("stages.pose.lr.pose.x=3", r"'x' cannot be looked up"),
+        ("stages.pose.lr.poze.x=3", r"no entry 'poze'; there are .*'pose'"),
+        ("stages.pose.lr.poze=3", r"stage 'pose' frees unknown groups \['poze'\]"),
+        ("sigma_px", r"expected path=value"),
+        ("sigma_px=wide", r"--set=sigma_px=wide: expected float, got 'wide'"),
+        ("mesh_samples=2.5", r"expected int, got 2.5"),
+        ("mesh_samples=true", r"expected int, got True"),
+        ("words_set_start=1", r"expected bool, got 1"),
+        ("mesh=3", r"expected str, got 3"),
+        ("mesh=thin", r"mesh must be 'sampled' or 'exact', got 'thin'"),
+        ("start=photo", r"start must be .*'keypoints'.*got 'photo'"),
+        ("stages.pose.steps=-1", r"stage 'pose': steps must be >= 0"),
+        ("stages.pose.lr.pose=0", r"step sizes > 0"),
+    ],
+)
+def test_errors_name_the_path_and_what_there_is(assignment, message):
+    with pytest.raises(ValueError, match=message):
+        changed(assignment)
+
+
+# ------------------------------------------------------------------------------------------------ identity
+
+
+def test_equal_content_is_equal_and_hashes_alike():
+    again = load_config(REPO / "experiments" / "configs" / "annyfit.py")
+    assert again == released_config()
+    assert hash(again) == hash(released_config())
+    assert config_hash(again) == config_hash(released_config())
+    assert config_hash(changed("sigma_px=100")) == config_hash(released_config())
+
+
+def test_a_table_does_not_remember_its_order():
+    assert config_of(table(transl=1.0, pose=2.0)) == config_of(table(pose=2.0, transl=1.0))
+    assert config_hash(config_of(table(transl=1.0, pose=2.0))) == config_hash(config_of(table(pose=2.0, transl=1.0)))
+
+
+def config_of(lr) -> FitConfig:
+    return FitConfig(stages=(Stage("s", 1, lr, table()),))
+
+
+def test_the_hash_changes_with_every_field():
+    base = released_config()
+    other = {str: lambda v: {"sampled": "exact", "auto": "cue"}[v], bool: lambda v: not v, tuple: lambda v: v[:-1]}
+    hashes = {config_hash(base)}
+    for field in dataclasses.fields(base):
+        value = getattr(base, field.name)
+        if field.type == "str" and value not in ("sampled", "auto"):
+            continue
+        change = other.get(type(value), lambda v: v + 1)
+        hashes.add(config_hash(dataclasses.replace(base, **{field.name: change(value)})))
+    inner = ["stages.pose.steps=1", "stages.pose.lr.pose=0.5", "stages.pose.weights.dense=0.5", "stages.pose.name=p"]
+    hashes |= {config_hash(changed(a)) for a in inner}
+    assert len(hashes) == 1 + len(dataclasses.fields(base)) + len(inner)
+
+
+def test_json_holds_everything():
+    data = to_json(released_config())
+    assert json.loads(json.dumps(data)) == data
+    assert set(data) == {f.name for f in dataclasses.fields(FitConfig)}
+    stages = tuple(
+        Stage(s["name"], s["steps"], table(**s["lr"]), table(**s["weights"])) for s in data.pop("stages")
+    )  # fmt: skip
+    lists = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    assert FitConfig(stages=stages, **lists) == released_config()
+
+
+def test_a_config_is_a_static_argument():
+    traces = []
+
+    def scale(config, x):
+        traces.append(config)
+        return config.sigma_px * x
+
+    compiled = jax.jit(scale, static_argnames=("config",))
+    one = jnp.ones(())
+    assert compiled(changed("sigma_px=3"), one) == 3
+    assert compiled(changed("sigma_px=3"), one) == 3
+    assert compiled(changed("sigma_px=4"), one) == 4
+    assert len(traces) == 2
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "must define get_config"),
+        ("def get_config(): return {'a': 1}", "get_config.. returned dict, expected FitConfig"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, text, message):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"mine\.py.*{message}"):
+        load_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.py.*experiments/configs"):
+        load_config(tmp_path / "nowhere.py")
+
+
+def test_a_config_file_of_ones_own(tmp_path: Path):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from annyfit_jax.config import FitConfig, Stage, table\n"
+        "def get_config():\n"
+        "    return FitConfig(stages=(Stage('all', 5, table(transl=0.1), table(keypoints=1.0)),), sigma_px=20.0)\n"
+    )
+    assert load_config(path) == FitConfig((Stage("all", 5, table(transl=0.1), table(keypoints=1.0)),), 20.0)

@@ -1,0 +1,174 @@
+"""What holds of the source tree as a whole: style, types, what may stand in a file, packaging, the shadowed name."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from helpers import REPO
+
+TIMEOUT_S = 300
+LARGEST_FILE_BYTES = 3_000_000
+PACKAGES = ("annyfit_jax", "body_models", "experts", "experiments")
+
+FORBIDDEN = {
+    "a path of somebody's machine": re.compile(r"(?<![\w.:/-])/(?:home|Users|root|mnt|scratch|work|farm|tmp)/\w"),
+    "a package index": re.compile(
+        r"(?:extra-)?inde[x]-url|find-link[s]|https?://[^\s/\"')]*(?:pypi|artifactory|nexus|devpi)"
+    ),
+    "an unfinished mark": re.compile(r"\b(?:TOD[O]|FIXM[E]|XX[X]|NotImplemented[E]rror)\b"),
+    "a word about how the text came to be": re.compile(r"\b(?:A[I]|[Cc]hatbot|[Cc]opilot|[Cc]o-[Aa]uthored-[Bb]y)\b"),
+}
+
+
+def run(*command: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=REPO, **options)
+
+
+def tool(*arguments: str) -> None:
+    """`python -m arguments` must succeed; what it prints is the message of the failure."""
+    done = run(sys.executable, "-m", *arguments)
+    if done.returncode:
+        pytest.fail(f"{' '.join(arguments)} failed:\n{done.stdout[-6000:]}{done.stderr[-2000:]}", pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def project_files() -> list[Path]:
+    """Files that git tracks or would track."""
+    try:
+        listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    except FileNotFoundError:
+        pytest.skip("git is not installed")
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [path for name in listed.stdout.split("\0") if name and (path := REPO / name).is_file()]
+
+
+# ------------------------------------------------------------------------------------------------ style and types
+
+
+def test_ruff_finds_nothing():
+    tool("ruff", "check", ".")
+
+
+def test_files_are_formatted():
+    tool("ruff", "format", "--check", ".")
+
+
+def test_types():
+    tool("pyright", "--pythonpath", sys.executable)
+
+
+# ------------------------------------------------------------------------------------------------ contents of files
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_no_file_holds(what, project_files):
+    found = []
+    for path in project_files:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # data
+        for number, line in enumerate(text.splitlines(), 1):
+            if FORBIDDEN[what].search(line):
+                found.append(f"{path.relative_to(REPO)}:{number}: {line.strip()[:100]}")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("a path of somebody's machine", "see /ho" + "me/me/data"),
+        ("a package index", "pip install --index" + "-url x"),
+        ("an unfinished mark", "# TO" + "DO later"),
+        ("a word about how the text came to be", "written by an A" + "I"),
+    ],
+)
+def test_forbidden_patterns_find_what_they_are_for(what, line):
+    assert FORBIDDEN[what].search(line)
+
+
+def test_files_are_small(project_files):
+    large = {str(p.relative_to(REPO)): p.stat().st_size for p in project_files if p.stat().st_size > LARGEST_FILE_BYTES}
+    assert not large
+
+
+# ------------------------------------------------------------------------------------------------ packaging
+
+
+def test_a_package_of_the_same_name_is_named_in_the_error(tmp_path):
+    """The PyPI distribution `body-models` also installs `body_models`."""
+    other = tmp_path / "body_models"
+    other.mkdir()
+    (other / "__init__.py").write_text('"""Somebody else\'s package."""\n')
+    path = os.pathsep.join([str(tmp_path), str(REPO)])
+    done = subprocess.run(
+        [sys.executable, "-c", "import annyfit_jax"],
+        capture_output=True, text=True, timeout=TIMEOUT_S, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 1
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("ImportError")
+    assert "body-models" in message
+    assert str(other / "__init__.py") in message
+
+
+def test_data_files_go_into_the_wheel(project_files):
+    """Everything in a package that is not a module of it is named in `package-data`."""
+    table = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    data = [p for package in PACKAGES for p in project_files if p.is_relative_to(REPO / package) and p.suffix != ".py"]
+    assert data
+    for path in data:
+        package, _, name = path.relative_to(REPO).as_posix().partition("/")
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in table.get(package, [])), f"{package}/{name}"
+
+
+def test_licence_files_are_there_and_named():
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    assert project["license"] == "Apache-2.0"
+    assert "Apache License" in (REPO / "LICENSE").read_text()
+    notice = (REPO / "NOTICE").read_text()
+    for pattern in project["license-files"]:
+        assert list(REPO.glob(pattern)), pattern
+    for path in (REPO / "body_models" / "assets").iterdir():
+        assert path.name in notice, path.name
+
+
+def test_continuous_integration_runs_the_demo_and_the_tests():
+    script = REPO / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    commands = re.findall(r"^make (\S+)", script.read_text(), flags=re.MULTILINE)
+    assert commands == ["demo", "test"]
+
+
+# ------------------------------------------------------------------------------------------------ documents
+
+
+@pytest.mark.parametrize("document", ["README.md", "WORKSPACE.md", "experiments/demo_data/CREDITS.md"])
+def test_links_lead_somewhere(document):
+    path = REPO / document
+    targets = re.findall(r"\]\(([^)\s]+)\)", path.read_text())
+    local = [t.partition("#")[0] for t in targets if not re.match(r"https?:|#", t)]
+    missing = [t for t in local if not (path.parent / t).exists()]
+    assert not missing
+    assert targets
+
+
+def test_every_module_is_on_the_map():
+    """WORKSPACE.md names each module of the packages."""
+    text = (REPO / "WORKSPACE.md").read_text()
+    modules = [
+        p.relative_to(REPO).as_posix()
+        for name in PACKAGES
+        for p in (REPO / name).rglob("*.py")
+        if p.name != "__init__.py"
+    ]
+    missing = [m for m in modules if Path(m).name not in text]
+    assert not missing

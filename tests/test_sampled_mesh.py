@@ -1,0 +1,113 @@
+"""The sampled mesh regulariser against the exact sum over all vertices."""
+
+from __future__ import annotations
+
+import fit_cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from annyfit_jax.bodies import free_bones, sample_mesh
+from annyfit_jax.problem import Variables
+from body_models import anny
+
+MOVES = 12
+SAMPLES = fit_cases.released_config().mesh_samples
+
+
+@pytest.fixture(scope="module")
+def model(load_anny) -> anny.AnnyModel:
+    return load_anny("float32")
+
+
+@pytest.fixture(scope="module")
+def sample(model) -> tuple[np.ndarray, np.ndarray]:
+    return sample_mesh(np.asarray(model.vertices_mean, np.float64).T, SAMPLES)
+
+
+def test_the_sample_is_distinct_vertices_that_stand_for_all(model, sample):
+    index, weights = sample
+    assert len(index) == len(weights) <= SAMPLES
+    assert len(index) > 0.95 * SAMPLES
+    assert len(set(index.tolist())) == len(index)
+    assert weights.min() >= 1
+    assert weights.sum() == model.skin.shape[1] == 13718
+
+
+def test_the_sample_is_deterministic(model, sample):
+    again = sample_mesh(np.asarray(model.vertices_mean, np.float64).T, SAMPLES)
+    for got, want in zip(again, sample):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_every_vertex_is_a_sample_of_its_own_when_all_are_asked_for():
+    points = np.random.default_rng(0).standard_normal((40, 3))
+    index, weights = sample_mesh(points, 40)
+    np.testing.assert_array_equal(index, np.arange(40))
+    np.testing.assert_array_equal(weights, np.ones(40))
+
+
+def test_clusters_are_weighted_by_their_size():
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0, 0], [5, 0, 0], [0, 5, 0]])
+    owner = np.repeat([0, 1, 2], [30, 10, 5])
+    index, weights = sample_mesh(centres[owner] + 0.1 * rng.standard_normal((45, 3)), 3)
+    np.testing.assert_array_equal(owner[index], [0, 1, 2])
+    np.testing.assert_array_equal(weights, [30, 10, 5])
+
+
+@pytest.fixture(scope="module")
+def moves(model, sample) -> dict[str, np.ndarray]:
+    """Energies and gradients of both regularisers for random moves of 0.01 to 0.3 rad of the bones that fits move, and
+    0.3 times as much in metres and in phenotypes."""
+    rng = np.random.default_rng(1)
+    size = np.geomspace(0.01, 0.3, MOVES)
+    _, start = fit_cases.trajectory(3)
+    pick = np.arange(MOVES) % len(start)
+    base = Variables(
+        start.transl[pick].T, start.root_rotvec[pick].T, start.shape[pick].T, start.pose[pick].transpose(2, 1, 0)
+    )  # type: ignore[arg-type]
+    moving = free_bones(model.labels.bones[1:], fit_cases.released_config().frozen_bones)
+    bones = np.isin(np.arange(162), moving)[:, None]
+    scale = Variables(0.3, 1.0, 0.3, bones)  # type: ignore[arg-type]
+    moved = Variables(*(b + s * size * rng.standard_normal(b.shape) for b, s in zip(base, scale)))
+    base, moved = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (base, moved))
+    index, weights = (jnp.asarray(x) for x in sample)
+
+    def vertices(model, v: Variables):
+        return anny.vertices_people_last(model, jnp.clip(v.shape, 0, 1), v.root_rotvec, v.pose, v.transl)
+
+    def exact(v, model):
+        squared = ((vertices(model, v) - vertices(model, base)) ** 2).sum(0)
+        return squared.sum(), squared.sum(0)
+
+    def sampled(v, model):
+        squared = ((vertices(model, v) - vertices(model, base)) ** 2).sum(0)[index]
+        each = (weights.astype(squared.dtype)[:, None] * squared).sum(0)
+        return each.sum(), each
+
+    out = {}
+    for name, energy in (("exact", exact), ("sampled", sampled)):
+        (_, each), gradient = jax.jit(jax.value_and_grad(energy, has_aux=True))(moved, model)
+        out[name] = np.asarray(each)
+        out[name + "_gradient"] = np.concatenate([np.asarray(g).reshape(-1, MOVES) for g in gradient])
+    return out
+
+
+# Measured over the 12 moves: see the bounds; worst 0.5 %, median 0.1 % in energy, cosine 0.9999.
+
+
+def test_energy(moves):
+    assert moves["exact"].min() > 0.1
+    error = np.abs(moves["sampled"] / moves["exact"] - 1)
+    print("energy error", error.max(), np.median(error))
+    assert error.max() < 0.01
+    assert np.median(error) < 0.003
+
+
+def test_gradient_direction(moves):
+    a, b = moves["exact_gradient"], moves["sampled_gradient"]
+    cosine = (a * b).sum(0) / np.linalg.norm(a, axis=0) / np.linalg.norm(b, axis=0)
+    print("cosine", cosine.min())
+    assert cosine.min() > 0.999
