@@ -19,6 +19,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -73,7 +74,8 @@ def camera_to_frame(frame: str, vertices: Float[np.ndarray, "m V 3"] | None = No
     """Rigid map from camera axes to a frame of `FRAMES`.
 
     Args:
-      vertices: posed vertices in camera space; the lowest finite one is the floor of `world` (without any, the camera's height).
+      vertices: posed vertices in camera space. The lowest finite one is the floor of `world`; without any, the camera's
+        own height is.
     """
     if frame not in FRAMES:
         raise ValueError(f"frame {frame!r}: expected one of {', '.join(FRAMES)}")
@@ -138,13 +140,13 @@ def parameter_arrays(fit: SceneFit, transform: Float[np.ndarray, "4 4"], frame: 
         "person_ids": fit.person_ids,
         "notes": fit.notes,
         "image_size": np.asarray(fit.image_size, np.int32),
-        "image_path": np.str_(fit.image_path),
-        "name": np.str_(fit.name),
+        "image_path": np.array(fit.image_path),
+        "name": np.array(fit.name),
         "bone_labels": fit.bone_labels,
         "phenotype_labels": fit.phenotype_labels,
-        "asset_version": np.str_(fit.asset_version),
-        "config_hash": np.str_(fit.config_hash),
-        "frame": np.str_(FRAME_TEXT[frame]),
+        "asset_version": np.array(fit.asset_version),
+        "config_hash": np.array(fit.config_hash),
+        "frame": np.array(FRAME_TEXT[frame]),
     }
 
 
@@ -174,6 +176,7 @@ def export_glb(
       transform: `camera_to_frame(frame, ...)`.
     """
     import trimesh
+    from trimesh.scene.cameras import Camera
 
     rows = drawable(fit)
     _check_vertices(vertices, rows, fit)
@@ -189,7 +192,7 @@ def export_glb(
     width, height = (float(x) for x in fit.image_size)
     fx, fy = float(fit.K[0, 0]), float(fit.K[1, 1])
     fov = np.degrees([2 * np.arctan(width / (2 * fx)), 2 * np.arctan(height / (2 * fy))])
-    scene.camera = trimesh.scene.Camera(name="camera", resolution=(int(width), int(height)), fov=fov)
+    scene.camera = Camera(name="camera", resolution=(int(width), int(height)), fov=fov)
     # A glTF camera looks along -z with y up: the camera axes turned by Y_UP, at the camera's centre.
     scene.camera_transform = to_gltf @ _homogeneous(Y_UP)
     scene.metadata.update(
@@ -208,7 +211,7 @@ def export_glb(
         for camera in tree["cameras"]:
             camera["perspective"]["aspectRatio"] = (width / fx) / (height / fy)
 
-    _write_bytes(path, scene.export(file_type="glb", tree_postprocessor=finish))
+    _write_bytes(path, cast(bytes, scene.export(file_type="glb", tree_postprocessor=finish)))
 
 
 def export_ply(
@@ -240,7 +243,8 @@ def export_ply(
         f"metres; x right, y away from the viewer, z up; origin {origin}",
         f"{count} vertices and {len(faces)} triangles per person, in order: " + " ".join(node_names(fit, rows)),
     ]
-    header, body = merged.export(file_type="ply", vertex_normal=False).split(b"end_header\n", 1)
+    content = cast(bytes, merged.export(file_type="ply", vertex_normal=False))
+    header, body = content.split(b"end_header\n", 1)
     magic, encoding, rest = header.split(b"\n", 2)
     lines = b"".join(b"comment " + " ".join(c.split()).encode("ascii", "replace") + b"\n" for c in comments)
     _write_bytes(path, magic + b"\n" + encoding + b"\n" + lines + rest + b"end_header\n" + body)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,13 @@ from experts.keypoint_start import KeypointStarter
 
 _PAIRS_PER_PERSON = 6
 """Room for pairs in a batch: a list of N people takes up to 6 N pairs (a scene of n people has n (n - 1) / 2)."""
+
+
+class PendingBatch(NamedTuple):
+    """A fit under way."""
+
+    batch: list[PreparedScene]
+    outcome: solver.BatchFit
 
 
 class Fitter:
@@ -75,13 +83,23 @@ class Fitter:
 
     def fit_batch(self, batch: Sequence[PreparedScene]) -> list[SceneFit]:
         """Fit one batch; the result has one `SceneFit` per scene, in order."""
+        return self.collect(self.dispatch(batch))
+
+    def dispatch(self, batch: Sequence[PreparedScene]) -> PendingBatch:
+        """Assemble a batch and start its fit without waiting for it."""
         scenes = [p.scene for p in batch]
         dtype = np.dtype(self.model.dtype)
         problem, variables = problems.assemble(
             scenes, [p.start for p in batch], self.config, self.capacity(batch), dtype
         )
         outcome = solver.fit_batch(self.config, self.body, *jax.tree.map(jnp.asarray, (problem, variables)))
-        outcome = jax.tree.map(np.asarray, outcome)
+        return PendingBatch(list(batch), outcome)
+
+    def collect(self, pending: PendingBatch) -> list[SceneFit]:
+        """Wait for a dispatched batch and judge its people."""
+        batch = pending.batch
+        scenes = [p.scene for p in batch]
+        outcome = jax.tree.map(np.asarray, pending.outcome)
         ends = problems.split_people(outcome.variables, scenes)
         offsets = np.cumsum([0, *(len(s) for s in scenes)])
         return [

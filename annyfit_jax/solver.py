@@ -74,7 +74,7 @@ def run_stage(config: FitConfig, stage: Stage, body: FitBody, problem: Problem, 
     def join(free: dict[str, Array]) -> Variables:
         groups = dict(free)
         if "pose" in groups:
-            groups["pose"] = kinematics.permute(jnp.concatenate([groups["pose"], frozen_pose], axis=1), order, 1)
+            groups["pose"] = kinematics.gather(jnp.concatenate([groups["pose"], frozen_pose], axis=1), order, 1)
         return start._replace(**groups)
 
     # A body that only moves as a whole is its start, shifted: no body model inside the loop.
@@ -121,7 +121,7 @@ def _split(stage: Stage, body: FitBody, start: Variables) -> tuple[dict[str, Arr
 def _point_weights(body: FitBody, prediction: Prediction) -> list[Array]:
     """How far each point moves when the translation moves by one: the sum of its regressor weights (1 up to rounding)."""
     keypoints, dense, _ = body.layout.counts
-    total = body.points.weight_sum
+    total = body.points.contraction.weight_sum
     mesh = total[keypoints + dense :] if body.layout.vertices is None else jnp.ones_like(prediction.mesh[0, :, 0])
     return [total[:keypoints], total[keypoints : keypoints + dense], mesh]
 

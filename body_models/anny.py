@@ -149,26 +149,24 @@ class AnnyModel:
 class AnnyPoints:
     """A regressor contracted with the skinning weights: surface points without forming a vertex.
 
-    point_k = sum_b (A_b m_kb + omega_kb a_b) with [A_b|a_b] the skinning transform of bone b,
-    omega_kb = sum_v w_kv S_bv and m_kb = sum_v w_kv S_bv x_v, linear in the shape coefficients.
+    Bones are those that move a point and their ancestors, in breadth-first order (`layout.tree`).
     """
 
     rest: RestBasis
-    moment_mean: Float[Array, "3 pair"]
-    moment_basis: Float[Array, "rank 3 pair"]
-    omega: Float[Array, "pair"]
-    weight_sum: Float[Array, "point"]
-    """Sum of each point's regressor weights (float32 regressors miss 1 by 1e-7, which camera distances amplify)."""
+    contraction: contraction.Contraction
     heads_mean: Float[Array, "3 bone"]
     heads_basis: Float[Array, "rank 3 bone"]
     axes_mean: Float[Array, "3 bone"]
     axes_basis: Float[Array, "rank 3 bone"]
     roll: Float[Array, "2 bone"]
-    layout: contraction.PointLayout = struct.field(pytree_node=False)
+
+    @property
+    def layout(self) -> contraction.PointLayout:
+        return self.contraction.layout
 
     @property
     def num_points(self) -> int:
-        return len(self.layout.point_order)
+        return self.contraction.num_points
 
 
 # ------------------------------------------------------------------------------------------------ loading
@@ -637,21 +635,23 @@ def contract(model: AnnyModel, regressor: np.ndarray | Array) -> AnnyPoints:
 
     Rows need not sum to 1 exactly. Use `vertex_regressor` for plain vertices and `model.keypoint_regressor[:17]` for COCO.
     """
-    pairs = contraction.point_pairs(np.asarray(regressor, np.float64), np.asarray(model.skin), model.labels.parents)
-    order = np.asarray(pairs.layout.tree.order, np.int32)
-    cast = lambda x: jnp.asarray(x, model.dtype)  # noqa: E731
+    contracted = contraction.contract(
+        np.asarray(regressor),
+        np.asarray(model.skin),
+        model.labels.parents,
+        np.asarray(model.vertices_mean),
+        np.asarray(model.vertices_basis),
+        model.dtype,
+    )
+    order = np.asarray(contracted.layout.tree.order, np.int32)
     return AnnyPoints(
         rest=model.rest,
-        moment_mean=cast(pairs.moments(np.asarray(model.vertices_mean, np.float64))),
-        moment_basis=cast(pairs.moments(np.asarray(model.vertices_basis))),
-        omega=cast(pairs.omega),
-        weight_sum=cast(np.asarray(regressor, np.float64).sum(1)),
+        contraction=contracted,
         heads_mean=model.heads_mean[:, order],
         heads_basis=model.heads_basis[:, :, order],
         axes_mean=model.axes_mean[:, order],
         axes_basis=model.axes_basis[:, :, order],
         roll=model.roll[:, order],
-        layout=pairs.layout,
     )
 
 
@@ -678,13 +678,12 @@ def points_people_last(
     local_changes: Float[Array, "local person"] | None = None,
 ) -> Float[Array, "3 point person"]:
     """`points` with people as the last axis: the form the solver differentiates."""
-    layout = mp.layout
-    order = np.asarray(layout.tree.order, np.int32)
+    tree = mp.layout.tree
     z = coefficients(mp.rest, phenotypes, local_changes)
     heads = contraction.linear(mp.heads_mean, mp.heads_basis, z)
     axes = contraction.linear(mp.axes_mean, mp.axes_basis, z)
-    moments = contraction.linear(mp.moment_mean, mp.moment_basis, z)
-    transforms, _ = _bone_transforms(layout.tree, heads, axes, mp.roll, jnp.take(pose_rotvec, order[1:] - 1, axis=1))
-    in_body = contraction.sum_pairs(layout, transforms, moments, mp.omega)
+    pose = kinematics.gather(pose_rotvec, tuple(b - 1 for b in tree.order[1:]), 1)
+    transforms, _ = _bone_transforms(tree, heads, axes, mp.roll, pose)
+    in_body = contraction.evaluate(mp.contraction, transforms, z)
     rotation = rotations.rotvec_to_matrix_axes_first(root_rotvec)
-    return contraction.place(in_body, mp.weight_sum, heads[:, 0], rotation, translation)
+    return contraction.place(in_body, mp.contraction.weight_sum, heads[:, 0], rotation, translation)

@@ -1,24 +1,29 @@
-"""Surface points of a skinned body without its vertices.
+"""Surface points of a skinned body without its mesh.
 
 A point is a weighted sum of skinned vertices,
 
-    point_k = sum_v w_kv sum_b S_bv (A_b x_v + a_b) = sum_b (A_b m_kb + omega_kb a_b),
-    m_kb = sum_v w_kv S_bv x_v,    omega_kb = sum_v w_kv S_bv,
+    point_k = sum_v w_kv sum_b S_bv (A_b x_v + a_b)
 
-with S the skinning weights, x_v the rest (or corrected) vertex and [A_b|a_b] the skinning transform of bone b. Where
-x_v is linear in some coefficients, so is the moment m_kb. Only the (point, bone) pairs with a non-zero weight are kept.
+with S the skinning weights, x_v the rest (or corrected) vertex and [A_b|a_b] the skinning transform of bone b. Two kinds:
+
+* points of ONE vertex (dense surface points, mesh samples): blend the transforms, M_v = sum_b w S_bv T_b, and apply them.
+  Twelve matrix products with a constant (vertex, bone) table, which run at the machine's peak.
+* points of MANY vertices (keypoint regressors): sum_b (A_b m_kb + omega_kb a_b), with the moments
+  m_kb = sum_v w_kv S_bv x_v and omega_kb = sum_v w_kv S_bv. No vertex is formed.
+
+Where x_v is linear in some coefficients, so are the moments. People are the last array axis throughout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from flax import struct
+from jaxtyping import Array, Bool, Float
 
 from body_models import kinematics
 from body_models.kinematics import BoneTree
@@ -26,7 +31,7 @@ from body_models.kinematics import BoneTree
 
 @dataclass(frozen=True)
 class PointLayout:
-    """Static layout of the (point, bone) pairs: points grouped by their number of bones, so sums are reshapes."""
+    """Static layout: which points are vertices, and the (point, bone) pairs of the others, grouped by bone count."""
 
     tree: BoneTree
     """Only the bones that move a point, and their ancestors."""
@@ -35,72 +40,79 @@ class PointLayout:
     groups: tuple[tuple[int, int], ...]
     """(points, bones per point) of each group, pairs stored bone-slot major."""
     point_order: tuple[int, ...]
-    """Original point index -> position in group order."""
+    """Original point index -> position among [points of one vertex, points of many in group order]."""
 
 
-class PointPairs(NamedTuple):
-    """Host-side tables of a contraction, float64: pairs of one vertex (most surface points) apart from the others."""
+@struct.dataclass
+class Contraction:
+    """A regressor contracted with the skinning weights. K points, V of one vertex, P pairs of the others, B bones."""
 
-    single: Bool[np.ndarray, "pair"]
-    """Pairs whose point is a single vertex: their moment is a scaled copy of that vertex."""
-    vertex: Int[np.ndarray, "single"]
-    scale: Float[np.ndarray, "single"]
-    used: Int[np.ndarray, "used"]
-    """Vertices with a non-zero weight in a row of several."""
-    weights: Float[np.ndarray, "several used"]
-    """w_kv S_bv of the other pairs."""
-    layout: PointLayout
+    vertex_mean: Float[Array, "3 V"]
+    vertex_basis: Float[Array, "rank 3 V"]
+    vertex_skin: Float[Array, "V B"]
+    """Skinning weights times the regressor weight."""
+    moment_mean: Float[Array, "3 P"]
+    moment_basis: Float[Array, "rank 3 P"]
+    omega: Float[Array, "P"]
+    weight_sum: Float[Array, "K"]
+    """Sum of each point's regressor weights (float32 regressors miss 1 by 1e-7, which camera distances amplify)."""
+    layout: PointLayout = struct.field(pytree_node=False)
 
     @property
-    def omega(self) -> Float[np.ndarray, "pair"]:
-        """omega_kb per pair."""
-        out = np.empty(len(self.single))
-        out[self.single], out[~self.single] = self.scale, self.weights.sum(1)
-        return out
-
-    def moments(self, field: Float[np.ndarray, "*batch vertex"]) -> Float[np.ndarray, "*batch pair"]:
-        """m_kb of a field over all vertices, per pair, float64."""
-        out = np.empty((*field.shape[:-1], len(self.single)))
-        out[..., self.single] = field[..., self.vertex] * self.scale
-        out[..., ~self.single] = field[..., self.used].astype(np.float64) @ self.weights.T
-        return out
+    def num_points(self) -> int:
+        return len(self.layout.point_order)
 
 
-def point_pairs(
-    regressor: Float[np.ndarray, "point vertex"], skin: Float[np.ndarray, "bone vertex"], parents: Sequence[int]
-) -> PointPairs:
-    """Pairs, their weights and their layout for a regressor of surface points.
+def contract(
+    regressor: Float[np.ndarray, "K vertex"],
+    skin: Float[np.ndarray, "bone vertex"],
+    parents: Sequence[int],
+    mean: Float[np.ndarray, "3 vertex"],
+    basis: Float[np.ndarray, "rank 3 vertex"],
+    dtype,
+) -> Contraction:
+    """Contract a regressor of surface points, once, on the host in float64.
 
     Args:
-      regressor: (K, V) weights of each point; rows need not sum to 1, but none may be empty.
-      skin: (J, V) skinning weights.
-      parents: (J,) parent of each bone, -1 for the root, which is bone 0.
+      regressor: weights of each point over the vertices; rows need not sum to 1, but none may be empty (ValueError).
+      skin: skinning weights.
+      parents: parent of each bone, -1 for the root, which is bone 0.
+      mean, basis: the linear field x_v = mean_v + sum_k z_k basis_kv.
     """
     weights = np.asarray(regressor, np.float64)
     if weights.ndim != 2 or weights.shape[1] != skin.shape[1]:
         raise ValueError(f"regressor must be (K, {skin.shape[1]}), got {weights.shape}")
-    empty = np.flatnonzero(~(weights != 0).any(1))
-    if len(empty):
-        raise ValueError(f"regressor row {empty[0]} has no non-zero weight")
+    filled = weights != 0
+    if not filled.any(1).all():
+        raise ValueError(f"regressor row {np.flatnonzero(~filled.any(1))[0]} has no non-zero weight")
     skin = np.asarray(skin, np.float64)
-    count = (weights != 0).sum(1)
-    linked = (weights != 0).astype(np.float32) @ (skin != 0).T.astype(np.float32) > 0
-    point, bone, groups, point_order = group_pairs(linked)
-    kept = kinematics.with_ancestors(parents, [0, *np.unique(bone)])
-    tree = kinematics.bone_tree(parents, kept)
+    single = filled.sum(1) == 1
+    vertex = filled[single].argmax(1)
+    scale = weights[single, vertex]
+
+    many, used = np.flatnonzero(~single), np.flatnonzero(filled[~single].any(0))
+    linked = filled[np.ix_(many, used)].astype(np.float32) @ (skin[:, used] != 0).T.astype(np.float32) > 0
+    point, bone, groups, order = group_pairs(linked)
+    pair_weights = weights[np.ix_(many, used)][point] * skin[bone][:, used]
+
+    moving = np.union1d(bone, np.flatnonzero((skin[:, vertex] != 0).any(1)))
+    tree = kinematics.bone_tree(parents, kinematics.with_ancestors(parents, [0, *moving]))
+    bones = np.asarray(tree.order, np.int32)
     slot = np.full(len(parents), -1)
-    slot[np.asarray(tree.order)] = np.arange(len(tree.order))
-    layout = PointLayout(tree, tuple(int(s) for s in slot[bone]), groups, point_order)
-    single = count[point] == 1
-    vertex = (weights != 0).argmax(1)[point[single]]
-    used = np.flatnonzero((weights[count > 1] != 0).any(0))
-    return PointPairs(
-        single=single,
-        vertex=vertex,
-        scale=weights[point[single], vertex] * skin[bone[single], vertex],
-        used=used,
-        weights=weights[np.ix_(point[~single], used)] * skin[np.ix_(bone[~single], used)],
-        layout=layout,
+    slot[bones] = np.arange(len(bones))
+    position = np.empty(len(weights), int)
+    position[single], position[many] = np.arange(single.sum()), single.sum() + np.asarray(order, int)
+
+    cast = lambda x: jnp.asarray(x, dtype)  # noqa: E731
+    return Contraction(
+        vertex_mean=cast(mean[:, vertex]),
+        vertex_basis=cast(basis[:, :, vertex]),
+        vertex_skin=cast((skin[bones][:, vertex] * scale).T),
+        moment_mean=cast(mean[:, used].astype(np.float64) @ pair_weights.T),
+        moment_basis=cast(basis[:, :, used].astype(np.float64) @ pair_weights.T),
+        omega=cast(pair_weights.sum(1)),
+        weight_sum=cast(weights.sum(1)),
+        layout=PointLayout(tree, tuple(int(s) for s in slot[bone]), groups, tuple(int(p) for p in position)),
     )
 
 
@@ -109,10 +121,10 @@ def group_pairs(
 ) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, int], ...], tuple[int, ...]]:
     """Pairs of a (K, J) table, points grouped by bone count; within a group slot-major: (slot, point).
 
-    Returns (point of each pair, bone of each pair, groups, point_order), the last two as in `PointLayout`.
+    Returns (point of each pair, bone of each pair, groups, position of each point in group order).
     """
     counts = linked.sum(1)
-    points, bones, groups, order = [], [], [], []
+    points, bones, groups, order = [np.zeros(0, int)], [np.zeros(0, int)], [], []
     for count in np.unique(counts):
         members = np.flatnonzero(counts == count)
         table = np.stack([np.flatnonzero(linked[k]) for k in members])  # (members, count)
@@ -131,34 +143,65 @@ def linear(
     return (flat.T @ z).reshape(*mean.shape, z.shape[-1]) + mean[..., None]
 
 
-def sum_pairs(
-    layout: PointLayout,
-    transforms: Float[Array, "3 4 bone person"],
-    moments: Float[Array, "3 pair person"],
-    omega: Float[Array, "pair"],
-) -> Float[Array, "3 point person"]:
-    """point_k = sum_b (A_b m_kb + omega_kb a_b), transforms in the order of `layout.tree`."""
-    per_pair = jnp.take(transforms, np.asarray(layout.pair_bone, np.int32), axis=2)
-    weighted = jnp.concatenate([moments, jnp.broadcast_to(omega[None, :, None], (1, *moments.shape[1:]))])
-    contribution = (per_pair * weighted[None]).sum(1)
+def evaluate(
+    c: Contraction, transforms: Float[Array, "3 4 B person"], z: Float[Array, "rank person"]
+) -> Float[Array, "3 K person"]:
+    """The points under skinning transforms in the order of `layout.tree`, in the transforms' frame."""
+    layout = c.layout
+    vertices = skin_vertices(c.vertex_skin, transforms, linear(c.vertex_mean, c.vertex_basis, z))
+    if not layout.pair_bone:
+        return kinematics.gather(vertices, layout.point_order, 1)
+    moments = linear(c.moment_mean, c.moment_basis, z)
+    per_pair = kinematics.gather(transforms, layout.pair_bone, 2)
+    contribution = (
+        per_pair[:, 0] * moments[0]
+        + per_pair[:, 1] * moments[1]
+        + per_pair[:, 2] * moments[2]
+        + per_pair[:, 3] * c.omega[:, None]
+    )
     parts = jax.lax.split(contribution, [members * count for members, count in layout.groups], axis=1)
     sums = [
         part.reshape(3, count, members, part.shape[-1]).sum(1) for part, (members, count) in zip(parts, layout.groups)
     ]
-    return jnp.take(jnp.concatenate(sums, axis=1), np.asarray(layout.point_order, np.int32), axis=1)
+    return kinematics.gather(jnp.concatenate([vertices, *sums], axis=1), layout.point_order, 1)
+
+
+@jax.custom_vjp
+def skin_vertices(
+    skin: Float[Array, "V B"], transforms: Float[Array, "3 4 B person"], vertices: Float[Array, "3 V person"]
+) -> Float[Array, "3 V person"]:
+    """sum_b S_vb (A_b x_v + a_b). `skin` is a constant: it gets no gradient."""
+    return _skin_forward(skin, transforms, vertices)[0]
+
+
+def _skin_forward(skin, transforms, vertices):
+    blended = [[skin @ transforms[i, j] for j in range(4)] for i in range(3)]
+    x, y, z = vertices[0], vertices[1], vertices[2]
+    placed = jnp.stack([row[0] * x + row[1] * y + row[2] * z + row[3] for row in blended])
+    return placed, (skin, vertices, [row[:3] for row in blended])
+
+
+def _skin_backward(residual, cotangent):
+    skin, vertices, blended = residual
+    columns = [*vertices, jnp.ones_like(vertices[0])]
+    back = jnp.stack([jnp.stack([skin.T @ (cotangent[i] * column) for column in columns]) for i in range(3)])
+    to_vertices = jnp.stack([sum(blended[i][j] * cotangent[i] for i in range(3)) for j in range(3)])
+    return jnp.zeros_like(skin), back, to_vertices
+
+
+skin_vertices.defvjp(_skin_forward, _skin_backward)
 
 
 def place(
-    points: Float[Array, "3 point person"],
-    weight_sum: Float[Array, "point"],
+    points: Float[Array, "3 K person"],
+    weight_sum: Float[Array, "K"],
     root_head: Float[Array, "3 person"],
     root_rotation: Float[Array, "3 3 person"],
     translation: Float[Array, "3 person"],
-) -> Float[Array, "3 point person"]:
+) -> Float[Array, "3 K person"]:
     """R (p - s h_root) + s t: points of the unrotated body about its root head, placed last: float32 keeps detail.
 
-    s is the sum of a point's regressor weights: float32 regressors miss 1 by 1e-7, which camera distances amplify.
+    s is the sum of a point's regressor weights.
     """
     in_root = points - weight_sum[None, :, None] * root_head[:, None]
-    rotation = jnp.broadcast_to(root_rotation[:, :, None], (3, 3, *in_root.shape[1:]))
-    return kinematics.matvec(rotation, in_root) + weight_sum[None, :, None] * translation[:, None]
+    return kinematics.rotate(root_rotation, in_root) + weight_sum[None, :, None] * translation[:, None]

@@ -154,7 +154,7 @@ def chain(tree: BoneTree, local: Float[Array, "3 4 bone person"]) -> Float[Array
     for level, slots in zip(levels[1:], tree.parent_slots[1:]):
         above = results[-1]
         if slots != tuple(range(above.shape[2])):
-            above = jnp.take(above, np.asarray(slots, np.int32), axis=2, unique_indices=len(set(slots)) == len(slots))
+            above = gather(above, slots, 2)
         results.append(compose(above, level))
     return jnp.concatenate(results, axis=2)
 
@@ -167,17 +167,75 @@ def rotations_about(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def permute(x: Array, permutation: tuple[int, ...], axis: int) -> Array:
-    """Reorder one axis by a static permutation. Its transpose is the inverse gather, where autodiff would scatter."""
-    return jnp.take(x, np.asarray(permutation, np.int32), axis=axis)
+def gather(x: Array, index: tuple[int, ...], axis: int) -> Array:
+    """x taken at static indices along one axis. Its transpose is gathers and sums, where autodiff would scatter."""
+    return jnp.take(x, np.asarray(index, np.int32), axis=axis)
 
 
-def _permute_forward(x, permutation, axis):
-    return jnp.take(x, np.asarray(permutation, np.int32), axis=axis), None
+def _gather_forward(x, index, axis):
+    return gather(x, index, axis), x.shape[axis]
 
 
-def _permute_backward(permutation, axis, _, cotangent):
-    return (jnp.take(cotangent, np.argsort(np.asarray(permutation)).astype(np.int32), axis=axis),)
+def _gather_backward(index, axis, length, cotangent):
+    order, groups, place = _transpose_plan(index, length)
+    rows = (
+        cotangent if order == tuple(range(len(index))) else jnp.take(cotangent, np.asarray(order, np.int32), axis=axis)
+    )
+    parts = jax.lax.split(rows, [members * count for members, count in groups], axis=axis)
+    before = cotangent.shape[:axis]
+    sums = [
+        part if count == 1 else part.reshape(*before, count, members, *part.shape[axis + 1 :]).sum(axis)
+        for part, (members, count) in zip(parts, groups)
+    ]
+    if max(place) == sum(members for members, _ in groups):  # some rows of x were not taken: their cotangent is zero
+        sums.append(jnp.zeros((*before, 1, *cotangent.shape[axis + 1 :]), cotangent.dtype))
+    total = jnp.concatenate(sums, axis=axis) if len(sums) > 1 else sums[0]
+    return (total if place == tuple(range(length)) else jnp.take(total, np.asarray(place, np.int32), axis=axis),)
 
 
-permute.defvjp(_permute_forward, _permute_backward)
+@functools.lru_cache(maxsize=256)
+def _transpose_plan(
+    index: tuple[int, ...], length: int
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """How to sum taken rows back: an order of the rows (grouped by how often their source was taken, slot-major), the groups
+    (sources, times taken), and for every source its position among the sums (the last, a zero row, if never taken)."""
+    takes: list[list[int]] = [[] for _ in range(length)]
+    for position, source in enumerate(index):
+        takes[source].append(position)
+    order: list[int] = []
+    groups: list[tuple[int, int]] = []
+    place = [-1] * length
+    summed = 0
+    for count in sorted({len(t) for t in takes if t}):
+        members = [source for source in range(length) if len(takes[source]) == count]
+        order.extend(takes[source][slot] for slot in range(count) for source in members)
+        groups.append((len(members), count))
+        for source in members:
+            place[source] = summed
+            summed += 1
+    return tuple(order), tuple(groups), tuple(p if p >= 0 else summed for p in place)
+
+
+gather.defvjp(_gather_forward, _gather_backward)
+
+
+@jax.custom_vjp
+def rotate(
+    rotation: Float[Array, "3 3 person"], points: Float[Array, "3 point person"]
+) -> Float[Array, "3 point person"]:
+    """R x for all points of each person."""
+    return jnp.stack([sum(rotation[i, j] * points[j] for j in range(3)) for i in range(3)])
+
+
+def _rotate_forward(rotation, points):
+    return rotate(rotation, points), (rotation, points)
+
+
+def _rotate_backward(residual, g):
+    rotation, points = residual
+    to_points = jnp.stack([sum(rotation[i, j] * g[i] for i in range(3)) for j in range(3)])
+    to_rotation = jnp.stack([jnp.stack([(g[i] * points[j]).sum(0) for j in range(3)]) for i in range(3)])
+    return to_rotation, to_points
+
+
+rotate.defvjp(_rotate_forward, _rotate_backward)

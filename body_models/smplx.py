@@ -34,7 +34,6 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from body_models import batching, contraction, kinematics, rotations, smplx_file
-from body_models.contraction import PointLayout
 from body_models.kinematics import BoneTree
 from body_models.smplx_file import NUM_JOINTS, NUM_POSE_FEATURES, NUM_VERTICES
 
@@ -138,19 +137,19 @@ class SmplxPoints:
     The moments are linear in betas, expression and pose feature, so the pose correctives are contracted as well.
     """
 
-    moment_mean: Float[Array, "3 pair"]
-    moment_basis: Float[Array, "rank 3 pair"]
-    omega: Float[Array, "pair"]
-    weight_sum: Float[Array, "point"]
+    contraction: contraction.Contraction
     joints_mean: Float[Array, "3 bone"]
     """In the order of `layout.tree`."""
     joints_basis: Float[Array, "shape 3 bone"]
     labels: Labels = struct.field(pytree_node=False)
-    layout: PointLayout = struct.field(pytree_node=False)
+
+    @property
+    def layout(self) -> contraction.PointLayout:
+        return self.contraction.layout
 
     @property
     def num_points(self) -> int:
-        return len(self.layout.point_order)
+        return self.contraction.num_points
 
 
 # ------------------------------------------------------------------------------------------------ loading
@@ -411,23 +410,21 @@ def contract(model: SmplxModel, regressor: np.ndarray | Array) -> SmplxPoints:
     # A joint moves rigidly with its parent (its own rotation leaves it in place), and has no pose corrective.
     follows = np.zeros((NUM_JOINTS, NUM_JOINTS))
     follows[np.maximum(parents, 0), np.arange(NUM_JOINTS)] = 1.0
-    pairs = contraction.point_pairs(
-        weights, np.concatenate([np.asarray(model.skin), follows], axis=1), model.labels.parents
-    )
     joints_basis = np.pad(np.asarray(model.joints_basis), ((0, NUM_POSE_FEATURES), (0, 0), (0, 0)))
-    mean = np.concatenate([np.asarray(model.vertices_mean), np.asarray(model.joints_mean)], axis=1)
-    basis = np.concatenate([np.asarray(model.vertices_basis), joints_basis], axis=2)
-    cast = lambda x: jnp.asarray(x, model.dtype)  # noqa: E731
-    order = np.asarray(pairs.layout.tree.order, np.int32)
+    contracted = contraction.contract(
+        weights,
+        np.concatenate([np.asarray(model.skin), follows], axis=1),
+        model.labels.parents,
+        np.concatenate([np.asarray(model.vertices_mean), np.asarray(model.joints_mean)], axis=1),
+        np.concatenate([np.asarray(model.vertices_basis), joints_basis], axis=2),
+        model.dtype,
+    )
+    order = np.asarray(contracted.layout.tree.order, np.int32)
     return SmplxPoints(
-        moment_mean=cast(pairs.moments(mean)),
-        moment_basis=cast(pairs.moments(basis)),
-        omega=cast(pairs.omega),
-        weight_sum=cast(weights.sum(1)),
+        contraction=contracted,
         joints_mean=model.joints_mean[:, order],
         joints_basis=model.joints_basis[:, :, order],
         labels=model.labels,
-        layout=pairs.layout,
     )
 
 
@@ -457,8 +454,7 @@ def points_people_last(
     z = _shape_coefficients(mp.labels, betas, expression)
     delta = rotations.rotvec_to_matrix_axes_first(pose_rotvec)
     joints = contraction.linear(mp.joints_mean, mp.joints_basis, z)
-    moments = contraction.linear(mp.moment_mean, mp.moment_basis, jnp.concatenate([z, _pose_feature(delta)]))
     transforms = _bone_transforms(mp.layout.tree, joints, delta)
-    summed = contraction.sum_pairs(mp.layout, transforms, moments, mp.omega)
+    in_body = contraction.evaluate(mp.contraction, transforms, jnp.concatenate([z, _pose_feature(delta)]))
     rotation = rotations.rotvec_to_matrix_axes_first(root_rotvec)
-    return contraction.place(summed, mp.weight_sum, joints[:, 0], rotation, translation)
+    return contraction.place(in_body, mp.contraction.weight_sum, joints[:, 0], rotation, translation)

@@ -23,36 +23,39 @@ from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.results import FitFileError, SceneFit
 from annyfit_jax.scene import BodyParameters, Scene, SceneError
 
-_FITS = flags.DEFINE_string("fits", None, "Output folder of experiments.fit, or its `fits` folder.")
-_TRUTH = flags.DEFINE_string("truth", None, "What the fits are judged by: folder of scene .npz, or COCO .json.")
-_PROTOCOL = flags.DEFINE_enum("protocol", "synthetic", ["synthetic", "layers"], "synthetic: gt_*; layers: hand labels.")
-_JSON = flags.DEFINE_string("json", None, "File to write the pooled and the per-scene metrics to.")
-
 TRUTH_KEYS = ("gt_coco3d", "gt_coco2d", "gt_visible", "gt_head_px", "gt_body_height", "gt_age_cat", "gt_gender_cat")
 
 Errors = dict[str, np.ndarray]
 
 
+def define_flags() -> None:
+    """Called by the program alone, so that programs can be imported side by side."""
+    flags.DEFINE_string("fits", "", "Output folder of experiments.fit, or its `fits` folder.")
+    flags.DEFINE_string("truth", "", "What the fits are judged by: folder of scene .npz, or COCO .json.")
+    flags.DEFINE_enum("protocol", "synthetic", ["synthetic", "layers"], "synthetic: gt_*; layers: hand labels.")
+    flags.DEFINE_string("json", None, "File to write the pooled and the per-scene metrics to.")
+
+
 def main(_: list[str]) -> None:
-    for flag in (_FITS, _TRUTH):
-        if not flag.value:
-            raise app.UsageError(f"--{flag.name} is missing")
+    for name in ("fits", "truth"):
+        if not flags.FLAGS[name].value:
+            raise app.UsageError(f"--{name} is missing")
     try:
-        report = evaluate(_FITS.value, _TRUTH.value, _PROTOCOL.value)
+        report = evaluate(flags.FLAGS.fits, flags.FLAGS.truth, flags.FLAGS.protocol)
     except (SceneError, FitFileError, FileNotFoundError, ValueError) as error:
         logging.error("%s", error)
         raise SystemExit(2) from None
     print(table(report["pooled"]))
     print(f"people not fitted: {report['not_fitted']}; scenes without a fit: {len(report['scenes_without_fit'])}")
-    if _JSON.value:
-        results.write_text(_JSON.value, json.dumps(without_nan(report), indent=1) + "\n")
+    if flags.FLAGS.json:
+        results.write_text(flags.FLAGS.json, json.dumps(without_nan(report), indent=1) + "\n")
 
 
 def evaluate(fits: str, truth: str, protocol: str) -> dict:
     """Metrics of the start and of the fit: `pooled`, `per_scene`, and what was left out.
 
-    Raises FileNotFoundError without fits, SceneError where the truth cannot be read or lacks what the protocol needs, ValueError
-    where no scene of the truth has a fit or a fit does not have the truth's people.
+    Raises FileNotFoundError without fits, SceneError where the truth cannot be read or lacks what the protocol needs,
+    ValueError where no scene of the truth has a fit or a fit does not have the truth's people.
     """
     files = {path.stem: path for path in export.fit_files(fits)}
     source = open_input(truth)
@@ -163,4 +166,5 @@ def without_nan(node):
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

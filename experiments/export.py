@@ -20,25 +20,28 @@ from annyfit_jax import export, results
 from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.results import FitFileError
 
-_FITS = flags.DEFINE_string("fits", None, "Output folder of experiments.fit, or its `fits` folder.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
-_FORMAT = flags.DEFINE_string("format", "npz", f"One of {', '.join(export.FORMATS)}.")
-_SCENES = flags.DEFINE_list("scenes", [], "Names of scenes; all by default.")
-_FRAME = flags.DEFINE_string(
-    "frame", "camera", f"One of {', '.join(export.FRAMES)}: origin at the camera or on the floor."
-)
+
+def define_flags() -> None:
+    """Called by the program alone, so that programs can be imported side by side."""
+    flags.DEFINE_string("fits", "", "Output folder of experiments.fit, or its `fits` folder.")
+    flags.DEFINE_string("output", "", "Folder to write.")
+    flags.DEFINE_string("format", "npz", f"One of {', '.join(export.FORMATS)}.")
+    flags.DEFINE_list("scenes", [], "Names of scenes; all by default.")
+    flags.DEFINE_string("frame", "camera", f"One of {', '.join(export.FRAMES)}: origin at the camera or on the floor.")
 
 
 def main(_: list[str]) -> None:
-    for flag in (_FITS, _OUTPUT):
-        if not flag.value:
-            raise app.UsageError(f"--{flag.name} is missing")
+    for name in ("fits", "output"):
+        if not flags.FLAGS[name].value:
+            raise app.UsageError(f"--{name} is missing")
     try:
-        written, empty = run(_FITS.value, _OUTPUT.value, _FORMAT.value, _SCENES.value, _FRAME.value)
+        written, empty = run(
+            flags.FLAGS.fits, flags.FLAGS.output, flags.FLAGS.format, flags.FLAGS.scenes, flags.FLAGS.frame
+        )
     except (FitFileError, FileNotFoundError, ValueError) as error:
         logging.error("%s", error)
         raise SystemExit(2) from None
-    print(f"{len(written)} files: {_OUTPUT.value}" + (f"; nobody fitted in {', '.join(empty)}" if empty else ""))
+    print(f"{len(written)} files: {flags.FLAGS.output}" + (f"; nobody fitted in {', '.join(empty)}" if empty else ""))
 
 
 def run(
@@ -83,4 +86,5 @@ def run(
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

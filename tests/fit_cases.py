@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import helpers
 import jax
@@ -18,8 +19,10 @@ from annyfit_jax.config import FitConfig
 from annyfit_jax.problem import Capacity, Problem, Variables, assemble
 from annyfit_jax.scene import BodyParameters, Scene
 
+Case = tuple[Scene, BodyParameters]
+"""A scene and the start of its people."""
 TRAJECTORIES = range(4)
-GROUPS = ("transl", "root_rotvec", "shape", "pose")
+GROUPS: tuple[str, ...] = ("transl", "root_rotvec", "shape", "pose")
 GOLDEN_TERMS = {
     "keypoints": "keypoints_2d",
     "dense": "dense_kp",
@@ -85,32 +88,28 @@ def make_scene(name: str, keypoints: np.ndarray, **fields) -> Scene:
     return Scene(name=name, keypoints=keypoints, **(defaults | fields))
 
 
-def select(scene: Scene, start: BodyParameters, people: Sequence[int]) -> tuple[Scene, BodyParameters]:
+def select(scene: Scene, start: BodyParameters, people: Sequence[int] | np.ndarray) -> tuple[Scene, BodyParameters]:
     """The named people of a scene, in the order given."""
     index = np.asarray(people)
     names = ("keypoints", "dense_keypoints", "median_depth", "depth_layer", "age", "gender")
     return dataclasses.replace(scene, **{n: np.asarray(getattr(scene, n))[index] for n in names}), start.select(index)
 
 
+def flatten(
+    config: FitConfig, cases: Sequence[Case], capacity: Capacity | None = None, dtype: Any = np.float64
+) -> tuple[Problem, Variables]:
+    """One problem and its start from a list of (scene, start), as jax arrays."""
+    return on_device(assemble([s for s, _ in cases], [p for _, p in cases], config, capacity, dtype))
+
+
 def fit(
-    config: FitConfig,
-    body: FitBody,
-    cases: Sequence[tuple[Scene, BodyParameters]],
-    capacity: Capacity | None = None,
-    dtype=np.float64,
+    config: FitConfig, body: FitBody, cases: Sequence[Case], capacity: Capacity | None = None, dtype: Any = np.float64
 ) -> tuple[Problem, Variables, solver.BatchFit]:
     """Assemble and fit a list of (scene, start); returns the problem, the start and the outcome."""
-    problem, start = on_device(assemble([s for s, _ in cases], [p for _, p in cases], config, capacity, dtype))
+    problem, start = flatten(config, cases, capacity, dtype)
     return problem, start, jax.block_until_ready(solver.fit_batch(config, body, problem, start))
 
 
-def on_device(tree):
+def on_device(tree: Any) -> Any:
     """numpy leaves -> jax arrays."""
     return jax.tree.map(jnp.asarray, tree)
-
-
-def people_first(variables: Variables) -> dict[str, np.ndarray]:
-    """Variables by group with people first, as `BodyParameters` has them."""
-    arrays = {name: np.moveaxis(np.asarray(getattr(variables, name)), -1, 0) for name in GROUPS}
-    arrays["pose"] = np.swapaxes(arrays["pose"], 1, 2)
-    return arrays

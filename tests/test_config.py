@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,7 @@ def test_json_holds_everything():
     stages = tuple(
         Stage(s["name"], s["steps"], table(**s["lr"]), table(**s["weights"])) for s in data.pop("stages")
     )  # fmt: skip
-    lists = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    lists: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
     assert FitConfig(stages=stages, **lists) == released_config()
 
 

@@ -127,7 +127,7 @@ def test_chain_gradient_against_dense_autodiff(x64):
 
 def test_rotations_about_keep_their_pivot(x64):
     rng = np.random.default_rng(3)
-    matrices = Rotation.random(10, rng=1).as_matrix().reshape(5, 2, 3, 3)
+    matrices = Rotation.random(10, np.random.default_rng(1)).as_matrix().reshape(5, 2, 3, 3)
     pivots, points = rng.normal(size=(3, 5, 2)), rng.normal(size=(3, 5, 2))
     maps = np.asarray(kinematics.rotations_about(jnp.asarray(matrices.transpose(2, 3, 0, 1)), jnp.asarray(pivots)))
     apply = lambda x: np.einsum("ijbn,jbn->ibn", maps[:, :3], x) + maps[:, 3]  # noqa: E731
@@ -177,7 +177,7 @@ def test_permute_and_its_transpose(x64, axis):
     rng = np.random.default_rng(9)
     x = jnp.asarray(rng.normal(size=(5, 5, 5)))
     permutation = (3, 0, 4, 1, 2)  # not its own inverse
-    got, back = jax.vjp(lambda y: kinematics.permute(y, permutation, axis), x)
+    got, back = jax.vjp(lambda y: kinematics.gather(y, permutation, axis), x)
     np.testing.assert_array_equal(got, np.take(np.asarray(x), permutation, axis=axis))
     cotangent = jnp.asarray(rng.normal(size=(5, 5, 5)))
     one_hot = jnp.eye(5)[np.asarray(permutation, np.int32)]
@@ -188,7 +188,7 @@ def test_permute_and_its_transpose(x64, axis):
 def test_one_process_may_use_both_precisions():
     """Static indices must be int32: JAX caches an int64 one traced under x64 and then fails without it."""
     tree = kinematics.bone_tree([-1, 0, 1, 0, 3])
-    function = jax.jit(lambda x: kinematics.permute(kinematics.chain(tree, x)[:, :, tree.inverse], (4, 3, 2, 1, 0), 2))
+    function = jax.jit(lambda x: kinematics.gather(kinematics.chain(tree, x)[:, :, tree.inverse], (4, 3, 2, 1, 0), 2))
     local = np.random.default_rng(0).normal(size=(3, 4, 5, 2))
     with jax.enable_x64(True):
         double = np.asarray(function(jnp.asarray(local)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import fit_cases
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ from helpers import max_abs
 from annyfit_jax import objective
 from annyfit_jax.config import FitConfig, Stage, table
 from annyfit_jax.objective import Person, Prediction, Shared
-from annyfit_jax.problem import Pairs, Variables, assemble
+from annyfit_jax.problem import Pairs, Variables
 from annyfit_jax.scene import BodyParameters
 from body_models import rotations
 
@@ -132,7 +135,7 @@ def test_words(case):
     scene = fit_cases.make_scene(
         "words", np.zeros((n, 17, 3)), **words_of(n, z[p + "person"], z[p + "attr"], z[p + "target"])
     )
-    problem, variables = fit_cases.on_device(assemble([scene], [start_of(shape)], CONFIG, dtype=np.float64))
+    problem, variables = fit_cases.flatten(CONFIG, [(scene, start_of(shape))])
 
     def words(rows):
         return objective.words(variables._replace(shape=rows.T), problem, shared(), CONFIG)[0]
@@ -205,7 +208,7 @@ def test_objective(case):
     the weights are used as they are listed, without the rule that skips priors of frozen groups."""
     z, p = fit_cases.golden("unit_objective"), f"case{case}_"
     config = fit_cases.released_config()
-    weights = dict(config.stages[int(z[p + "stage"]) - 1].weights)
+    weights: Any = dict(config.stages[int(z[p + "stage"]) - 1].weights)
     n = int(z[p + "n"])
     scene = fit_cases.make_scene(
         "objective",
@@ -217,8 +220,8 @@ def test_objective(case):
     )
     now = start_of(z[p + "shape"], z[p + "body_pose"], z[p + "est_depth"])
     before = start_of(z[p + "init_shape"], z[p + "init_pose"])
-    problem, variables = fit_cases.on_device(assemble([scene], [now], config, dtype=np.float64))
-    reference = fit_cases.on_device(assemble([scene], [before], config, dtype=np.float64)[1])
+    problem, variables = fit_cases.flatten(config, [(scene, now)])
+    reference = fit_cases.flatten(config, [(scene, before)])[1]
     components_first = lambda x: jnp.moveaxis(jnp.asarray(x), (0, 1, 2), (2, 1, 0))  # noqa: E731
 
     def terms(estimate: dict) -> dict[str, jax.Array]:
@@ -261,10 +264,9 @@ def test_the_objective_cases_exercise_every_term():
 # ------------------------------------------------------------------------------------------------ our own terms
 
 
-def person(pose: np.ndarray | None = None, shape: np.ndarray | None = None) -> Person:
-    """One person with a (3, B) pose and a shape; nothing else."""
-    values = {"pose": pose, "shape": shape}
-    variables = Variables(**{k: None if values.get(k) is None else jnp.asarray(values[k]) for k in Variables._fields})
+def person(pose: Any) -> Person:
+    """One person with a (3, B) pose and nothing else."""
+    variables = Variables(**{**dict.fromkeys(Variables._fields), "pose": jnp.asarray(pose)})  # type: ignore[arg-type]
     return Person(variables, *[None] * 4)  # type: ignore[arg-type]
 
 
@@ -303,7 +305,7 @@ def test_relaxed_pose_is_zero_at_rest_and_weighs_bones_by_their_precision():
 # ------------------------------------------------------------------------------------------------ which terms run
 
 
-def stage(lr: dict[str, float], **weights: float) -> Stage:
+def stage(lr: Mapping[str, float], **weights: float) -> Stage:
     return Stage("s", 1, table(**lr), table(**weights))
 
 

@@ -63,16 +63,13 @@ def moves(model, sample) -> dict[str, np.ndarray]:
     0.3 times as much in metres and in phenotypes."""
     rng = np.random.default_rng(1)
     size = np.geomspace(0.01, 0.3, MOVES)
-    _, start = fit_cases.trajectory(3)
+    scene, start = fit_cases.trajectory(3)
     pick = np.arange(MOVES) % len(start)
-    base = Variables(
-        start.transl[pick].T, start.root_rotvec[pick].T, start.shape[pick].T, start.pose[pick].transpose(2, 1, 0)
-    )  # type: ignore[arg-type]
+    base = fit_cases.flatten(fit_cases.released_config(), [fit_cases.select(scene, start, pick)], dtype=np.float32)[1]
     moving = free_bones(model.labels.bones[1:], fit_cases.released_config().frozen_bones)
     bones = np.isin(np.arange(162), moving)[:, None]
-    scale = Variables(0.3, 1.0, 0.3, bones)  # type: ignore[arg-type]
-    moved = Variables(*(b + s * size * rng.standard_normal(b.shape) for b, s in zip(base, scale)))
-    base, moved = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (base, moved))
+    scale = (0.3, 1.0, 0.3, bones)
+    moved = [jnp.asarray(b + s * size * rng.standard_normal(b.shape), jnp.float32) for b, s in zip(base, scale)]
     index, weights = (jnp.asarray(x) for x in sample)
 
     def vertices(model, v: Variables):
@@ -89,19 +86,18 @@ def moves(model, sample) -> dict[str, np.ndarray]:
 
     out = {}
     for name, energy in (("exact", exact), ("sampled", sampled)):
-        (_, each), gradient = jax.jit(jax.value_and_grad(energy, has_aux=True))(moved, model)
+        (_, each), gradient = jax.jit(jax.value_and_grad(energy, has_aux=True))(Variables(*moved), model)
         out[name] = np.asarray(each)
         out[name + "_gradient"] = np.concatenate([np.asarray(g).reshape(-1, MOVES) for g in gradient])
     return out
 
 
-# Measured over the 12 moves: see the bounds; worst 0.5 %, median 0.1 % in energy, cosine 0.9999.
+# Measured over the 12 moves: energy 0.64 % at worst, median 0.19 %; gradient cosine 0.9999 at worst.
 
 
 def test_energy(moves):
     assert moves["exact"].min() > 0.1
     error = np.abs(moves["sampled"] / moves["exact"] - 1)
-    print("energy error", error.max(), np.median(error))
     assert error.max() < 0.01
     assert np.median(error) < 0.003
 
@@ -109,5 +105,4 @@ def test_energy(moves):
 def test_gradient_direction(moves):
     a, b = moves["exact_gradient"], moves["sampled_gradient"]
     cosine = (a * b).sum(0) / np.linalg.norm(a, axis=0) / np.linalg.norm(b, axis=0)
-    print("cosine", cosine.min())
     assert cosine.min() > 0.999

@@ -17,8 +17,8 @@ from annyfit_jax import config as configs
 from annyfit_jax import objective, solver
 from annyfit_jax.bodies import FitBody, anny_body
 from annyfit_jax.config import FitConfig
-from annyfit_jax.problem import Capacity, Variables, assemble, capacity_of, split_people
-from annyfit_jax.scene import Scene
+from annyfit_jax.problem import Capacity, Variables, capacity_of, split_people
+from annyfit_jax.scene import BodyParameters, Scene
 
 BodyMaker = Callable[[FitConfig, str], FitBody]
 
@@ -57,7 +57,7 @@ def all_trajectories(make_body: BodyMaker, mesh: str, dtype: str) -> solver.Batc
     """The four recorded scenes as one batch."""
     config = configs.apply_overrides(fit_cases.released_config(), [f"mesh={mesh}"])
     cases = [fit_cases.trajectory(i) for i in TRAJECTORIES]
-    return fit_cases.fit(config, make_body(config, dtype), cases, dtype=np.dtype(dtype))[2]
+    return fit_cases.fit(config, make_body(config, dtype), cases, dtype=dtype)[2]
 
 
 def by_scene(variables: Variables) -> list[dict[str, np.ndarray]]:
@@ -165,18 +165,18 @@ def first_gradients(make_body) -> Iterator[list[Variables]]:
 
             return jax.grad(loss)(reference)
 
-        scenes, starts = zip(*(fit_cases.trajectory(i) for i in TRAJECTORIES))
-        need = capacity_of(scenes)
+        cases = [fit_cases.trajectory(i) for i in TRAJECTORIES]
+        need = capacity_of([scene for scene, _ in cases])
         capacity = dataclasses.replace(need, people=need.people + PAD, pairs=need.pairs + 3)
         out = []
         for k, stage in enumerate(config.stages):
             if k:
-                z = [golden(f"traj_{i:03d}_f64") for i in TRAJECTORIES]
-                starts = [
-                    dataclasses.replace(start, **{g: zi[f"params_stage{k}_{g}"] for g in GROUPS})
-                    for start, zi in zip(starts, z)
+                recorded = [golden(f"traj_{i:03d}_f64") for i in TRAJECTORIES]
+                cases = [
+                    (scene, BodyParameters(**{g: z[f"params_stage{k}_{g}"] for g in GROUPS}))
+                    for (scene, _), z in zip(cases, recorded)
                 ]
-            problem, variables = fit_cases.on_device(assemble(scenes, starts, config, capacity, np.float64))
+            problem, variables = fit_cases.flatten(config, cases, capacity)
             weights = {name: stage.weights.get(name, 0.0) for name in GOLDEN_TERMS}
             out.append(gradient(weights, body, problem, variables))
         yield out
@@ -234,7 +234,7 @@ def fit_short(make_body, short) -> Fitter:
 
 
 @pytest.fixture(scope="module")
-def three_scenes() -> list:
+def three_scenes() -> list[fit_cases.Case]:
     """Seven people: one, three (an equal and a ranked pair), three (one without an age word)."""
     return [fit_cases.trajectory(i) for i in (0, 1, 2)]
 
@@ -246,7 +246,7 @@ def together(fit_short, three_scenes) -> Iterator[solver.BatchFit]:
 
 
 def people(variables: Variables, index) -> Variables:
-    return Variables(*(np.asarray(x)[..., index] for x in variables))
+    return jax.tree.map(lambda x: np.asarray(x)[..., index], variables)
 
 
 def assert_same(actual: Variables, expected: Variables, tolerance: float = TIGHT) -> None:
@@ -259,7 +259,7 @@ def assert_finite(out: solver.BatchFit) -> None:
 
 
 def test_the_short_schedule_moves_everybody(together, three_scenes, x64):
-    _, start = assemble(*zip(*three_scenes), fit_cases.short_config(), dtype=np.float64)
+    _, start = fit_cases.flatten(fit_cases.short_config(), three_scenes)
     for group in GROUPS:
         moved = np.abs(np.asarray(getattr(together.variables, group))[..., :7] - getattr(start, group))
         assert moved.reshape(-1, 7).max(0).min() > 1e-3, group
@@ -290,7 +290,7 @@ def test_the_order_of_scenes_does_not_matter(fit_short, three_scenes, together, 
 
 
 def test_the_order_of_people_does_not_matter(fit_short, three_scenes, together, x64):
-    shuffled = [three_scenes[0], *(fit_cases.select(*case, (2, 0, 1)) for case in three_scenes[1:])]
+    shuffled = [three_scenes[0], *(fit_cases.select(scene, start, (2, 0, 1)) for scene, start in three_scenes[1:])]
     out = fit_short(shuffled)
     assert_same(people(out.variables, slice(7)), people(together.variables, [0, 3, 1, 2, 6, 4, 5]))
     np.testing.assert_allclose(total(out.losses), total(together.losses), rtol=1e-10)
@@ -309,7 +309,7 @@ def test_people_of_different_scenes_are_never_ranked(fit_short, three_scenes, x6
 
 
 def test_frozen_groups_keep_their_bits(together, three_scenes, short, x64):
-    _, start = assemble(*zip(*three_scenes), short, ROOM, np.float64)
+    _, start = fit_cases.flatten(short, three_scenes, ROOM)
     before = start
     for stage, after in zip(short.stages, together.stage_variables):
         for group in GROUPS:
@@ -319,7 +319,7 @@ def test_frozen_groups_keep_their_bits(together, three_scenes, short, x64):
 
 
 def test_frozen_bones_keep_their_bits(together, three_scenes, short, x64):
-    _, start = assemble(*zip(*three_scenes), short, ROOM, np.float64)
+    _, start = fit_cases.flatten(short, three_scenes, ROOM)
     moving = np.array([not b.startswith(short.frozen_bones) for b in bone_names()])
     moved = (np.asarray(together.variables.pose) != start.pose)[..., :7].any(axis=(0, 2))
     assert moving.sum() == 37
@@ -351,12 +351,13 @@ def test_a_stage_starts_afresh(make_body, three_scenes, x64):
 
 def test_one_trace_per_capacity(make_body, three_scenes, load_anny):
     """Other values, an equal config and an equal body do not trace again; another capacity does."""
-    traced = jax.jit(chex.assert_max_traces(solver.fit_batch.__wrapped__, n=1), static_argnames=("config",))
+    untraced = solver.fit_batch.__wrapped__  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
+    traced = jax.jit(chex.assert_max_traces(untraced, n=1), static_argnames=("config",))
     chex.clear_trace_counter()
 
     def fit(body: FitBody, cases, capacity: Capacity | None) -> None:
         config = translation_stages(0)
-        problem, start = fit_cases.on_device(assemble(*zip(*cases), config, capacity))
+        problem, start = fit_cases.flatten(config, cases, capacity, np.float32)
         traced(config, body, problem, start)
 
     fit(make_body(translation_stages(0), "float32"), three_scenes, ROOM)
@@ -407,7 +408,7 @@ def test_no_evidence_at_all(fit_short, three_scenes, x64):
     scene, start = three_scenes[1]
     out = fit_short([(without_evidence(scene), start)])
     assert_finite(out)
-    _, unmoved = assemble([scene], [start], fit_cases.short_config(), dtype=np.float64)
+    _, unmoved = fit_cases.flatten(fit_cases.short_config(), [(scene, start)])
     chex.assert_trees_all_equal(people(out.stage_variables[0], slice(3)), unmoved)
     for group, bound in {"transl": 0.02, "root_rotvec": 0.02, "shape": 2e-3, "pose": 2e-3}.items():
         assert max_abs(getattr(people(out.variables, slice(3)), group), getattr(unmoved, group)) < bound, group

@@ -5,7 +5,7 @@
         scene = source.load(i)          # SceneError: set this scene aside
 
 Kinds: a folder of scene `.npz` files or one of them (`scene_npz`), a COCO-keypoints `.json` (`coco`), a folder with
-`preprocessed/` written by the official Anny-Fit preprocessing (`official`).
+`preprocessed/` written by the official Anny-Fit preprocessing (`official`), a cue dataset (`cues`).
 """
 
 from __future__ import annotations
@@ -60,6 +60,12 @@ def open_input(
     if location.is_dir():
         if (location / "preprocessed").is_dir():
             return open_official(str(path), chosen)
+        if (location / "dataset_info.json").is_file() or (location / "plan.json").is_file():
+            # Imported here: only this kind of input needs TFDS.
+            from annyfit_jax.cues.source import is_cue_dataset, open_cues
+
+            if is_cue_dataset(location):
+                return open_cues(str(path), chosen)
         if next(location.glob("*.npz"), None) is not None:
             return open_scene_npz(str(path), chosen)
     elif location.suffix == ".npz":
@@ -68,5 +74,6 @@ def open_input(
         return open_coco(str(path), chosen)
     raise SceneError(
         f"{path}: not a known input; looked for a folder with `preprocessed/` (official Anny-Fit preprocessing), a "
-        "folder of scene .npz files, one scene .npz, or a COCO-keypoints .json"
+        "cue dataset (`dataset_info.json`, `features.json`), a folder of scene .npz files, one scene .npz, or a "
+        "COCO-keypoints .json"
     )

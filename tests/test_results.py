@@ -1,0 +1,174 @@
+"""Fit files: what is saved comes back, a broken write leaves nothing, a broken file says what is broken."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from annyfit_jax import results
+from annyfit_jax.results import FitFileError, SceneFit
+
+UPRIGHT = (np.pi / 2, 0.0, 0.0)
+"""Root rotation of a person who stands and faces the camera."""
+
+
+def make_fit(name: str = "photo", **changes) -> SceneFit:
+    """Three people of one 640 x 480 photo: an upright adult 4 m away, a bent child at 3 m, and one who was not fitted."""
+    rng = np.random.default_rng(0)
+    pose = rng.normal(0.0, 0.05, (3, 162, 3)).astype(np.float32)
+    pose[0] = 0.0
+    values = {
+        "root_rotvec": np.array([UPRIGHT, (1.2, 0.4, -0.3), UPRIGHT], np.float32),
+        "transl": np.array([(-0.5, 0.1, 4.0), (0.6, 0.3, 3.0), (0, 0, 5)], np.float32),
+        "pose": pose,
+        "shape": np.array([(0, 0.7, 0.5, 0.4, 0.6, 0.5), (1, 0.2, 0.5, 0.5, 0.5, 0.5), (0.5,) * 6], np.float32),
+    }
+    for array in values.values():
+        array[2] = np.nan
+    starts = {f"start_{key}": value + np.float32(0.01) for key, value in values.items()}
+    row = np.array([1.7, 0.9, np.nan], np.float32)
+    content = {
+        "name": name,
+        "image_size": np.array([640, 480], np.int32),
+        "image_path": "",
+        "K": np.array([[554.0, 0, 320], [0, 550.0, 240], [0, 0, 1]], np.float32),
+        "person_ids": np.array(["7", "left one", "9"]),
+        "status": np.array(["ok", "ok", "skipped:no_keypoints"]),
+        "notes": np.array(["", "no_words", ""]),
+        **values,
+        "shape_raw": values["shape"] + np.float32(0.001),
+        **starts,
+        "start_origin": "cue",
+        "height_m": row,
+        "depth_m": values["transl"][:, 2],
+        "reprojection_px": row,
+        "start_reprojection_px": row + 1,
+        "keypoints_2d": rng.uniform(0, 400, (3, 17, 3)).astype(np.float32),
+        "fitted_keypoints_3d": rng.normal(size=(3, 17, 3)).astype(np.float32),
+        "age_word": np.array([0.66, -1, -1], np.float32),
+        "gender_word": np.array([0, -1, -1], np.float32),
+        "loss_names": np.array(["keypoints", "words"]),
+        "loss_curve": rng.uniform(size=(5, 2)).astype(np.float32),
+        "bone_labels": np.array([f"bone{i}" for i in range(162)]),
+        "phenotype_labels": np.array(["gender", "age", "muscle", "weight", "height", "proportions"]),
+        "asset_version": "test",
+        "config_hash": "0123456789abcdef",
+        "config_json": "{}",
+        "scene_notes": np.array(["intrinsics: 60 degree field of view"]),
+        "set_aside": np.array([("12", "crowd")]),
+    }
+    return SceneFit(**{**content, **changes})
+
+
+def rewrite(path, change) -> None:
+    """Save the file again with its arrays changed."""
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize("vertices", [None, np.ones((3, 4, 3), np.float32)])
+def test_what_is_saved_comes_back_exactly(tmp_path, vertices):
+    fit = make_fit(vertices=vertices)
+    results.save(fit, tmp_path / "fits" / "photo.npz")
+    back = results.load(tmp_path / "fits" / "photo.npz")
+    for field in fields(SceneFit):
+        before, after = getattr(fit, field.name), getattr(back, field.name)
+        assert type(before) is type(after), field.name
+        if isinstance(before, np.ndarray):
+            assert before.dtype == after.dtype, field.name
+        np.testing.assert_array_equal(before, after, err_msg=field.name)
+    np.testing.assert_array_equal(back.ok, [True, True, False])
+    assert len(back) == 3
+
+
+def test_nothing_in_a_fit_file_is_pickled(tmp_path):
+    results.save(make_fit(), tmp_path / "photo.npz")
+    with np.load(tmp_path / "photo.npz", allow_pickle=False) as archive:
+        assert {archive[name].dtype.kind for name in archive.files} <= set("fiU")
+
+
+class Unwritable:
+    """Fails where numpy turns it into an array, after other members have been written."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("the disk is full")
+
+
+def test_a_failing_write_leaves_no_file_behind(tmp_path):
+    with pytest.raises(RuntimeError, match="disk is full"):
+        results.write_npz(tmp_path / "photo.npz", {"a": np.zeros(1000), "b": Unwritable()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "photo.npz"
+    results.save(make_fit(), path)
+    with pytest.raises(RuntimeError, match="disk is full"):
+        results.write_npz(path, {"a": np.zeros(1000), "b": Unwritable()})
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.npz"]
+    assert results.load(path).name == "photo"
+
+
+def _truncate(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes(255 - x for x in content[middle : middle + 200]) + content[middle + 200 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [_truncate, _flip, lambda _: b"", lambda _: b"not a zip file"],
+    ids=["truncated", "flipped", "empty", "text"],
+)
+def test_a_damaged_file_is_named(tmp_path, damage):
+    path = tmp_path / "photo.npz"
+    results.save(make_fit(), path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(FitFileError, match=r"photo\.npz"):
+        results.load(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FitFileError, match=r"nobody\.npz"):
+        results.load(tmp_path / "nobody.npz")
+
+
+@pytest.mark.parametrize("field", ["pose", "K", "config_json"])
+def test_a_missing_field_is_named(tmp_path, field):
+    path = tmp_path / "photo.npz"
+    results.save(make_fit(), path)
+    rewrite(path, lambda arrays: arrays.pop(field))
+    with pytest.raises(FitFileError, match=rf"photo\.npz.*{field}"):
+        results.load(path)
+
+
+def test_another_format_version_is_refused(tmp_path):
+    path = tmp_path / "photo.npz"
+    results.save(make_fit(), path)
+    rewrite(path, lambda arrays: arrays.update(format_version=np.array(99)))
+    with pytest.raises(FitFileError, match=r"photo\.npz.*format_version 99"):
+        results.load(path)
+
+
+def test_pickled_content_is_refused(tmp_path):
+    path = tmp_path / "photo.npz"
+    results.save(make_fit(), path)
+    rewrite(path, lambda arrays: arrays.update(notes=np.array([{"a": 1}, None, None], dtype=object)))
+    with pytest.raises(FitFileError, match=r"photo\.npz"):
+        results.load(path)
+
+
+def test_table_rows_are_plain_json():
+    rows = results.people_rows(make_fit())
+    assert [row["person"] for row in rows] == ["7", "left one", "9"]
+    assert rows[0]["depth_m"] == 4.0
+    assert rows[0]["age"] == 0.7
+    assert rows[2]["depth_m"] is None
+    assert results.rows_to_jsonl(rows).count("\n") == 3
