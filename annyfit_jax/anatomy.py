@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -68,10 +69,10 @@ class JointLimits:
 def joint_axes(model: anny.AnnyModel) -> tuple[list[int], Float[np.ndarray, "bone 3 3"], Float[np.ndarray, "bone 3 2"]]:
     """Limited bones (indices into 163), their three unit axes in the bone's rest frame, and ranges in radians.
 
-    Axes are taken from the rest pose of the all-0.5 body; they turn by at most a few degrees with the phenotypes.
+    Axes are taken from the mean of the shape space at rest; they turn by at most a few degrees with the phenotypes.
     """
-    _, poses = anny.rest(model, jnp.full((1, 6), 0.5, model.dtype))
-    orientation = np.asarray(poses[0, :, :, :3], np.float64)
+    matrices = jax.jit(anny.rest_orientations)(jnp.asarray(np.asarray(model.axes_mean)[..., None]), model.roll)
+    orientation = np.moveaxis(np.asarray(matrices, np.float64)[..., 0], -1, 0)
     names = model.labels.bones
     bones, axes, ranges = [], [], []
     for i, name in enumerate(names):

@@ -125,7 +125,7 @@ def anny_body(
         rows = anny.vertex_regressor(model, index)
     limits = limits or anatomy.joint_limits(model)
     rest = anatomy.relaxed_pose(model) if pose_rest is None else pose_rest
-    cast = lambda x: jnp.asarray(x, model.dtype)  # noqa: E731
+    cast = lambda x: jnp.asarray(np.asarray(x, model.dtype))  # noqa: E731
     labels = model.labels
     return FitBody(
         points=anny.contract(model, np.concatenate([keypoint_regressor, dense_regressor, rows])),
@@ -175,7 +175,7 @@ def smplx_body(
     width = smplx.NUM_VERTICES + smplx.NUM_JOINTS
     dense_regressor = np.pad(dense_regressor, ((0, 0), (0, width - dense_regressor.shape[1])))
     index, weights = sample_mesh(template, config.mesh_samples)
-    cast = lambda x: jnp.asarray(x, model.dtype)  # noqa: E731
+    cast = lambda x: jnp.asarray(np.asarray(x, model.dtype))  # noqa: E731
     num_bones = len(model.labels.bones) - 1
     num_betas = model.labels.num_betas
     regressor = np.concatenate([np.asarray(model.keypoint_regressor), dense_regressor, smplx.vertex_regressor(index)])

@@ -130,7 +130,7 @@ class Fitter:
         ids = np.full(total, "", dtype="U64")
         for index, reason in prepared.skipped.items():
             status[index] = f"skipped:{reason}"
-            ids[index] = str(index)
+            ids[index] = prepared.skipped_ids[index]
         ids[kept] = scene.person_ids or [str(i) for i in kept]
         for row, index in enumerate(kept):
             notes[index] = ";".join(prepared.notes[row])

@@ -25,6 +25,8 @@ class PreparedScene:
     """(m,) index of each fittable person among the people of the input scene."""
     skipped: dict[int, str]
     """Input index -> reason, for the others."""
+    skipped_ids: dict[int, str]
+    """Input index -> person id, for the others."""
     notes: list[list[str]]
     """(m,) per person: what is missing or was repaired, e.g. `no_words`."""
     origin: str
@@ -63,6 +65,7 @@ def prepare(scene: Scene, config: FitConfig, starter: KeypointStarter) -> Prepar
     seen = (scene.keypoints[:, :, 2] >= config.keypoint_confidence).any(1)
     evidence = seen | (scene.dense_keypoints[:, :, 2] > 0).any(1)
     skipped = {int(i): "no_keypoints" for i in np.flatnonzero(~evidence)}
+    skipped_ids = {i: scene.person_ids[i] if scene.person_ids else str(i) for i in skipped}
     kept = np.flatnonzero(evidence)
     if not len(kept):
         raise SceneError(f"{scene.name}: nobody has a confident keypoint")
@@ -85,7 +88,7 @@ def prepare(scene: Scene, config: FitConfig, starter: KeypointStarter) -> Prepar
             notes[person].append("no_words")
         if not seen[person]:
             notes[person].append("dense_points_only")
-    return PreparedScene(part, start, kept, skipped, notes, origin)
+    return PreparedScene(part, start, kept, skipped, skipped_ids, notes, origin)
 
 
 def _repair(

@@ -187,7 +187,7 @@ def load(
         raise ValueError(f"anny.load: phenotypes must be 'default' or 'all', got {phenotypes!r}")
     arrays = _arrays(phenotypes, local_changes, path)
     labels = arrays["labels"]
-    cast = lambda x: jnp.asarray(x, dtype)  # noqa: E731
+    cast = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731  (numpy casts without compiling)
     rest = RestBasis(
         corner_map=None if arrays["corner_map"] is None else cast(arrays["corner_map"]),
         row_columns=None if arrays["row_columns"] is None else jnp.asarray(arrays["row_columns"], jnp.int32),
@@ -330,14 +330,12 @@ def _corner_basis(
         start += int(size)
     coefficients = columns[:, asset["coeff_columns"]].prod(-1) @ row_map
     centre = coefficients.mean(0)
-    states = (coefficients - centre) @ basis.reshape(len(basis), -1)
-    # SVD through a thin QR of the transpose: the small factor carries the singular values to full precision.
-    upper = np.asarray(np.linalg.qr(states.T, mode="r"))
-    left, singular, _ = np.linalg.svd(upper.T)
+    # The column space of the small coefficient table is the space of the states: no factorisation of the big one.
+    left, singular, right = np.linalg.svd(coefficients - centre)
     rank = int((singular > 1e-12 * singular[0]).sum())
     corner_map = left[:, :rank]
-    shape = basis.shape[1:]
-    return mean + np.tensordot(centre, basis, 1), (corner_map.T @ states).reshape(rank, *shape), corner_map
+    directions = (singular[:rank, None] * right[:rank]) @ basis.reshape(len(basis), -1)
+    return mean + np.tensordot(centre, basis, 1), directions.reshape(rank, *basis.shape[1:]), corner_map
 
 
 # ------------------------------------------------------------------------------------------------ rest state
@@ -644,14 +642,15 @@ def contract(model: AnnyModel, regressor: np.ndarray | Array) -> AnnyPoints:
         model.dtype,
     )
     order = np.asarray(contracted.layout.tree.order, np.int32)
+    take = lambda x: jnp.asarray(np.asarray(x)[..., order])  # noqa: E731
     return AnnyPoints(
         rest=model.rest,
         contraction=contracted,
-        heads_mean=model.heads_mean[:, order],
-        heads_basis=model.heads_basis[:, :, order],
-        axes_mean=model.axes_mean[:, order],
-        axes_basis=model.axes_basis[:, :, order],
-        roll=model.roll[:, order],
+        heads_mean=take(model.heads_mean),
+        heads_basis=take(model.heads_basis),
+        axes_mean=take(model.axes_mean),
+        axes_basis=take(model.axes_basis),
+        roll=take(model.roll),
     )
 
 

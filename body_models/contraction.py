@@ -103,7 +103,7 @@ def contract(
     position = np.empty(len(weights), int)
     position[single], position[many] = np.arange(single.sum()), single.sum() + np.asarray(order, int)
 
-    cast = lambda x: jnp.asarray(x, dtype)  # noqa: E731
+    cast = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
     return Contraction(
         vertex_mean=cast(mean[:, vertex]),
         vertex_basis=cast(basis[:, :, vertex]),

@@ -88,7 +88,9 @@ class Worker:
         """
         self.name = module.rpartition(".")[2]
         self.log = Path(log)
-        pin = f"import os; os.sched_setaffinity(0, {set(cores)!r});" if cores and hasattr(os, "sched_setaffinity") else ""
+        pin = (
+            f"import os; os.sched_setaffinity(0, {set(cores)!r});" if cores and hasattr(os, "sched_setaffinity") else ""
+        )
         code = f"{pin}import runpy; runpy.run_module({module!r}, run_name='__main__')"
         threads = str(len(cores)) if cores else ""
         limits = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} if threads else {}

@@ -13,11 +13,15 @@ INPUT = flags.DEFINE_string(
     "input", None, "Scenes: folder of .npz, COCO .json, an official preprocessing folder, or a cue dataset."
 )
 IMAGES = flags.DEFINE_string("images", None, "Folder of the photos (COCO input).")
-FOV = flags.DEFINE_float("fov", DEFAULT_FOV_DEGREES, "Field of view of the longest image side, degrees, where K is unknown.")
+FOV = flags.DEFINE_float(
+    "fov", DEFAULT_FOV_DEGREES, "Field of view of the longest image side, degrees, where K is unknown."
+)
 WORDS = flags.DEFINE_string("words", None, "JSON file of age and gender words per annotation id (COCO input).")
 DEPTH = flags.DEFINE_string("depth", None, "Folder of depth maps, <stem>.npy, .npz or 16-bit .png in mm (COCO input).")
 MASKS = flags.DEFINE_string("masks", None, "Folder of label images <stem>.png (COCO input).")
-HAND_LABELS = flags.DEFINE_bool("hand_labels", False, "Use hand labels of age and gender where there are no words (COCO).")
+HAND_LABELS = flags.DEFINE_bool(
+    "hand_labels", False, "Use hand labels of age and gender where there are no words (COCO)."
+)
 HAND_DEPTH = flags.DEFINE_bool("hand_depth", False, "Use hand-labelled depth layers as the ranking cue (COCO).")
 TRANSLATION = flags.DEFINE_enum(
     "translation", "pelvis", ["pelvis", "head"], "Multi-HMR translation to read; `head` repeats the release (official)."

@@ -29,9 +29,13 @@ from annyfit_jax.scene import Scene, SceneError
 from experiments import input_flags
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the dataset.")
-_PER_SHARD = flags.DEFINE_integer("scenes_per_shard", dataset.DEFAULT_SCENES_PER_SHARD, "Scenes per shard.", lower_bound=1)
+_PER_SHARD = flags.DEFINE_integer(
+    "scenes_per_shard", dataset.DEFAULT_SCENES_PER_SHARD, "Scenes per shard.", lower_bound=1
+)
 _WITH_IMAGES = flags.DEFINE_bool("with_images", False, "Also store the photos as JPEG.")
-_PROVENANCE = flags.DEFINE_string("provenance", None, "JSON file: which expert, version and licence each cue comes from.")
+_PROVENANCE = flags.DEFINE_string(
+    "provenance", None, "JSON file: which expert, version and licence each cue comes from."
+)
 _LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many scenes.", lower_bound=1)
 _PROCESS_INDEX = flags.DEFINE_integer("process_index", 0, "Which of the processes this is, from 0.", lower_bound=0)
 _PROCESS_COUNT = flags.DEFINE_integer("process_count", 1, "Processes that share the work.", lower_bound=1)
@@ -63,15 +67,17 @@ def run() -> dataset.Progress:
     names = hashlib.sha256(json.dumps(source.names[:total]).encode()).hexdigest()
     plan = dataset.Plan(total, {**described, "names": names, "images": _WITH_IMAGES.value}, _PER_SHARD.value)
     logging.info("%s: %d scenes (%s), %d shards", source.location, total, source.kind, plan.num_shards)
+    # Records of a dataset that is packed again keep saying where they first came from.
+    origin = {} if source.kind == "cues" else {"reader": source.kind, "input": Path(source.location).name}
     started = time.monotonic()
     return dataset.write(
-        _OUTPUT.value,
+        _OUTPUT.value or "",
         plan,
         functools.partial(read_scenes, source),
         process_index=_PROCESS_INDEX.value,
         process_count=_PROCESS_COUNT.value,
         photo=functools.partial(photo_of, source) if _WITH_IMAGES.value else None,
-        provenance={"reader": source.kind, "input": Path(source.location).name, **({"cues": cues} if cues else {})},
+        provenance=origin | ({"cues": cues} if cues else {}),
         on_shard=lambda shard: logging.info("shard %d written, %.0f s", shard, time.monotonic() - started),
     )
 

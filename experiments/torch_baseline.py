@@ -23,7 +23,9 @@ try:
     import anny
     import torch
 except ImportError as error:  # pragma: no cover - the message is the point
-    raise ImportError("experiments.torch_baseline needs torch and anny: pip install torch==2.13.0 anny==0.6.2") from error
+    raise ImportError(
+        "experiments.torch_baseline needs torch and anny: pip install torch==2.13.0 anny==0.6.2"
+    ) from error
 
 COCO17 = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
@@ -252,7 +254,9 @@ def _fit_stage(body: TorchBody, cues: Cues, start, config, stage, totals) -> dic
 # ------------------------------------------------------------------------------------------------ flat lists
 
 
-def flatten(scenes: dict[str, np.ndarray], dtype: torch.dtype, device: torch.device) -> tuple[Cues, dict[str, torch.Tensor]]:
+def flatten(
+    scenes: dict[str, np.ndarray], dtype: torch.dtype, device: torch.device
+) -> tuple[Cues, dict[str, torch.Tensor]]:
     """Cues and start of a problem file.
 
     Args:
@@ -293,10 +297,10 @@ def flatten(scenes: dict[str, np.ndarray], dtype: torch.dtype, device: torch.dev
 def select_scenes(scenes: dict[str, np.ndarray], chosen: np.ndarray) -> dict[str, np.ndarray]:
     """The problem of some of its scenes, in the order given."""
     counts = np.asarray(scenes["counts"])
-    ends = np.cumsum(counts)
-    rows = np.concatenate([np.arange(ends[k] - counts[k], ends[k]) for k in np.atleast_1d(chosen)])
+    owner = np.repeat(np.arange(len(counts)), counts)
+    rows = np.concatenate([np.flatnonzero(owner == k) for k in chosen])
     per_person = {name: value[rows] for name, value in scenes.items() if name != "counts"}
-    return {"counts": counts[np.atleast_1d(chosen)], **per_person}
+    return {"counts": counts[chosen], **per_person}
 
 
 # ------------------------------------------------------------------------------------------------ worker
@@ -309,7 +313,7 @@ class Worker:
         self.body: TorchBody | None = None
         self.scenes: dict[str, np.ndarray] = {}
         self.config: dict[str, Any] = {}
-        self.fields: dict[str, torch.Tensor] = {}
+        self.fields: dict[int, dict[str, torch.Tensor]] = {}
 
     def setup(self, problem: str, config: dict, cache: str, device: str = "cpu", threads: int = 1) -> dict:
         """Load the body and the problem file (an npz as in `flatten`, with `dense_vertices`)."""
@@ -326,6 +330,7 @@ class Worker:
             "anny": anny.__version__,
             "threads": torch.get_num_threads(),
             "blendshapes": int(self.body.model.blendshapes.shape[0]),
+            "anny_data": str(anny.paths.get_anny_root_dir()),
         }
 
     def fit(self, scenes: list[int], output: str | None = None) -> dict:
@@ -341,27 +346,35 @@ class Worker:
             np.savez(output, **{name: value.cpu().numpy() for name, value in end.items()})  # type: ignore[arg-type]
         return {**watch.times, "people": int(chosen["counts"].sum())}
 
-    def body_setup(self, batch: int) -> dict:
-        """Inputs of the body timings: the first `batch` people of the problem (repeated where there are fewer)."""
+    def fit_steps(self, scenes: list[int], steps: int) -> dict:
+        """A fit with so many steps per stage: compiles the skinning kernel and warms the allocator up."""
         assert self.body is not None
-        rows = np.arange(batch) % len(self.scenes["transl"])
-        to = lambda x: torch.as_tensor(x[rows], dtype=self.body.dtype, device=self.body.device)  # noqa: E731
-        self.fields = {name: to(self.scenes[name]) for name in GROUPS}
+        cues, start = flatten(select_scenes(self.scenes, np.asarray(scenes)), self.body.dtype, self.body.device)
+        stages = [{**stage, "steps": steps} for stage in self.config["stages"]]
+        fit(self.body, cues, start, {**self.config, "stages": stages})
         return {}
 
-    def body_run(self, what: str, repeats: int) -> dict:
+    def body_setup(self, batch: int, whats: list[str] | None = None) -> dict:
+        """Inputs of the body timings: the first `batch` people of the problem (repeated where there are fewer)."""
+        assert self.body is not None
+        body, rows = self.body, np.arange(batch) % len(self.scenes["transl"])
+        to = lambda x: torch.as_tensor(x[rows], dtype=body.dtype, device=body.device)  # noqa: E731
+        self.fields[batch] = {name: to(self.scenes[name]) for name in GROUPS}
+        return {"whats": whats or ["forward", "coco", "points", "mesh"]}
+
+    def body_run(self, what: str, repeats: int, batch: int) -> dict:
         """Time `repeats` runs of `forward`, `coco`, `points` (COCO-17 and dense) or `mesh` gradients."""
         from experiments.benchmark_worker import Stopwatch
 
         assert self.body is not None
-        body = self.body
+        body, fields = self.body, self.fields[batch]
 
         def once() -> None:
             if what == "forward":
                 with torch.no_grad():
-                    body.vertices(*(self.fields[name] for name in ("shape", "root_rotvec", "pose", "transl")))
+                    body.vertices(*(fields[name] for name in ("shape", "root_rotvec", "pose", "transl")))
                 return
-            leaves = {name: value.clone().requires_grad_(True) for name, value in self.fields.items()}
+            leaves = {name: value.clone().requires_grad_(True) for name, value in fields.items()}
             vertices = body.vertices(*(leaves[name] for name in ("shape", "root_rotvec", "pose", "transl")))
             if what == "mesh":
                 scalar = (vertices**2).mean()

@@ -62,6 +62,11 @@ def load_glb(path) -> trimesh.Scene:
     return trimesh.load_scene(path, process=False)
 
 
+def vertex_colours(mesh) -> np.ndarray:
+    """(V, 4) uint8."""
+    return np.asarray(mesh.visual.vertex_colors)
+
+
 # ------------------------------------------------------------------------------------------------ npz
 
 
@@ -183,7 +188,7 @@ def test_ply_is_the_same_scene_in_blenders_axes(output, tmp_path, frame):
     assert (len(merged.vertices), len(merged.faces)) == (2 * 13718, 2 * 27420)
     assert max_abs(merged.vertices, in_blender) < 1e-5
     np.testing.assert_array_equal(merged.faces[27420:] - 13718, parts[1].faces)
-    colours = [np.asarray(getattr(mesh.visual, "vertex_colors")) for mesh in (merged, *parts)]
+    colours = [vertex_colours(mesh) for mesh in (merged, *parts)]
     np.testing.assert_array_equal(colours[0], np.concatenate(colours[1:]))
 
 

@@ -17,10 +17,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +60,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.total < 1 or self.scenes_per_shard < 1:
-            raise DatasetError(f"expected at least 1 scene and 1 scene per shard, got {self.total}, {self.scenes_per_shard}")
+            raise DatasetError(
+                f"expected at least 1 scene and 1 scene per shard, got {self.total}, {self.scenes_per_shard}"
+            )
 
     @property
     def num_shards(self) -> int:

@@ -174,7 +174,9 @@ def encode(scene: Scene, image_jpeg: bytes = b"", provenance: Mapping[str, Any] 
         "intrinsics": np.asarray(scene.intrinsics, np.float64),
         "person_ids": list(scene.person_ids),
         "keypoints": scene.keypoints,
-        "dense_keypoints": scene.dense_keypoints if np.any(scene.dense_keypoints) else _empty(FIELDS["dense_keypoints"]),
+        "dense_keypoints": scene.dense_keypoints
+        if np.any(scene.dense_keypoints)
+        else _empty(FIELDS["dense_keypoints"]),
         "boxes": _empty(FIELDS["boxes"]) if scene.boxes is None else scene.boxes,
         "median_depth": scene.median_depth,
         "depth_layer": scene.depth_layer,
@@ -249,7 +251,11 @@ def _encode_bodies(prefix: str, bodies: BodyParameters | None) -> dict[str, np.n
 
 def _encode_masks(masks: np.ndarray | None) -> dict[str, np.ndarray]:
     if masks is None or not len(masks):
-        return {"mask_size": np.zeros(2, np.int64), "mask_runs": np.zeros(0, np.int32), "mask_counts": np.zeros(0, np.int32)}
+        return {
+            "mask_size": np.zeros(2, np.int64),
+            "mask_runs": np.zeros(0, np.int32),
+            "mask_counts": np.zeros(0, np.int32),
+        }
     runs = [run_lengths(mask) for mask in masks]
     return {
         "mask_size": np.array(masks.shape[1:], np.int64),
@@ -283,9 +289,7 @@ def _npy(array: np.ndarray) -> bytes:
 # ------------------------------------------------------------------------------------------------ record -> scene
 
 
-def decode(
-    serialized: bytes, where: str = "record", *, with_masks: bool = True, with_depth_map: bool = True
-) -> Scene:
+def decode(serialized: bytes, where: str = "record", *, with_masks: bool = True, with_depth_map: bool = True) -> Scene:
     """The scene of a record, of this or an older schema version.
 
     Masks and the depth map are unfolded only on request. Raises SceneError naming `where`, the field and what was expected;
@@ -294,7 +298,9 @@ def decode(
     record = Record(serialized, where)
     version = record.read("schema_version", FIELDS["schema_version"])
     if not 1 <= version <= SCHEMA_VERSION:
-        raise SceneError(f"{where}: schema_version: expected 1 to {SCHEMA_VERSION}, got {version}: a newer program wrote it")
+        raise SceneError(
+            f"{where}: schema_version: expected 1 to {SCHEMA_VERSION}, got {version}: a newer program wrote it"
+        )
 
     def read(name: str) -> Any:
         return record.read(name, FIELDS[name])

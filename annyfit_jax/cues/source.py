@@ -91,7 +91,12 @@ class _Loader:
             )
         except SceneError:
             raise
-        except (ValueError, TypeError, OverflowError, MemoryError) as error:  # what no check foresaw is still this record's
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+            MemoryError,
+        ) as error:  # what no check foresaw is still this record's
             raise SceneError(f"{where}: cannot be decoded ({type(error).__name__}: {error})") from error
 
 
@@ -159,7 +164,9 @@ def _shards(folder: Path) -> tuple[list[str], list[int]]:
     path = folder / "dataset_info.json"
     if not path.is_file():
         done, total = len(list((folder / "shards").glob("*.json"))), _planned_shards(folder)
-        raise SceneError(f"{folder}: packing is not finished, {done} of {total} shards are there; run the same command again")
+        raise SceneError(
+            f"{folder}: packing is not finished, {done} of {total} shards are there; run the same command again"
+        )
     info = _json(path)
     try:
         if info.get("fileFormat") != "array_record":
@@ -242,5 +249,3 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise SceneError(f"{path}: not a readable JSON file ({error})") from None
-
-

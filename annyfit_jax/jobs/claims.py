@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from annyfit_jax.jobs.faults import fault_point
-from annyfit_jax.jobs.files import Owner, is_dead, temporary_name, this_process, writing
+from annyfit_jax.jobs.files import Owner, is_dead, read_json, temporary_name, this_process, writing
 
 DEFAULT_LEASE_S = 120.0
 
@@ -136,20 +136,14 @@ def read_claims(folder: Path, lease_s: float = DEFAULT_LEASE_S) -> list[Claim]:
 def _read(path: Path, unit: int, lease_s: float) -> Claim | None:
     try:
         idle = _file_system_now(path.parent) - path.stat().st_mtime
-        content = json.loads(path.read_bytes())
-        owner = Owner(**{name: content[name] for name in Owner._fields})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return Claim(unit, None, idle, idle > lease_s) if (idle := _idle(path)) is not None else None
-    return Claim(unit, owner, idle, is_dead(owner) or idle > lease_s)
-
-
-def _idle(path: Path) -> float | None:
+    content = read_json(path)
     try:
-        return _file_system_now(path.parent) - path.stat().st_mtime
-    except OSError:
-        return None
+        owner = Owner(**{name: content[name] for name in Owner._fields})  # pyright: ignore[reportOptionalSubscript]
+    except (KeyError, TypeError):
+        owner = None
+    return Claim(unit, owner, idle, (owner is not None and is_dead(owner)) or idle > lease_s)
 
 
 def _file_system_now(folder: Path) -> float:

