@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,7 +122,7 @@ def anny_body(
     if exact:
         rows, weights = np.zeros((0, num_vertices)), np.ones(num_vertices)
     else:
-        index, weights = sample_mesh(np.asarray(model.vertices_mean, np.float64).T, config.mesh_samples)
+        index, weights = anny_mesh_sample(model)
         rows = anny.vertex_regressor(model, index)
     limits = limits or anatomy.joint_limits(model)
     rest = anatomy.relaxed_pose(model) if pose_rest is None else pose_rest
@@ -207,6 +208,22 @@ def smplx_body(
 def free_bones(bones: Sequence[str], frozen_prefixes: Sequence[str]) -> tuple[int, ...]:
     """Rows of the pose whose bone name starts with none of the prefixes."""
     return tuple(i for i, bone in enumerate(bones) if not bone.startswith(tuple(frozen_prefixes)))
+
+
+def anny_mesh_sample(model: anny.AnnyModel) -> tuple[np.ndarray, Float[np.ndarray, "count"]]:
+    """The shipped sample of Anny's mesh: (vertex indices, weights), made by `experiments.build_mesh_sample`.
+
+    Weights are fitted so that the sampled sum of squares has the Hessian of the whole one in every parameter a fit moves,
+    many of the vertices being default dense points, which are formed anyway.
+    """
+    with (importlib.resources.files("annyfit_jax") / "data" / "anny_mesh_sample.npz").open("rb") as file:
+        arrays = dict(np.load(file))
+    if str(arrays["asset_version"]) != model.labels.asset_version:
+        raise ValueError(
+            f"annyfit_jax/data/anny_mesh_sample.npz was made for asset {arrays['asset_version']}, the model is "
+            f"{model.labels.asset_version}: run `python -m experiments.build_mesh_sample`"
+        )
+    return arrays["index"], arrays["weights"]
 
 
 def sample_mesh(

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from annyfit_jax.config import FitConfig, Stage
-from annyfit_jax.problem import Pairs, PersonCues, Problem, Variables
+from annyfit_jax.problem import AnyArray, Pairs, PersonCues, Problem, Variables
 
 
 class Prediction(NamedTuple):
@@ -90,7 +90,7 @@ def _clamp_backward(residual, g):
 clamp.defvjp(_clamp_forward, _clamp_backward)
 
 
-def project(points: Float[Array, "3 *batch"], intrinsics: Float[Array, "3 3"]) -> Float[Array, "2 *batch"]:
+def project(points: Float[AnyArray, "3 *batch"], intrinsics: Float[AnyArray, "3 3"]) -> Float[Array, "2 *batch"]:
     """Pinhole projection (K q / q_z)[:2], pixels, components first. No guard for q_z <= 0: such points mirror."""
     x, y, z = points[0] / points[2], points[1] / points[2], points[2] / points[2]
     k = intrinsics
@@ -98,9 +98,9 @@ def project(points: Float[Array, "3 *batch"], intrinsics: Float[Array, "3 3"]) -
 
 
 def reprojection(
-    projected: Float[Array, "2 K"],
-    observed: Float[Array, "2 K"],
-    confidence: Float[Array, "K"],
+    projected: Float[AnyArray, "2 K"],
+    observed: Float[AnyArray, "2 K"],
+    confidence: Float[AnyArray, "K"],
     sigma: float,
     min_confidence: float,
 ) -> Float[Array, ""]:
@@ -206,7 +206,7 @@ def ranking(
     return scene_sum(jnp.where(active > 0, active * value, 0.0), pairs.scene, num_scenes) / jnp.maximum(count, 1.0)
 
 
-def scene_sum(values: Float[Array, "items"], scene: Array, num_scenes: int) -> Float[Array, "scene"]:
+def scene_sum(values: Float[AnyArray, "items"], scene: AnyArray, num_scenes: int) -> Float[Array, "scene"]:
     """Sum of per-item values within each scene."""
     if values.shape[0] == 0:
         return jnp.zeros((num_scenes,), values.dtype)
@@ -247,10 +247,11 @@ def active_terms(stage: Stage) -> dict[str, float]:
     unknown = set(stage.weights) - set(TERMS)
     if unknown:
         raise ValueError(f"stage {stage.name!r} weighs unknown terms {sorted(unknown)}; there are {sorted(TERMS)}")
+    weights = dict(stage.weights)
     return {
-        name: stage.weights[name]
+        name: weights[name]
         for name, term in TERMS.items()
-        if stage.weights.get(name, 0.0) != 0.0 and (not term.zero_if_frozen or term.zero_if_frozen in stage.lr)
+        if weights.get(name, 0.0) != 0.0 and (not term.zero_if_frozen or term.zero_if_frozen in stage.lr)
     }
 
 

@@ -13,44 +13,49 @@ from typing import NamedTuple
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
+from numpy.typing import DTypeLike
 
 from annyfit_jax.config import FitConfig
 from annyfit_jax.scene import BodyParameters, Scene
 
 
+AnyArray = Array | np.ndarray
+"""Host arrays while a problem is assembled, device arrays while it is solved."""
+
+
 class Variables(NamedTuple):
     """What the optimiser moves. N people, S shape values, B bones beside the root."""
 
-    transl: Float[Array, "3 N"]
+    transl: Float[AnyArray, "3 N"]
     """Camera position of the root bone's head, metres."""
-    root_rotvec: Float[Array, "3 N"]
+    root_rotvec: Float[AnyArray, "3 N"]
     """Root orientation in camera axes, radians."""
-    shape: Float[Array, "S N"]
+    shape: Float[AnyArray, "S N"]
     """Phenotypes (Anny) or betas (SMPL-X), not clamped."""
-    pose: Float[Array, "3 B N"]
+    pose: Float[AnyArray, "3 B N"]
     """Rotation vectors of the other bones in their own rest frames, not clamped, radians."""
 
 
 class PersonCues(NamedTuple):
     """2D evidence of N people."""
 
-    keypoints_px: Float[Array, "2 17 N"]
-    keypoint_confidence: Float[Array, "17 N"]
-    dense_px: Float[Array, "2 138 N"]
-    dense_confidence: Float[Array, "138 N"]
-    intrinsics: Float[Array, "3 3 N"]
+    keypoints_px: Float[AnyArray, "2 17 N"]
+    keypoint_confidence: Float[AnyArray, "17 N"]
+    dense_px: Float[AnyArray, "2 138 N"]
+    dense_confidence: Float[AnyArray, "138 N"]
+    intrinsics: Float[AnyArray, "3 3 N"]
 
 
 class Pairs(NamedTuple):
     """Unordered pairs of people of one scene whose depth cues are both known."""
 
-    first: Int[Array, "P"]
-    second: Int[Array, "P"]
-    gap: Float[Array, "P"]
+    first: Int[AnyArray, "P"]
+    second: Int[AnyArray, "P"]
+    gap: Float[AnyArray, "P"]
     """Depth cue of the first minus that of the second, metres (or layers x `layer_depth_m`)."""
-    weight: Float[Array, "P"]
+    weight: Float[AnyArray, "P"]
     """1, or 0 for padding."""
-    scene: Int[Array, "P"]
+    scene: Int[AnyArray, "P"]
 
 
 @struct.dataclass
@@ -58,12 +63,12 @@ class Problem:
     """Constants of one batch."""
 
     cues: PersonCues
-    person_weight: Float[Array, "N"]
+    person_weight: Float[AnyArray, "N"]
     """1 / (people of the scene); 0 for padding."""
-    scene: Int[Array, "N"]
-    word_target: Float[Array, "A N"]
+    scene: Int[AnyArray, "N"]
+    word_target: Float[AnyArray, "A N"]
     """Anchors of the words, one row per attribute of `FitBody.attributes` (gender, age)."""
-    word_weight: Float[Array, "A N"]
+    word_weight: Float[AnyArray, "A N"]
     """1 / (usable answers of the scene); 0 where there is no usable answer."""
     pairs: Pairs
     num_scenes: int = struct.field(pytree_node=False)
@@ -109,7 +114,7 @@ def assemble(
     starts: Sequence[BodyParameters],
     config: FitConfig,
     capacity: Capacity | None = None,
-    dtype=np.float32,
+    dtype: DTypeLike = np.float32,
 ) -> tuple[Problem, Variables]:
     """Flatten scenes and their starts into one problem (host-side numpy).
 
@@ -188,7 +193,7 @@ def _pairs(scenes: Sequence[Scene], counts: np.ndarray, config: FitConfig, lengt
         gap=np.pad(np.concatenate(gap), pad).astype(dtype),
         weight=np.pad(np.ones(num), pad).astype(dtype),
         scene=np.pad(np.concatenate(index), pad).astype(np.int32),
-    )  # type: ignore[arg-type]
+    )
 
 
 def split_people(variables: Variables, scenes: Sequence[Scene]) -> list[BodyParameters]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,19 +95,20 @@ def run_stage(config: FitConfig, stage: Stage, body: FitBody, problem: Problem, 
         return sum((v.sum() for v in values.values()), jnp.zeros((), start.transl.dtype)), values
 
     adam = optax.scale_by_adam()
+    rates = dict(stage.lr)
 
     def step(carry, _):
         free, state = carry
         gradient, values = jax.grad(loss, has_aux=True)(free)
         update, state = adam.update(gradient, state)
-        free = {name: value - stage.lr[name] * update[name] for name, value in free.items()}
+        free = jax.tree.map(lambda value, lr, change: value - lr * change, free, rates, update)
         return (free, state), values
 
     (free, _), losses = jax.lax.scan(step, (free, adam.init(free)), None, length=stage.steps)
     return StageFit(join(free), losses)
 
 
-def _split(stage: Stage, body: FitBody, start: Variables) -> tuple[dict[str, Array], Array, tuple[int, ...]]:
+def _split(stage: Stage, body: FitBody, start: Variables) -> tuple[dict[str, Any], Any, tuple[int, ...]]:
     """Free groups; the frozen bones; and the order that puts [free bones, frozen bones] back into rows of the pose."""
     free = {name: getattr(start, name) for name in stage.lr}
     moving = np.asarray(body.layout.free_bones, int)

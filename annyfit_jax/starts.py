@@ -62,7 +62,7 @@ def prepare(scene: Scene, config: FitConfig, starter: KeypointStarter) -> Prepar
     People without any confident keypoint and without dense points are set aside (`no_keypoints`). A start behind the camera
     or with non-finite values is replaced by the keypoint start. Raises SceneError where nobody is left.
     """
-    seen = (scene.keypoints[:, :, 2] >= config.keypoint_confidence).any(1)
+    seen = np.asarray((scene.keypoints[:, :, 2] >= config.keypoint_confidence).any(1))
     evidence = seen | (scene.dense_keypoints[:, :, 2] > 0).any(1)
     skipped = {int(i): "no_keypoints" for i in np.flatnonzero(~evidence)}
     skipped_ids = {i: scene.person_ids[i] if scene.person_ids else str(i) for i in skipped}

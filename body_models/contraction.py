@@ -40,7 +40,7 @@ class PointLayout:
     groups: tuple[tuple[int, int], ...]
     """(points, bones per point) of each group, pairs stored bone-slot major."""
     point_order: tuple[int, ...]
-    """Original point index -> position among [points of one vertex, points of many in group order]."""
+    """Original point index -> position among [distinct vertices, points of many vertices in group order]."""
 
 
 @struct.dataclass
@@ -87,8 +87,10 @@ def contract(
         raise ValueError(f"regressor row {np.flatnonzero(~filled.any(1))[0]} has no non-zero weight")
     skin = np.asarray(skin, np.float64)
     single = filled.sum(1) == 1
-    vertex = filled[single].argmax(1)
-    scale = weights[single, vertex]
+    at = filled[single].argmax(1)
+    # Points that are the same vertex (dense points that also sample the mesh) are skinned once.
+    rows, slots = np.unique(np.stack([at, weights[single, at]], 1), axis=0, return_inverse=True)
+    vertex, scale = rows[:, 0].astype(int), rows[:, 1]
 
     many, used = np.flatnonzero(~single), np.flatnonzero(filled[~single].any(0))
     linked = filled[np.ix_(many, used)].astype(np.float32) @ (skin[:, used] != 0).T.astype(np.float32) > 0
@@ -101,7 +103,7 @@ def contract(
     slot = np.full(len(parents), -1)
     slot[bones] = np.arange(len(bones))
     position = np.empty(len(weights), int)
-    position[single], position[many] = np.arange(single.sum()), single.sum() + np.asarray(order, int)
+    position[single], position[many] = slots.ravel(), len(vertex) + np.asarray(order, int)
 
     cast = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
     return Contraction(
@@ -148,11 +150,11 @@ def evaluate(
 ) -> Float[Array, "3 K person"]:
     """The points under skinning transforms in the order of `layout.tree`, in the transforms' frame."""
     layout = c.layout
-    vertices = skin_vertices(c.vertex_skin, transforms, linear(c.vertex_mean, c.vertex_basis, z))
+    vertices: Array = skin_vertices(c.vertex_skin, transforms, linear(c.vertex_mean, c.vertex_basis, z))
     if not layout.pair_bone:
         return kinematics.gather(vertices, layout.point_order, 1)
     moments = linear(c.moment_mean, c.moment_basis, z)
-    per_pair = kinematics.gather(transforms, layout.pair_bone, 2)
+    per_pair: Array = kinematics.gather(transforms, layout.pair_bone, 2)
     contribution = (
         per_pair[:, 0] * moments[0]
         + per_pair[:, 1] * moments[1]

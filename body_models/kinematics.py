@@ -166,14 +166,18 @@ def rotations_about(
     return jnp.concatenate([rotations, (pivots - matvec(rotations, pivots))[:, None]], axis=1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gather(x: Array, index: tuple[int, ...], axis: int) -> Array:
     """x taken at static indices along one axis. Its transpose is gathers and sums, where autodiff would scatter."""
+    return _gather(x, index, axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x: Array, index: tuple[int, ...], axis: int) -> Array:
     return jnp.take(x, np.asarray(index, np.int32), axis=axis)
 
 
 def _gather_forward(x, index, axis):
-    return gather(x, index, axis), x.shape[axis]
+    return _gather(x, index, axis), x.shape[axis]
 
 
 def _gather_backward(index, axis, length, cotangent):
@@ -216,7 +220,7 @@ def _transpose_plan(
     return tuple(order), tuple(groups), tuple(p if p >= 0 else summed for p in place)
 
 
-gather.defvjp(_gather_forward, _gather_backward)
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 @jax.custom_vjp

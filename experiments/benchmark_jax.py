@@ -98,7 +98,7 @@ class Worker:
         if regroup:
             problem = benchmark_scenes.regrouped(problem, *regroup)
             scenes = list(range(len(problem["counts"])))
-        ready = benchmark_scenes.prepared(problem, scenes)
+        ready = self._prepared(fitter, problem, scenes)
         with Stopwatch() as watch:
             batches = list(fitter.batches(iter(ready)))
             pending = [fitter.dispatch(batch) for batch in batches]
@@ -107,7 +107,8 @@ class Worker:
             fits = [fit for one in pending for fit in fitter.collect(one)]
         if output:
             fields = {"transl": "transl", "root_rotvec": "root_rotvec", "shape": "shape_raw", "pose": "pose"}
-            np.savez(output, **{k: np.concatenate([getattr(f, v) for f in fits]) for k, v in fields.items()})
+            ends = {k: np.concatenate([getattr(fit, v) for fit in fits]) for k, v in fields.items()}
+            np.savez(output, **ends)  # type: ignore[arg-type]
         people = sum(len(p.scene) for p in ready)
         used = {d for leaf in jax.tree.leaves(pending) if isinstance(leaf, jax.Array) for d in leaf.sharding.device_set}
         return {
@@ -119,6 +120,16 @@ class Worker:
             "devices_used": len(used),
         }
 
+    def _prepared(self, fitter: Fitter, problem: dict[str, np.ndarray], scenes: list[int]) -> list[PreparedScene]:
+        """The named scenes as the engine takes them. Raises ValueError where it would leave somebody out."""
+        ready = [fitter.prepare(scene) for scene in benchmark_scenes.scenes_of(problem, scenes)]
+        for one in ready:
+            if one.skipped:
+                raise ValueError(
+                    f"{one.scene.name}: the engine sets people aside ({one.skipped}); benchmark other scenes"
+                )
+        return ready
+
     def _lanes(self, fitter: Fitter, batch: list[PreparedScene]) -> int:
         """Length of the flat list that a batch is padded to."""
         return int(fitter.capacity(batch).people)
@@ -129,10 +140,10 @@ class Worker:
         from annyfit_jax import solver
 
         fitter = self._fitter([])
-        ready = benchmark_scenes.prepared(self.problem, scenes)
+        ready = self._prepared(fitter, self.problem, scenes)
         arrays = problems.assemble([p.scene for p in ready], [p.start for p in ready], fitter.config)
         arrays = jax.tree.map(jnp.asarray, arrays)
-        analysis = solver.fit_batch.lower(fitter.config, fitter.body, *arrays).compile().memory_analysis()
+        analysis: Any = solver.fit_batch.lower(fitter.config, fitter.body, *arrays).compile().memory_analysis()
         constants = sum(leaf.nbytes for leaf in jax.tree.leaves(fitter.body))
         people = sum(len(p.scene) for p in ready)
         used = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes - constants

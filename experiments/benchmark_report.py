@@ -6,7 +6,6 @@ sections are `facts`, `clock`, `missing`, `fit`, `agreement`, `body`, `throughpu
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ BODY_ROWS = {
 
 def median(runs: Sequence[dict[str, float]], clock: str) -> float | None:
     """Median seconds of runs; None where there is none."""
-    return statistics.median(run[clock] for run in runs) if runs else None
+    return float(np.median([run[clock] for run in runs])) if runs else None
 
 
 def scene_seconds(measured: Sequence[tuple[int, float]], counts: Sequence[int]) -> float | None:
@@ -34,15 +33,13 @@ def scene_seconds(measured: Sequence[tuple[int, float]], counts: Sequence[int]) 
     """
     if not measured:
         return None
-    known: dict[int, float] = {}
-    for n in {n for n, _ in measured}:
-        known[n] = statistics.median(t for m, t in measured if m == n)
+    known = {n: float(np.median([t for m, t in measured if m == n])) for n in {n for n, _ in measured}}
     sizes, times = np.array(list(known)), np.array(list(known.values()))
     if len(known) > 1:
         slope, offset = np.polyfit(sizes, times, 1)
     else:
         slope, offset = times[0] / sizes[0], 0.0
-    return float(sum(known.get(int(n), offset + slope * n) for n in counts))
+    return float(np.sum([known[n] if n in known else offset + slope * n for n in counts]))
 
 
 def ratio(slow: float | None, fast: float | None) -> float | None:

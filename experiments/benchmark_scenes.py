@@ -16,7 +16,6 @@ import numpy as np
 
 from annyfit_jax import inputs
 from annyfit_jax.scene import BodyParameters, Scene, SceneError
-from annyfit_jax.starts import PreparedScene
 from body_models import anny
 from experts import dense_points
 
@@ -34,9 +33,11 @@ def read(folder: str | Path) -> dict[str, np.ndarray]:
     for part in folders:
         try:
             source = inputs.open_input(str(part))
+            loaded = [source.load(k) for k in range(len(source))]
         except SceneError:
+            if part == folder:
+                raise
             continue  # a folder of npz files that are not scenes, such as stored results
-        loaded = (source.load(k) for k in range(len(source)))
         scenes += [scene for scene in loaded if scene.start is not None]
     if not scenes:
         raise SceneError(f"{folder}: no scene files with a start (init_*) in it or in its folders")
@@ -114,27 +115,27 @@ def synthesise(model: anny.AnnyModel, counts: Sequence[int], seed: int = 0) -> d
     return {"counts": np.asarray(counts), **{name: value.astype(np.float32) for name, value in problem.items()}}
 
 
-def prepared(problem: dict[str, np.ndarray], chosen: Sequence[int]) -> list[PreparedScene]:
-    """The named scenes of a problem as the engine takes them."""
+def scenes_of(problem: dict[str, np.ndarray], chosen: Sequence[int]) -> list[Scene]:
+    """The named scenes of a problem."""
     ends = np.cumsum(problem["counts"])
     scenes = []
     for k in chosen:
         rows = slice(ends[k] - problem["counts"][k], ends[k])
         n = int(problem["counts"][k])
-        start = BodyParameters(**{name: problem[name][rows] for name in GROUPS})
-        scene = Scene(
-            name=f"scene_{k}",
-            image_size=_IMAGE,
-            intrinsics=problem["intrinsics"][rows][0],
-            keypoints=problem["keypoints"][rows],
-            dense_keypoints=problem["dense"][rows],
-            median_depth=problem["depth"][rows],
-            depth_layer=np.full(n, -1),
-            gender=problem["words"][rows, 0],
-            age=problem["words"][rows, 1],
-            start=start,
+        scenes.append(
+            Scene(
+                name=f"scene_{k}",
+                image_size=_IMAGE,
+                intrinsics=problem["intrinsics"][rows][0],
+                keypoints=problem["keypoints"][rows],
+                dense_keypoints=problem["dense"][rows],
+                median_depth=problem["depth"][rows],
+                depth_layer=np.full(n, -1),
+                gender=problem["words"][rows, 0],
+                age=problem["words"][rows, 1],
+                start=BodyParameters(**{name: problem[name][rows] for name in GROUPS}),
+            )
         )
-        scenes.append(PreparedScene(scene, start, np.arange(n), {}, [[] for _ in range(n)], "cue"))
     return scenes
 
 

@@ -30,17 +30,14 @@ A per-person cue that the whole scene lacks has 0 rows. `mask_runs` has 0 rows w
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
-from numpy.lib import format as npy
 
-from annyfit_jax.cues import wire
+from annyfit_jax.cues import codecs, wire
 from annyfit_jax.cues.wire import Field, Record
 from annyfit_jax.inputs.validate import NUM_JOINTS, NUM_PHENOTYPES, NUM_POSED_BONES, checked_image_size
 from annyfit_jax.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
@@ -49,8 +46,6 @@ from experts.words import AGE_CLASSES, GENDER_CLASSES
 SCHEMA_VERSION = 2
 NUM_WHOLE_BODY = 133
 MAX_PEOPLE = 255
-MAX_MASK_PIXELS = 1 << 31
-"""People x pixels of a scene's masks: what a record may unfold to."""
 _HASH_VERSION = b"cues-1"
 _BODY = {"root_rotvec": (3,), "transl": (3,), "pose": (NUM_POSED_BONES, 3), "shape": (NUM_PHENOTYPES,)}
 
@@ -186,15 +181,15 @@ def encode(scene: Scene, image_jpeg: bytes = b"", provenance: Mapping[str, Any] 
         **_encode_bodies("start_", scene.start),
         **_encode_bodies("truth_", scene.truth),
         **own,
-        **_encode_masks(scene.masks),
-        "depth": _half_depth(scene.depth_map),
+        **codecs.fold_masks(scene.masks),
+        "depth": codecs.half_depth(scene.depth_map),
         "image_jpeg": image_jpeg,
         "skipped_ids": [str(person) for person, _ in scene.skipped],
         "skipped_reasons": [str(reason) for _, reason in scene.skipped],
         "notes": notes,
         "provenance": json.dumps(origin, sort_keys=True) if origin else "",
         "extra_names": list(others),
-        "extra_arrays": [_npy(array) for array in others.values()],
+        "extra_arrays": [codecs.npy_bytes(array) for array in others.values()],
     }
     for name, field in FIELDS.items():
         if field.per_person:
@@ -249,43 +244,6 @@ def _encode_bodies(prefix: str, bodies: BodyParameters | None) -> dict[str, np.n
     }
 
 
-def _encode_masks(masks: np.ndarray | None) -> dict[str, np.ndarray]:
-    if masks is None or not len(masks):
-        return {
-            "mask_size": np.zeros(2, np.int64),
-            "mask_runs": np.zeros(0, np.int32),
-            "mask_counts": np.zeros(0, np.int32),
-        }
-    runs = [run_lengths(mask) for mask in masks]
-    return {
-        "mask_size": np.array(masks.shape[1:], np.int64),
-        "mask_runs": np.array([len(r) for r in runs], np.int32),
-        "mask_counts": np.concatenate(runs),
-    }
-
-
-def run_lengths(mask: Bool[np.ndarray, "H W"]) -> np.ndarray:
-    """(k,) int32 runs of background, person, ... down the columns, left to right (COCO's order); sum = H W."""
-    flat = np.asarray(mask, bool).T.ravel()
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.concatenate([[0], changes, [flat.size]]))
-    return np.concatenate([[0], runs] if flat.size and flat[0] else [runs]).astype(np.int32)
-
-
-def _half_depth(depth_map: np.ndarray | None) -> np.ndarray:
-    if depth_map is None:
-        return np.zeros((0, 0), np.float16)
-    with np.errstate(over="ignore"):
-        half = np.asarray(depth_map)[::2, ::2].astype(np.float16)
-    return np.where(np.isfinite(half), half, np.float16(np.nan))
-
-
-def _npy(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    npy.write_array(stream, array, allow_pickle=False)
-    return stream.getvalue()
-
-
 # ------------------------------------------------------------------------------------------------ record -> scene
 
 
@@ -325,7 +283,7 @@ def decode(serialized: bytes, where: str = "record", *, with_masks: bool = True,
 
     def known(name: str, absent: float) -> np.ndarray:
         array = rows(name)
-        return np.full((n, *FIELDS[name].shape[1:]), absent, FIELDS[name].dtype) if array is None else array
+        return np.full((n, *_empty(FIELDS[name]).shape[1:]), absent, FIELDS[name].dtype) if array is None else array
 
     image_size = checked_image_size(read("image_size"), f"{where}: image_size")
     age, gender = known("age", UNKNOWN_WORD), known("gender", UNKNOWN_WORD)
@@ -337,6 +295,14 @@ def decode(serialized: bytes, where: str = "record", *, with_masks: bool = True,
     extra |= _other_extras(read("extra_names"), read("extra_arrays"), where)
     if version >= 2 and (text := read("provenance")):
         extra["provenance"] = _provenance(text, where)
+    folded = codecs.FoldedMasks(read("mask_size"), read("mask_runs"), read("mask_counts"))
+    masks = depth_map = None
+    if len(folded.runs):
+        codecs.check_masks(folded, n, image_size, where)
+        masks = codecs.unfold_masks(folded, image_size) if with_masks else None
+    if with_depth_map:
+        half = record.read("depth", FIELDS["depth"], max_values=math.prod(codecs.half_size(image_size)))
+        depth_map = codecs.full_depth(half, image_size, where) if half.size else None
     skipped_ids, skipped_reasons = read("skipped_ids"), read("skipped_reasons")
     if len(skipped_ids) != len(skipped_reasons):
         raise SceneError(f"{where}: skipped_reasons: expected {len(skipped_ids)} texts, got {len(skipped_reasons)}")
@@ -354,8 +320,8 @@ def decode(serialized: bytes, where: str = "record", *, with_masks: bool = True,
         truth=bodies("truth_"),
         person_ids=read("person_ids"),
         boxes=rows("boxes"),
-        masks=_masks(record, n, image_size) if with_masks else None,
-        depth_map=_full_depth(record, image_size) if with_depth_map else None,
+        masks=masks,
+        depth_map=depth_map,
         image_path=read("image_path") or None,
         skipped=list(zip(skipped_ids, skipped_reasons, strict=True)),
         notes=read("notes"),
@@ -378,59 +344,10 @@ def stored_hash(serialized: bytes, where: str) -> str:
     return Record(serialized, where).read("content_hash", FIELDS["content_hash"])
 
 
-def _masks(record: Record, n: int, image_size: tuple[int, int]) -> Bool[np.ndarray, "n H W"] | None:
-    width, height = image_size
-    runs = record.read("mask_runs", FIELDS["mask_runs"])
-    if not len(runs):
-        return None
-    size = tuple(record.read("mask_size", FIELDS["mask_size"]).tolist())
-    if size != (height, width):
-        raise SceneError(f"{record.where}: mask_size: expected {(height, width)} (height, width), got {size}")
-    if n * height * width > MAX_MASK_PIXELS:
-        raise SceneError(f"{record.where}: masks: {n} x {height} x {width} pixels, expected at most {MAX_MASK_PIXELS}")
-    counts = record.read("mask_counts", FIELDS["mask_counts"])
-    if len(runs) != n or (runs < 0).any() or int(runs.sum(dtype=np.int64)) != len(counts):
-        raise SceneError(
-            f"{record.where}: mask_runs: expected {n} numbers of runs that sum to {len(counts)}, got {runs.tolist()[:8]}"
-        )
-    masks = np.empty((n, height, width), bool)
-    for person, part in enumerate(np.split(counts, np.cumsum(runs)[:-1])):
-        if (part < 0).any() or int(part.sum(dtype=np.int64)) != height * width:
-            raise SceneError(
-                f"{record.where}: mask_counts: expected runs that sum to {height * width} pixels for person {person}"
-            )
-        masks[person] = np.repeat(np.arange(len(part)) % 2 == 1, part).reshape(width, height).T
-    return masks
-
-
-def _full_depth(record: Record, image_size: tuple[int, int]) -> Float[np.ndarray, "H W"] | None:
-    width, height = image_size
-    expected = ((height + 1) // 2, (width + 1) // 2)
-    half = record.read("depth", FIELDS["depth"], max_values=expected[0] * expected[1])
-    if half.shape == (0, 0):
-        return None
-    if half.shape != expected:
-        raise SceneError(f"{record.where}: depth: expected shape {expected}, got {half.shape}")
-    return half.astype(np.float64).repeat(2, axis=0)[:height].repeat(2, axis=1)[:, :width]
-
-
 def _other_extras(names: list[str], arrays: list[bytes], where: str) -> dict[str, np.ndarray]:
     if len(names) != len(arrays):
         raise SceneError(f"{where}: extra_arrays: expected {len(names)} arrays, got {len(arrays)}")
-    return {name: _read_npy(data, f"{where}: extra.{name}") for name, data in zip(names, arrays, strict=True)}
-
-
-def _read_npy(data: bytes, where: str) -> np.ndarray:
-    stream = io.BytesIO(data)
-    try:
-        version = npy.read_magic(stream)
-        shape, _, dtype = npy.read_array_header_1_0(stream) if version == (1, 0) else npy.read_array_header_2_0(stream)
-        # The header is checked before numpy allocates what it announces.
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-            raise ValueError(f"an array of shape {shape} and type {dtype} is not what is stored")
-        return npy.read_array(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # a broken header fails in many ways
-        raise SceneError(f"{where}: cannot be read ({type(error).__name__}: {error})") from None
+    return {name: codecs.read_npy(data, f"{where}: extra.{name}") for name, data in zip(names, arrays, strict=True)}
 
 
 def _provenance(text: str, where: str) -> dict[str, Any]:

@@ -18,6 +18,12 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from annyfit_jax.scene import SceneError
 
+# Generated classes, which type checkers do not see.
+_Example: Any = getattr(tf_example_pb2, "Example")  # noqa: B009
+_Features, _Feature, _BytesList, _Int64List = (
+    getattr(tf_feature_pb2, name) for name in ("Features", "Feature", "BytesList", "Int64List")
+)
+
 Kind = Literal["array", "packed", "text", "texts", "blob", "blobs", "int"]
 
 
@@ -63,7 +69,7 @@ def features(fields: Mapping[str, Field]) -> tfds.features.FeaturesDict:
 
 def serialize(example: Mapping[str, Any], fields: Mapping[str, Field]) -> bytes:
     """A record as bytes; equal records give equal bytes."""
-    entries: dict[str, tf_feature_pb2.Feature] = {}
+    entries: dict[str, Any] = {}
     for name, field in fields.items():
         value = example[name]
         match field.kind:
@@ -83,16 +89,16 @@ def serialize(example: Mapping[str, Any], fields: Mapping[str, Field]) -> bytes:
                 entries[name] = _bytes(value)
             case "int":
                 entries[name] = _ints([value])
-    example_proto = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=entries))
+    example_proto = _Example(features=_Features(feature=entries))
     return example_proto.SerializeToString(deterministic=True)
 
 
-def _bytes(values: Iterable[bytes]) -> tf_feature_pb2.Feature:
-    return tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=list(values)))
+def _bytes(values: Iterable[bytes]) -> Any:
+    return _Feature(bytes_list=_BytesList(value=list(values)))
 
 
-def _ints(values: Iterable[int]) -> tf_feature_pb2.Feature:
-    return tf_feature_pb2.Feature(int64_list=tf_feature_pb2.Int64List(value=list(values)))
+def _ints(values: Iterable[int]) -> Any:
+    return _Feature(int64_list=_Int64List(value=list(values)))
 
 
 class Record:
@@ -102,7 +108,7 @@ class Record:
         """Raises SceneError naming `where` unless the bytes are an Example."""
         self.where = where
         try:
-            self._entries = tf_example_pb2.Example.FromString(serialized).features.feature
+            self._entries = _Example.FromString(serialized).features.feature
         except Exception as error:  # DecodeError of whichever protobuf implementation is installed
             raise SceneError(f"{where}: not a record of a cue dataset ({error})") from None
 

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from body_models.restricted_pickle import RestrictedUnpickler
 
 from annyfit_jax.inputs.npz import PLAIN_PICKLES, open_npz
 from annyfit_jax.scene import SceneError
+from body_models.restricted_pickle import RestrictedUnpickler
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001

@@ -53,7 +53,7 @@ class Claims:
 
     def acquire(self, unit: int) -> bool:
         """Whether the unit is now this process's. Raises JobWriteError."""
-        path = self.folder / f"{unit:05d}.json"
+        path = claim_path(self.folder.parent, unit)
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._create(path) and not (self._remove_stale(path, unit) and self._create(path)):
@@ -124,6 +124,11 @@ class Claims:
             for path in paths:
                 with contextlib.suppress(OSError):
                     os.utime(path)
+
+
+def claim_path(folder: Path, unit: int) -> Path:
+    """The claim file of a unit of a job folder."""
+    return folder / "claims" / f"{unit:05d}.json"
 
 
 def read_claims(folder: Path, lease_s: float = DEFAULT_LEASE_S) -> list[Claim]:

@@ -242,23 +242,24 @@ class Feed:
             for index in indices:
                 if self._stop.is_set():
                     return
-                scene, info_or_row = self._load(index)
-                if scene is None:
-                    unfit.append(info_or_row)
+                loaded = self._load(index)
+                if isinstance(loaded, SceneRow):
+                    unfit.append(loaded)
                     continue
-                if config is not None and info_or_row.config_hash != config:
+                scene, info = loaded
+                if config is not None and info.config_hash != config:
                     later.append(index)
                     continue
-                config = info_or_row.config_hash
+                config = info.config_hash
                 try:
                     ready = job.fitter_of(config).prepare(scene)
                 except SceneError as error:
-                    unfit.append(rows.row_without_fit(info_or_row, "skipped:nothing_to_fit", str(error), job.asset_version))
+                    unfit.append(rows.row_without_fit(info, "skipped:nothing_to_fit", str(error), job.asset_version))
                 except Exception as error:
-                    logging.exception("%s: cannot be prepared", info_or_row.name)
-                    unfit.append(failed_row(info_or_row, "prepare", error, job.asset_version))
+                    logging.exception("%s: cannot be prepared", info.name)
+                    unfit.append(failed_row(info, "prepare", error, job.asset_version))
                 else:
-                    infos[id(ready)] = info_or_row
+                    infos[id(ready)] = info
                     yield ready
 
         stream = prepared()
@@ -273,7 +274,7 @@ class Feed:
         for row in unfit:
             yield Row(unit, row)
 
-    def _load(self, index: int) -> tuple[Scene, SceneInfo] | tuple[None, SceneRow]:
+    def _load(self, index: int) -> tuple[Scene, SceneInfo] | SceneRow:
         """A scene that can be prepared, or the row of one that is broken."""
         job, source = self._job, self._job.source
         name = source.names[index]
@@ -289,10 +290,10 @@ class Feed:
             return scene, replace(info, config_hash=job.config_of(scene))
         except SceneError as error:
             logging.warning("set aside: %s", error)
-            return None, rows.row_without_fit(info, f"skipped:{word}", str(error), job.asset_version)
+            return rows.row_without_fit(info, f"skipped:{word}", str(error), job.asset_version)
         except Exception as error:
             logging.warning("%s: cannot be read (%s: %s)", name, type(error).__name__, error)
-            return None, failed_row(info, "read", error, job.asset_version)
+            return failed_row(info, "read", error, job.asset_version)
 
 
 def failed_row(info: SceneInfo, step: str, error: Exception, asset_version: str) -> SceneRow:

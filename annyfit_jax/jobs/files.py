@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -102,8 +103,11 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{owner.machine}-{owner.pid}-{secrets.token_hex(4)}.tmp")
 
 
-def publish(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name, flushes and renames it. Raises JobWriteError."""
+def publish(path: Path, content: bytes, *, first_wins: bool = False) -> None:
+    """Writes a file under a temporary name, flushes and renames it. Raises JobWriteError.
+
+    With `first_wins` a file that another process has put there meanwhile stays.
+    """
     temporary = temporary_name(path)
     with writing(path):
         try:
@@ -114,7 +118,8 @@ def publish(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             fault_point(f"{path.name}: before renaming")
-            os.replace(temporary, path)
+            if not (first_wins and _linked(temporary, path)):
+                os.replace(temporary, path)
             sync(path.parent)
             fault_point(f"{path.name}: renamed")
         except BaseException:
@@ -122,9 +127,21 @@ def publish(path: Path, content: bytes) -> None:
             raise
 
 
-def publish_json(path: Path, content: Any) -> None:
+def _linked(temporary: Path, path: Path) -> bool:
+    """Whether a file is there now: this one or another's. False where there are no hard links."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        return False
+    temporary.unlink()
+    return True
+
+
+def publish_json(path: Path, content: Any, *, first_wins: bool = False) -> None:
     """`publish` of JSON data."""
-    publish(path, (json.dumps(content, indent=1) + "\n").encode())
+    publish(path, (json.dumps(content, indent=1) + "\n").encode(), first_wins=first_wins)
 
 
 def read_json(path: Path) -> Any | None:
@@ -167,6 +184,6 @@ def clean_leftovers(folder: Path, older_than_s: float) -> int:
             gone = is_dead(Owner("", match["machine"], int(match["pid"]), "", "")) if local else False
             # Local time is good enough here: a wrongly removed file only makes its writer redo a unit.
             if gone or (not local and time.time() - path.stat().st_mtime > older_than_s):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
                 removed += 1
     return removed

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from annyfit_jax.jobs import rows
+from annyfit_jax.jobs.claims import claim_path, read_claims
 from annyfit_jax.jobs.faults import fault_point
 from annyfit_jax.jobs.files import publish, publish_json, read_json, sync, temporary_name, writing
 from annyfit_jax.jobs.ledger import Ledger
@@ -53,6 +54,9 @@ def finish(folder: Path, ledger: Ledger) -> dict[str, Any] | None:
     _write_metadata(folder, ledger, done)
     for path in (folder / "fits").glob(".*.npz.*.tmp"):  # of killed processes; nobody works on the job any more
         path.unlink(missing_ok=True)
+    for claim in read_claims(folder):  # of processes killed between finishing a unit and giving it back
+        if claim.stale:
+            claim_path(folder, claim.unit).unlink(missing_ok=True)
     totals = {"shards_sha256": content, **total_counts(done)}
     publish_json(folder / "finished.json", totals)
     return totals

@@ -8,11 +8,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
 from annyfit_jax.jobs import rows
 from annyfit_jax.jobs.faults import fault_point
-from annyfit_jax.jobs.files import JobWriteError, publish_json, read_json, sha256, sync, temporary_name, this_process, writing
+from annyfit_jax.jobs.files import (
+    JobWriteError,
+    publish_json,
+    read_json,
+    sha256,
+    sync,
+    temporary_name,
+    this_process,
+    writing,
+)
 from annyfit_jax.jobs.plan import Plan
 from annyfit_jax.jobs.rows import SceneRow
 
@@ -35,8 +44,9 @@ class Ledger:
         """What `done/` says about a unit, unchecked; None where it is not finished."""
         entry = read_json(self._entry_path(unit))
         span = self.plan.scenes(unit)
-        sound = isinstance(entry, dict) and entry.get("file") == self.plan.shard(unit)
-        return entry if sound and entry.get("scenes") == [span.start, span.stop] else None
+        if not isinstance(entry, dict) or entry.get("file") != self.plan.shard(unit):
+            return None
+        return entry if entry.get("scenes") == [span.start, span.stop] else None
 
     def done(self, unit: int) -> dict[str, Any] | None:
         """The entry of a unit whose shard is there with the checksum that the entry states, else None.

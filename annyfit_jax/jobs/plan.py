@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from annyfit_jax.jobs.files import JobWriteError, publish_json, read_json, temporary_name, writing
+from annyfit_jax.jobs.files import JobWriteError, publish_json, read_json
 from annyfit_jax.jobs.hosts import Process
 
 DATASET, SPLIT = "fits", "train"
 DEFAULT_SCENES_PER_SHARD = 256
 JOB_FORMAT = 1
-_OWN_FILES = ("dataset_info.json", "features.json", "people.jsonl", "scenes_set_aside.jsonl", "config.json", "finished.json")
+_OWN_FILES = (
+    "dataset_info.json",
+    "features.json",
+    "people.jsonl",
+    "scenes_set_aside.jsonl",
+    "config.json",
+    "finished.json",
+)
 
 
 class JobError(ValueError):
@@ -34,7 +40,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.total < 1 or self.scenes_per_shard < 1:
-            raise JobError(f"expected at least 1 scene and 1 scene per shard, got {self.total} and {self.scenes_per_shard}")
+            raise JobError(
+                f"expected at least 1 scene and 1 scene per shard, got {self.total} and {self.scenes_per_shard}"
+            )
 
     @property
     def num_units(self) -> int:
@@ -104,17 +112,8 @@ def open_job(folder: Path, identity: Identity, *, overwrite: bool = False) -> No
     if not path.exists():
         if any(folder.glob("*.array_record-*")) or (folder / "dataset_info.json").exists():
             raise JobError(f"{folder}: holds a dataset that no job.json explains; choose an empty folder")
-        # Linked, not renamed: of two processes that start together with different flags, the second must notice.
-        temporary = temporary_name(path)
-        publish_json(temporary, wanted)
-        with writing(path):
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                pass
-            except OSError:  # no hard links here
-                os.replace(temporary, path)
-            temporary.unlink(missing_ok=True)
+        # Of two processes that start together with different flags, the second must notice.
+        publish_json(path, wanted, first_wins=True)
     found = read_json(path)
     if found != wanted:
         raise JobError(
@@ -163,7 +162,9 @@ def _differences(found: Any, wanted: Mapping[str, Any]) -> list[str]:
                 if found[key].get(k) != value.get(k)
             ]
         elif key == "configs":
-            names.append("config (" + ", ".join(sorted(found.get(key, {}))) + " there, " + ", ".join(sorted(value)) + " here)")
+            names.append(
+                "config (" + ", ".join(sorted(found.get(key, {}))) + " there, " + ", ".join(sorted(value)) + " here)"
+            )
         else:
             names.append(f"{key} ({found.get(key)} there, {value} here)")
     return names

@@ -165,14 +165,12 @@ def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
     different scenes.
     """
     differ, people, largest = 0, 0, dict.fromkeys(PARAMETERS, 0.0)
-    left, right = ({row.scene_index: row for row in finished_rows(folder)} for folder in (first, second))
-    for index in left.keys() | right.keys():
-        a, b = left.get(index), right.get(index)
+    for a, b in _paired(finished_rows(first), finished_rows(second)):
         if a is None or b is None:
             differ += 1
             continue
         if a.name != b.name:
-            raise JobError(f"{first} and {second}: scene {index} is {a.name} in one and {b.name} in the other")
+            raise JobError(f"{first}, {second}: scene {a.scene_index} is {a.name} in one and {b.name} in the other")
         if (a.scene_status, a.person_keys, a.status) != (b.scene_status, b.person_keys, b.status):
             differ += 1
             continue
@@ -182,6 +180,21 @@ def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
             gap = np.abs(a.arrays[name][fitted].astype(np.float64) - b.arrays[name][fitted]).max()
             largest[name] = max(largest[name], float(gap))
     return {"rows_differ": differ, "people": people, "largest_difference": largest}
+
+
+def _paired(first: Iterator[SceneRow], second: Iterator[SceneRow]) -> Iterator[tuple[SceneRow | None, SceneRow | None]]:
+    """Rows of equal scene index side by side; both come in input order."""
+    a, b = next(first, None), next(second, None)
+    while a is not None or b is not None:
+        if b is None or (a is not None and a.scene_index < b.scene_index):
+            yield a, None
+            a = next(first, None)
+        elif a is None or b.scene_index < a.scene_index:
+            yield None, b
+            b = next(second, None)
+        else:
+            yield a, b
+            a, b = next(first, None), next(second, None)
 
 
 __all__ = ["ROUNDING", "JobError", "compare", "describe", "digest", "finished_rows", "last_lines", "status"]

@@ -9,7 +9,7 @@
 | `person_ids`, `person_keys` | n texts | the input's name of a person; `person_key` |
 | `person_index` | (n,) | row in the input scene, -1 = set aside by the reader |
 | `status`, `notes` | n texts | `ok`, `failed:<reason>` or `skipped:<reason>`; remarks separated by `;` |
-| `root_rotvec`, `transl`, `pose`, `shape` | (n, 3), (n, 3), (n, 162, 3), (n, 6) | as in `SceneFit`, NaN where nobody was fitted |
+| `root_rotvec`, `transl`, `pose`, `shape` | (n, 3), (n, 3), (n, 162, 3), (n, 6) | as in `SceneFit`, NaN without a fit |
 | `height_m`, `depth_m`, `reprojection_px`, `start_reprojection_px`, `age_word`, `gender_word` | (n,) | as in `SceneFit` |
 | `keypoints_2d`, `fitted_keypoints_3d` | (n, 17, 3) | as in `SceneFit` |
 

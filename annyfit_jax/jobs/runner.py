@@ -174,4 +174,3 @@ def stop_on_signal(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
