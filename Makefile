@@ -49,7 +49,7 @@ demo: setup
 	@echo "The demo is in $(CURDIR)/$(DEMO_OUTPUT): open $(CURDIR)/$(DEMO_OUTPUT)/index.html"
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
 
 test-parity: $(PARITY_STAMP)
 	$(PARITY_BIN)/python -m pytest -m parity $(PYTEST_ARGS)

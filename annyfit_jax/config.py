@@ -128,8 +128,10 @@ def _assign(node: Any, path: list[str], value: Any, assignment: str) -> Any:
         return _coerce(node, value, assignment)
     key, rest = path[0], path[1:]
     if isinstance(node, FrozenDict):
-        if key not in node and rest:
+        if rest and key not in node:
             raise ValueError(f"--set={assignment}: no entry {key!r}; there are {sorted(node)}")
+        if rest:
+            raise ValueError(f"--set={assignment}: {rest[0]!r} cannot be looked up in {node[key]!r}")
         number = _coerce(0.0, value, assignment)
         return FrozenDict({**node, key: number})
     if isinstance(node, tuple):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +153,7 @@ def joint_limits(person: Person, shared: Shared, config: FitConfig) -> Float[Arr
     """
     if not shared.pose_bones:
         return jnp.zeros((), person.variables.pose.dtype)
-    angle = (person.variables.pose[:, np.asarray(shared.pose_bones)] * shared.pose_axes).sum(0)
+    angle = (person.variables.pose[:, np.asarray(shared.pose_bones, np.int32)] * shared.pose_axes).sum(0)
     excess = jnp.maximum(shared.pose_low - angle, 0.0) + jnp.maximum(angle - shared.pose_high, 0.0)
     return (excess**2).sum()
 
@@ -242,7 +242,7 @@ TERMS: dict[str, Term] = {
 }
 
 
-def active_terms(stage: Stage) -> dict[str, float]:
+def active_terms(stage: Stage) -> dict[str, Any]:
     """Name -> weight of the terms that a stage computes. Raises ValueError for a weight of an unknown term."""
     unknown = set(stage.weights) - set(TERMS)
     if unknown:

@@ -18,7 +18,6 @@ from numpy.typing import DTypeLike
 from annyfit_jax.config import FitConfig
 from annyfit_jax.scene import BodyParameters, Scene
 
-
 AnyArray = Array | np.ndarray
 """Host arrays while a problem is assembled, device arrays while it is solved."""
 

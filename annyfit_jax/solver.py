@@ -111,8 +111,8 @@ def run_stage(config: FitConfig, stage: Stage, body: FitBody, problem: Problem, 
 def _split(stage: Stage, body: FitBody, start: Variables) -> tuple[dict[str, Any], Any, tuple[int, ...]]:
     """Free groups; the frozen bones; and the order that puts [free bones, frozen bones] back into rows of the pose."""
     free = {name: getattr(start, name) for name in stage.lr}
-    moving = np.asarray(body.layout.free_bones, int)
-    still = np.setdiff1d(np.arange(start.pose.shape[1]), moving)
+    moving = np.asarray(body.layout.free_bones, np.int32)
+    still = np.setdiff1d(np.arange(start.pose.shape[1], dtype=np.int32), moving)
     if "pose" in free:
         free["pose"] = start.pose[:, moving]
     order = tuple(int(i) for i in np.argsort(np.concatenate([moving, still])))

@@ -33,6 +33,7 @@ class Worker:
         self.model: anny.AnnyModel | None = None
         self.problem: dict[str, np.ndarray] = {}
         self.fitters: dict[FitConfig, Fitter] = {}
+        self.ready: dict[tuple[FitConfig, int], PreparedScene] = {}
         self.compiled: dict[tuple[str, int], tuple[Callable, tuple]] = {}
 
     def write_problem(
@@ -103,9 +104,8 @@ class Worker:
             batches = list(fitter.batches(iter(ready)))
             pending = [fitter.dispatch(batch) for batch in batches]
             jax.block_until_ready(pending)
-        with Stopwatch() as collecting:
-            fits = [fit for one in pending for fit in fitter.collect(one)]
         if output:
+            fits = [fit for one in pending for fit in fitter.collect(one)]
             fields = {"transl": "transl", "root_rotvec": "root_rotvec", "shape": "shape_raw", "pose": "pose"}
             ends = {k: np.concatenate([getattr(fit, v) for fit in fits]) for k, v in fields.items()}
             np.savez(output, **ends)  # type: ignore[arg-type]
@@ -116,18 +116,21 @@ class Worker:
             "people": people,
             "batches": len(batches),
             "lanes": sum(self._lanes(fitter, batch) for batch in batches),
-            "collect_cpu_s": collecting.times["cpu_s"],
             "devices_used": len(used),
         }
 
     def _prepared(self, fitter: Fitter, problem: dict[str, np.ndarray], scenes: list[int]) -> list[PreparedScene]:
         """The named scenes as the engine takes them. Raises ValueError where it would leave somebody out."""
-        ready = [fitter.prepare(scene) for scene in benchmark_scenes.scenes_of(problem, scenes)]
-        for one in ready:
-            if one.skipped:
-                raise ValueError(
-                    f"{one.scene.name}: the engine sets people aside ({one.skipped}); benchmark other scenes"
-                )
+        ready = []
+        for k, scene in zip(scenes, benchmark_scenes.scenes_of(problem, scenes)):
+            one = self.ready.get((fitter.config, k)) if problem is self.problem else None
+            if one is None:
+                one = fitter.prepare(scene)
+                if one.skipped:
+                    raise ValueError(f"{scene.name}: the engine sets people aside ({one.skipped}); use other scenes")
+                if problem is self.problem:
+                    self.ready[fitter.config, k] = one
+            ready.append(one)
         return ready
 
     def _lanes(self, fitter: Fitter, batch: list[PreparedScene]) -> int:

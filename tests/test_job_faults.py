@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -293,9 +294,8 @@ def test_nan_cues_and_a_corrupt_record_cost_only_their_own_scenes(tmp_path):
             scene.keypoints[0, 0, 1] = np.nan
         return scene
 
-    object.__setattr__(broken, "loader", loader)
     folder = tmp_path / "out"
-    run(folder, broken, scenes_per_shard=4)
+    run(folder, replace(broken, loader=loader), scenes_per_shard=4)
     rows = {row.scene_index: row for row in report.finished_rows(folder)}
     assert sorted(rows) == list(range(count))
     for index, row in rows.items():
