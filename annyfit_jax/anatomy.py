@@ -25,7 +25,7 @@ _BODY_AXES_RANGES: dict[str, tuple[tuple[float, float], ...]] = {
     "pelvis": ((-0.1, 0.1), (-0.1, 0.1), (-0.1, 0.1)),
     "upperleg01": ((-2.2, 0.5), (-0.9, 0.5), (-0.7, 0.7)),
     "upperleg02": ((-0.1, 0.1), (-0.1, 0.1), (-0.4, 0.4)),
-    "lowerleg01": ((0.0, 2.5), (-0.1, 0.1), (-0.2, 0.2)),
+    "lowerleg01": ((-0.1, 2.4), (-0.1, 0.1), (-0.2, 0.2)),
     "lowerleg02": ((-0.05, 0.05), (-0.05, 0.05), (-0.3, 0.3)),
     "foot": ((-0.5, 0.8), (-0.4, 0.4), (-0.4, 0.4)),
     "spine05": ((-0.2, 0.5), (-0.25, 0.25), (-0.25, 0.25)),
@@ -39,18 +39,19 @@ _BODY_AXES_RANGES: dict[str, tuple[tuple[float, float], ...]] = {
     "neck03": ((-0.3, 0.3), (-0.25, 0.25), (-0.4, 0.4)),
     "head": ((-0.4, 0.4), (-0.3, 0.3), (-0.5, 0.5)),
 }
+# At rest elbows are bent by 0.66 rad already and knees by 0.13 rad: a straight limb has a negative flexion.
 # Arms: (flexion: the limb's end moves to the FRONT, abduction: outwards and up, twist about the bone).
 _ARM_RANGES: dict[str, tuple[tuple[float, float], ...]] = {
     "clavicle": ((-0.2, 0.3), (-0.15, 0.4), (-0.2, 0.2)),
     "shoulder01": ((-0.2, 0.3), (-0.15, 0.4), (-0.2, 0.2)),
     "upperarm01": ((-1.0, 2.4), (-0.9, 2.2), (-1.0, 1.0)),
     "upperarm02": ((-0.1, 0.1), (-0.1, 0.1), (-0.6, 0.6)),
-    "lowerarm01": ((0.0, 2.4), (-0.1, 0.1), (-0.2, 0.2)),
+    "lowerarm01": ((-0.65, 1.8), (-0.1, 0.1), (-0.2, 0.2)),
     "lowerarm02": ((-0.05, 0.05), (-0.05, 0.05), (-1.2, 1.2)),
     "wrist": ((-1.0, 1.0), (-0.6, 0.6), (-0.3, 0.3)),
 }
 # Flexions of a person who stands at ease: a little of everything, always to the anatomical side.
-_RELAXED = {"upperleg01": -0.15, "lowerleg01": 0.25, "lowerarm01": 0.35}
+_RELAXED = {"upperleg01": -0.15, "lowerleg01": 0.15, "lowerarm01": -0.2}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ the same, however the work is cut: its random numbers are its own, and bodies ar
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -115,6 +116,13 @@ class Generator:
         self._start = functools.partial(jax.jit(anny.points), anny.contract(self._model, joints))
         self._sizes = functools.partial(jax.jit(_sizes), _size_basis(self._model), self._model.rest)
         self._block = functools.lru_cache(maxsize=2)(self._make_block)
+
+    def with_recipe(self, recipe: Recipe) -> Generator:
+        """A generator of another recipe that shares this one's compiled bodies."""
+        other = copy.copy(self)
+        other.recipe = recipe
+        other._block = functools.lru_cache(maxsize=2)(other._make_block)
+        return other
 
     def scenes(self, indices: range) -> Iterator[Scene]:
         """Scenes `indices` of the recipe."""

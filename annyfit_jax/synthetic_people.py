@@ -69,7 +69,9 @@ class PoseSampler:
     """Draws poses for one body model."""
 
     def __init__(self, model: anny.AnnyModel) -> None:
-        bones, self._axes, ranges = anatomy.joint_axes(model)
+        bones, axes, ranges = anatomy.joint_axes(model)
+        # The limited angle is the component along an axis, and the axes of an arm are not orthogonal.
+        self._to_rotvec = np.linalg.inv(axes)
         self._low, self._high = LIMIT_SHARE * ranges[..., 0], LIMIT_SHARE * ranges[..., 1]
         names = model.labels.bones
         self._rows = np.array(bones) - 1
@@ -93,7 +95,7 @@ class PoseSampler:
         )
         angles = angles.clip(self._low, self._high)
         pose = rng.normal(size=(n, len(self._small), 3)) * self._small[:, None]
-        pose[:, self._rows] = np.einsum("nba,baj->nbj", angles, self._axes)
+        pose[:, self._rows] = np.einsum("bja,nba->nbj", self._to_rotvec, angles)
         return pose
 
     def _deliberate(self, rng: np.random.Generator, is_: dict[str, np.ndarray]) -> Float[np.ndarray, "n bone 3"]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,13 +95,15 @@ def define_flags() -> None:
 
 def main(_: list[str]) -> None:
     from annyfit_jax.jobs.files import JobWriteError
-    from annyfit_jax.jobs.runner import EXIT_DISK, EXIT_INTERRUPTED, EXIT_USAGE, Interrupted
+    from annyfit_jax.jobs.runner import EXIT_DISK, EXIT_INTERRUPTED, EXIT_USAGE, Interrupted, stop_on_signal
 
     for name in ("input", "output"):
         if not FLAGS[name].value:
             raise app.UsageError(f"--{name} is missing")
+    stop = threading.Event()
     try:
-        run()
+        with stop_on_signal(stop):
+            run(stop)
     except (SceneError, ValueError, FileNotFoundError) as error:
         logging.error("%s", error)
         raise SystemExit(EXIT_USAGE) from None
@@ -112,10 +115,8 @@ def main(_: list[str]) -> None:
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 
-def run() -> None:
-    """The program, after flag parsing. Raises SceneError, ValueError, JobWriteError, Interrupted."""
-    import threading
-
+def run(stop: threading.Event) -> None:
+    """The program, after flag parsing, until `stop` is set. Raises SceneError, ValueError, JobWriteError, Interrupted."""
     import annyfit_jax
     from annyfit_jax.config import to_json
     from annyfit_jax.fitting import Fitter
@@ -125,7 +126,7 @@ def run() -> None:
     from annyfit_jax.jobs.ledger import Ledger
     from annyfit_jax.jobs.plan import Identity, Plan, hash_names, open_job
     from annyfit_jax.jobs.progress import Profiler, Progress
-    from annyfit_jax.jobs.runner import Runner, stop_on_signal
+    from annyfit_jax.jobs.runner import Runner
     from body_models import anny
 
     _use_compile_cache()
@@ -162,15 +163,13 @@ def run() -> None:
         retry_failed=FLAGS.retry_failed, steal=FLAGS.steal,
     )  # fmt: skip
     share = sum(len(plan.scenes(unit)) for unit in plan.share(process))
-    stop = threading.Event()
     runner = Runner(
         job, process, Progress(folder, process, share, every_s=FLAGS.log_every_s, tensorboard=FLAGS.tensorboard),
         lease_s=FLAGS.lease_s, fit_files=_with_fit_files(source), save_vertices=FLAGS.save_vertices,
         profiler=Profiler(FLAGS.profile), stop=stop,
     )  # fmt: skip
-    with stop_on_signal(stop):
-        runner.run()
-        totals = finish(folder, ledger)
+    runner.run()
+    totals = finish(folder, ledger)
     if totals is None:
         left = sum(ledger.entry(unit) is None for unit in range(plan.num_units))
         print(f"process {process.index} of {process.count} is done; {left} units are left to others: {folder}")

@@ -41,9 +41,9 @@ _WEIGHTS = {"nose": 0.8, "eye": 0.8, "ear": 0.8, "shoulder": 1.0, "hip": 1.0, "k
 _WRIST_WEIGHT = 0.05
 # Coarse postures (flexions in radians, see `anatomy.flexed_pose`) and what choosing them costs.
 POSTURES: tuple[tuple[str, dict[str, float], float], ...] = (
-    ("standing", {"upperleg01": -0.1, "lowerleg01": 0.15, "lowerarm01": 0.35}, 0.0),
-    ("sitting", {"upperleg01": -1.4, "lowerleg01": 1.4, "lowerarm01": 0.8}, 0.03),
-    ("squatting", {"upperleg01": -1.9, "lowerleg01": 2.0, "lowerarm01": 0.8}, 0.06),
+    ("standing", {"upperleg01": -0.1, "lowerleg01": 0.1, "lowerarm01": -0.2}, 0.0),
+    ("sitting", {"upperleg01": -1.4, "lowerleg01": 1.4, "lowerarm01": 0.3}, 0.03),
+    ("squatting", {"upperleg01": -1.9, "lowerleg01": 2.0, "lowerarm01": 0.3}, 0.06),
 )
 _YAWS = np.deg2rad(np.arange(0, 360, 15))
 _PITCHES = np.deg2rad(np.array([-75, -50, -25, 0, 25, 50, 75]))

@@ -103,19 +103,25 @@ class FakeFitter:
 def fake_fit(scene: Scene, offset: float = 0.0) -> SceneFit:
     n = len(scene)
     value = scene.keypoints.mean((1, 2)).astype(np.float32) / 100 + np.float32(offset)
-    empty = {"person_ids": np.array(scene.person_ids), "status": np.full(n, "ok"), "notes": np.full(n, "")}
-    arrays = {
+    empty: dict[str, Any] = {
+        "person_ids": np.array(scene.person_ids),
+        "status": np.full(n, "ok"),
+        "notes": np.full(n, ""),
+    }
+    arrays: dict[str, Any] = {
         "root_rotvec": np.tile(value[:, None], (1, 3)),
         "transl": np.tile(value[:, None], (1, 3)) + 1,
         "pose": np.tile(value[:, None, None], (1, 162, 3)),
         "shape": np.tile(value[:, None], (1, 6)),
     }
-    names = ("height_m", "depth_m", "reprojection_px", "start_reprojection_px", "age_word", "gender_word")
+    numbers: dict[str, Any] = dict.fromkeys(
+        ("height_m", "depth_m", "reprojection_px", "start_reprojection_px", "age_word", "gender_word"), value
+    )
     return SceneFit(
         name=scene.name, image_size=np.array(scene.image_size, np.int32), image_path="",
         K=scene.intrinsics.astype(np.float32), **empty, **arrays, shape_raw=arrays["shape"],
         **{f"start_{name}": array for name, array in arrays.items()}, start_origin="keypoints",
-        **dict.fromkeys(names, value), keypoints_2d=scene.keypoints.astype(np.float32),
+        **numbers, keypoints_2d=scene.keypoints.astype(np.float32),
         fitted_keypoints_3d=scene.keypoints.astype(np.float32), loss_names=np.array(["keypoints"]),
         loss_curve=np.zeros((2, 1), np.float32), bone_labels=np.array(["bone"]), phenotype_labels=np.array(["age"]),
         asset_version="fake", config_hash=CONFIG_HASH, config_json="{}", scene_notes=np.array(["note"]),

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import REPO
 
 from annyfit_jax import anatomy, synthetic, synthetic_cues, synthetic_people
 from annyfit_jax.camera import project
+from annyfit_jax.cues import dataset
 from annyfit_jax.inputs import open_input
 from annyfit_jax.inputs.validate import validate_scene
+from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.scene import Scene
 from annyfit_jax.synthetic_people import compose, rotvec_to_matrix
-from body_models import anny
 from experiments import synthesize
 from experts.dense_points import dense_vertex_indices
 
@@ -52,20 +52,20 @@ def test_scenes_are_valid_and_nobody_is_behind_the_camera(scenes):
 
 def test_truth_is_what_the_body_model_says(scenes, load_anny):
     """Joints, height and pixels of the extras are those of an independent full forward pass of the true parameters."""
-    model = load_anny()
+    meshes = BodyMeshes(load_anny())
     for scene in scenes[:6]:
         truth, extra = scene.truth, scene.extra
         assert truth is not None
-        arrays = (truth.shape, truth.root_rotvec, truth.pose, truth.transl)
-        out = anny.forward(model, anny.Params(*(jnp.asarray(x, jnp.float32) for x in arrays)))
-        np.testing.assert_allclose(extra["gt_coco3d"], np.asarray(out.keypoints)[:, :17], atol=2e-5)
+        joints, height = meshes.keypoints_and_height(truth)
+        np.testing.assert_allclose(extra["gt_coco3d"], joints, atol=2e-5)
         np.testing.assert_allclose(extra["gt_coco2d"], project(extra["gt_coco3d"], scene.intrinsics), atol=2e-3)
-        up = np.asarray(anny.rest(model, jnp.asarray(truth.shape, jnp.float32))[0])[..., 2]
-        np.testing.assert_allclose(extra["gt_body_height"], up.max(1) - up.min(1), atol=2e-3)
-        dense_px = project(np.asarray(out.vertices, np.float64)[:, dense_vertex_indices()], scene.intrinsics)
+        np.testing.assert_allclose(extra["gt_body_height"], height, atol=2e-3)
+        vertices = meshes.vertices(truth).astype(np.float64)
+        dense_px = project(vertices[:, dense_vertex_indices()], scene.intrinsics)
         confident = scene.dense_keypoints[..., 2] > 0.6  # seen from the front, not hidden
         errors = np.linalg.norm(scene.dense_keypoints[..., :2] - dense_px, axis=-1)[confident]
-        assert np.median(errors) < 0.03 * np.ptp(dense_px, axis=1).max()
+        # a Rayleigh median of 1.18 sigma; sigma is at most 6 px in 300, and at least 1.2 px
+        assert np.median(errors) < max(0.03 * np.ptp(dense_px, axis=1).max(), 2.0)
 
 
 def test_poses_stay_within_the_anatomical_ranges(scenes, load_anny):
@@ -153,17 +153,14 @@ def test_start_takes_everybody_for_an_adult(scenes):
     assert 0.1 < np.concatenate(error).mean() < 0.25  # three axes of 0.1 rad
 
 
-def test_start_error_in_the_image_is_plausible(scenes, load_anny):
+def test_start_error_in_the_image_is_plausible(scenes, generator):
     """The development set of the same recipe starts at 24.5 px in 640 and 1280 px images."""
-    model, errors = load_anny(), []
-    joints = anny.contract(model, np.asarray(model.keypoint_regressor)[:17])
-    for scene in scenes[:40]:
-        start = scene.start
-        assert start is not None
-        arrays = (start.shape, start.root_rotvec, start.pose, start.transl)
-        points = anny.points(joints, anny.Params(*(jnp.asarray(x, jnp.float32) for x in arrays)))
-        pixels = project(np.asarray(points, np.float64), scene.intrinsics)
-        errors.append(np.linalg.norm(pixels - scene.extra["gt_coco2d"], axis=-1)[scene.extra["gt_visible"]])
+    starts = synthetic._concatenate([scene.start for scene in scenes if scene.start])
+    joints = np.split(synthetic._in_chunks(generator._start, starts), np.cumsum([len(scene) for scene in scenes])[:-1])
+    errors = [
+        np.linalg.norm(project(points, scene.intrinsics) - scene.extra["gt_coco2d"], axis=-1)[scene.extra["gt_visible"]]
+        for points, scene in zip(joints, scenes, strict=True)
+    ]
     assert 8 < np.concatenate(errors).mean() < 40
 
 
@@ -190,7 +187,7 @@ def test_who_stands_behind_whom():
     body[[5, 6], 1], body[[0, 1, 2, 3, 4], 1], body[13:15, 1], body[15:17, 1] = -0.5, -0.7, 0.4, 0.8
     body[7:11] = body[[5, 6, 5, 6]] + [0, 0.3, 0]
     k = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
-    people = np.stack([body + [0, 0, 6], body + [0, 0, 3], body + [2, 0, 6]])
+    people = body + np.array([[[0, 0, 6]], [[0, 0, 3]], [[2, 0, 6]]])
     hidden = synthetic_cues.hidden(people, people, k)
     assert hidden[0, [5, 6, 11, 12]].all()
     assert not hidden[1:].any()
@@ -217,22 +214,22 @@ def test_rotation_composition():
 # ------------------------------------------------------------------------------------------------ reproducibility
 
 
-def test_a_scene_depends_only_on_seed_and_index(generator, scenes, load_anny):
+def test_a_scene_depends_only_on_seed_and_index(generator, scenes):
     again = list(generator.scenes(range(60, 70)))  # across a block boundary
-    fresh = next(synthetic.Generator(synthetic.Recipe(seed=3), load_anny()).scenes(range(65, 66)))
+    fresh = next(generator.with_recipe(synthetic.Recipe(seed=3)).scenes(range(65, 66)))
     for scene, first in [*zip(again, scenes[60:70], strict=True), (fresh, scenes[65])]:
         assert scene.name == first.name
         for name in ("keypoints", "dense_keypoints", "median_depth", "age", "gender"):
             np.testing.assert_array_equal(getattr(scene, name), getattr(first, name))
         assert scene.start is not None and first.start is not None
         np.testing.assert_array_equal(scene.start.transl, first.start.transl)
-    other = next(synthetic.Generator(synthetic.Recipe(seed=4), load_anny()).scenes(range(1)))
+    other = next(generator.with_recipe(synthetic.Recipe(seed=4)).scenes(range(1)))
     assert other.name != scenes[0].name
     assert other.intrinsics[0, 0] != scenes[0].intrinsics[0, 0]
 
 
-def test_recipe_people_and_bias(load_anny):
-    mild = synthetic.Generator(synthetic.Recipe(seed=1, people=(2, 5), bias=(0.0, 0.0)), load_anny())
+def test_recipe_people_and_bias(generator):
+    mild = generator.with_recipe(synthetic.Recipe(seed=1, people=(2, 5), bias=(0.0, 0.0)))
     scenes = list(mild.scenes(range(24)))
     assert {len(scene) for scene in scenes} == {2, 5}
     np.testing.assert_allclose(
@@ -240,26 +237,40 @@ def test_recipe_people_and_bias(load_anny):
     )
 
 
-def test_synthesize_program_with_one_and_two_processes(tmp_path):
-    def run(folder: Path, *arguments: str) -> str:
-        command = [sys.executable, "-m", "experiments.synthesize", f"--output={folder}", "--scenes=12", "--seed=5"]
-        result = subprocess.run(
-            [*command, "--scenes_per_shard=5", *arguments], cwd=REPO, capture_output=True, text=True, timeout=300
-        )
-        assert result.returncode == 0, result.stderr[-2000:]
-        return result.stdout
+def test_processes_write_the_same_records(tmp_path, generator):
+    """One process, or two that know nothing of each other: the same bytes."""
+    plan = dataset.Plan(150, {"seed": 5}, 50)
 
-    def records(folder: Path) -> list[bytes]:
-        return [path.read_bytes() for path in sorted(folder.glob("cues-train.array_record-*"))]
+    def write(folder: str, index: int = 0, count: int = 1) -> dataset.Progress:
+        scenes = generator.with_recipe(synthetic.Recipe(seed=5)).scenes
+        return dataset.write(tmp_path / folder, plan, scenes, process_index=index, process_count=count)
 
-    assert "3 of 3 shards, 12 scenes" in run(tmp_path / "one")
-    assert "1 of 3 shards" in run(tmp_path / "two", "--process_index=1", "--process_count=2")
-    run(tmp_path / "two", "--process_index=0", "--process_count=2")
-    assert records(tmp_path / "one") == records(tmp_path / "two")
-    source = open_input(str(tmp_path / "two"))
+    assert write("one").finished
+    assert not write("two", 1, 2).finished
+    assert write("two", 0, 2).finished
+    files = {p.name for p in (tmp_path / "one").glob("cues-train.array_record-*")}
+    assert len(files) == 3
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_synthesize_program(tmp_path, generator, scenes):
+    command = [sys.executable, "-m", "experiments.synthesize", f"--output={tmp_path}/d", "--scenes=5", "--seed=3"]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(REPO / ".cache" / "jax"), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, **cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    result = subprocess.run(
+        [*command, "--scenes_per_shard=2"], cwd=REPO, capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "3 of 3 shards, 5 scenes" in result.stdout
+    source = open_input(str(tmp_path / "d"))
     assert source.kind == "cues"
-    assert source.names[11] == "synthetic_5_0000011"
-    assert source.load(11).extra["provenance"]["cues"]["all"]["expert"] == "synthetic"
+    assert source.names == tuple(scene.name for scene in scenes[:5])
+    loaded = source.load(4)
+    assert loaded.extra.pop("provenance")["cues"]["all"]["expert"] == "synthetic"
+    np.testing.assert_allclose(loaded.keypoints, scenes[4].keypoints, atol=1e-3)
+    for name, value in scenes[4].extra.items():
+        np.testing.assert_allclose(loaded.extra[name], value, atol=1e-3, err_msg=name)
 
 
 def test_flags_are_checked():

@@ -1,0 +1,427 @@
+"""Jobs: rows and their dataset, identity, retries, reports, the program, and the real fitter on a few scenes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from fake_job import ALONE, CONFIG_HASH, FakeFitter, fake_fit, load_varied, make_scene, run, source_of
+from helpers import REPO
+
+from annyfit_jax import results
+from annyfit_jax.config import apply_overrides, config_hash, load_config
+from annyfit_jax.inputs import open_input
+from annyfit_jax.jobs import report, rows
+from annyfit_jax.jobs.feed import Job
+from annyfit_jax.jobs.finish import finish
+from annyfit_jax.jobs.hosts import Process
+from annyfit_jax.jobs.ledger import Ledger
+from annyfit_jax.jobs.plan import Identity, JobError, Plan, hash_names, open_job
+from annyfit_jax.jobs.progress import Progress
+from annyfit_jax.jobs.runner import Interrupted, Runner
+from annyfit_jax.scene import Scene, SceneError
+
+COUNT = 14
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("job") / "out"
+    run(folder, source_of(COUNT), fit_files=True)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------ rows
+
+
+def assert_equal_rows(a: rows.SceneRow, b: rows.SceneRow) -> None:
+    for field in fields(rows.SceneRow):
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        if field.name == "arrays":
+            assert x.keys() == y.keys()
+            for name in x:
+                np.testing.assert_array_equal(x[name], y[name], err_msg=name)
+        elif isinstance(x, np.ndarray):
+            np.testing.assert_array_equal(x, y, err_msg=field.name)
+        else:
+            assert x == y, field.name
+
+
+@pytest.mark.parametrize("index", [0, 3, 6])
+def test_a_row_comes_back_and_holds_the_fit(index):
+    scene = load_varied(index)
+    fit = fake_fit(scene)
+    info = rows.scene_info(index, scene.name, scene, CONFIG_HASH)
+    row = rows.row_of_fit(info, fit)
+    n = len(scene)
+    assert len(row) == n + len(scene.skipped)
+    for name in rows.PARAMETERS:
+        np.testing.assert_array_equal(row.arrays[name][:n], getattr(fit, name))
+        assert np.isnan(row.arrays[name][n:]).all()
+    assert_equal_rows(rows.decode(rows.encode(row)), row)
+
+
+def test_a_scene_without_people_keeps_its_shapes():
+    row = rows.row_without_fit(rows.unread_info(3, "lost", 0, "c"), "skipped:unreadable", "no such file", "a")
+    back = rows.decode(rows.encode(row))
+    assert back.arrays["pose"].shape == (0, 162, 3)
+    assert (back.scene_status, back.scene_reason, len(back)) == ("skipped:unreadable", "no such file", 0)
+
+
+def test_keys_follow_cues_config_and_body_and_not_the_name():
+    scene = make_scene(2)
+
+    def keys(scene: Scene, config: str = "c", asset: str = "a") -> list[str]:
+        info = rows.scene_info(0, scene.name, scene, config)
+        return rows.row_of_fit(info, replace(fake_fit(scene), config_hash=config, asset_version=asset)).person_keys
+
+    first = keys(scene)
+    assert len(set(first)) == len(scene) and all(len(key) == 32 for key in first)
+    assert keys(replace(scene, name="another", notes=["a note"])) == first
+    moved = replace(scene, keypoints=scene.keypoints + np.array([1.0, 0, 0]))
+    for other in (keys(moved), keys(scene, "d"), keys(scene, "c", "b")):
+        assert not set(other) & set(first)
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [("no keypoints", "no_keypoints"), ("crowd annotation: 12 people", "crowd_annotation"), ("17 points", "set_aside")],
+)
+def test_reasons_become_words(reason, word):
+    assert rows.word_of(reason) == word
+
+
+def test_the_folder_is_a_tfds_dataset(done):
+    builder = tfds.builder_from_directory(str(done))  # pyright: ignore[reportCallIssue]
+    source = builder.as_data_source("train")
+    assert builder.info.splits["train"].num_examples == len(source) == COUNT
+    for record, row in zip(source, report.finished_rows(done), strict=True):
+        assert record["name"].decode() == row.name
+        assert [s.decode() for s in record["status"]] == row.status
+        for name, array in row.arrays.items():
+            np.testing.assert_array_equal(record[name], array, err_msg=name)
+
+
+def test_fit_files_are_those_of_fitted_scenes_and_agree_with_the_rows(done):
+    fitted = {row.name: row for row in report.finished_rows(done) if row.scene_status == "ok"}
+    assert {path.stem for path in (done / "fits").iterdir()} == set(fitted)
+    for name, row in fitted.items():
+        fit = results.load(done / "fits" / f"{name}.npz")
+        np.testing.assert_array_equal(fit.pose, row.arrays["pose"][: len(fit)])
+
+
+def test_tables(done):
+    people = [json.loads(line) for line in (done / "people.jsonl").read_text().splitlines()]
+    expected = [len(s) + len(s.skipped) for i in range(COUNT) if i != 12 for s in [load_varied(i)]]
+    assert len(people) == sum(expected)
+    aside = [json.loads(line) for line in (done / "scenes_set_aside.jsonl").read_text().splitlines()]
+    assert [entry["scene"] for entry in aside] == ["scene0010", "scene0012"]
+    assert "NaN" in aside[0]["reason"] or "nan" in aside[0]["reason"]
+    assert json.loads((done / "config.json").read_text()) == [{"fake": True}]
+
+
+# ------------------------------------------------------------------------------------------------ identity
+
+
+def identity(**changes) -> Identity:
+    plan = changes.pop("plan", Plan(10, 4))
+    values = {
+        "kind": "fake", "names_sha256": hash_names(["a", "b"]), "plan": plan, "configs": {"c1": {}},
+        "asset_version": "1", "package_version": "1", "options": {"fov_degrees": 60.0},
+    }  # fmt: skip
+    return Identity(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names_sha256": hash_names(["b", "a"])}, "names_sha256"),
+        ({"plan": Plan(11, 4)}, "scenes .10 there, 11 here"),
+        ({"plan": Plan(10, 5)}, "scenes_per_shard"),
+        ({"configs": {"c2": {}}}, "config .c1 there, c2 here"),
+        ({"asset_version": "2"}, "asset_version"),
+        ({"options": {"fov_degrees": 55.0}}, "options.fov_degrees .60.0 there, 55.0 here"),
+    ],
+)
+def test_another_job_is_refused(tmp_path, change, message):
+    open_job(tmp_path, identity())
+    open_job(tmp_path, identity())
+    before = (tmp_path / "job.json").read_bytes()
+    with pytest.raises(JobError, match=message):
+        open_job(tmp_path, identity(**change))
+    assert (tmp_path / "job.json").read_bytes() == before
+
+
+def test_overwrite_removes_the_job_and_nothing_else(done, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(done, folder)
+    (folder / "mine.txt").write_text("keep")
+    open_job(folder, identity(), overwrite=True)
+    assert report.status(folder)["units"]["done"] == 0
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"fits", "job.json", "mine.txt"}
+
+
+def test_a_folder_with_another_dataset_is_refused(tmp_path):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(JobError, match=r"no job\.json explains"):
+        open_job(tmp_path, identity())
+
+
+def test_a_plan_without_scenes():
+    with pytest.raises(JobError, match="at least 1 scene"):
+        Plan(0, 4)
+
+
+# ------------------------------------------------------------------------------------------------ running
+
+
+def test_a_scene_that_breaks_its_batch_fails_alone_and_is_retried_on_request(done, tmp_path):
+    folder = tmp_path / "out"
+    fragile = FakeFitter(broken=lambda scene: scene.name == "scene0001")
+    run(folder, source_of(COUNT), fitter=fragile)
+    broken = {row.name: row for row in report.finished_rows(folder)}
+    assert broken["scene0001"].status == ["failed:exception:ArithmeticError"] * 2
+    assert "breaks its batch" in broken["scene0001"].scene_reason
+    sound = {row.name: row for row in report.finished_rows(done)}
+    neighbours = {"scene0000", "scene0002"}  # its batch, fitted one by one
+    for name, row in broken.items():
+        if name not in neighbours | {"scene0001"}:
+            assert_equal_rows(row, sound[name])
+        elif name in neighbours:
+            assert row.status == sound[name].status
+    assert report.status(folder)["people"]["failed"] == {"exception:ArithmeticError": 2}
+
+    assert run(folder, source_of(COUNT)) == 0  # failures are final unless asked
+    assert run(folder, source_of(COUNT), fitter=fragile, retry_failed=True) == 1  # still broken: stays as it is
+    assert report.status(folder)["people"]["failed"] == {"exception:ArithmeticError": 2}
+    assert run(folder, source_of(COUNT), retry_failed=True) == 1
+    assert report.status(folder)["people"]["failed"] == {}
+    after = {row.name: row for row in report.finished_rows(folder)}
+    assert after["scene0001"].status == ["ok", "ok"]
+    assert after["scene0001"].person_keys == sound["scene0001"].person_keys
+    for name in set(after) - {"scene0001"}:
+        assert_equal_rows(after[name], broken[name])
+    assert (folder / "people.jsonl").read_text().count('"failed') == 0
+
+
+def test_unforeseen_errors_of_the_reader_are_failures_that_can_be_retried(done, tmp_path):
+    folder, disk = tmp_path / "out", {"away": True}
+
+    def loader(index: int) -> Scene:
+        if index == 5 and disk["away"]:
+            raise OSError("stale file handle")
+        return load_varied(index)
+
+    run(folder, source_of(COUNT, loader))
+    assert [r.scene_status for r in report.finished_rows(folder) if r.name == "scene0005"] == ["failed:read:OSError"]
+    disk["away"] = False
+    assert run(folder, source_of(COUNT, loader), retry_failed=True) == 1
+    assert report.digest(folder)["rows"] == report.digest(done)["rows"]
+
+
+def test_people_that_cannot_be_started_are_skipped(tmp_path):
+    class Picky(FakeFitter):
+        def prepare(self, scene: Scene) -> Scene:
+            if scene.name == "scene0003":
+                raise SceneError("scene0003: nobody has a confident keypoint")
+            if scene.name == "scene0002":
+                raise ZeroDivisionError("a bug")
+            return scene
+
+    run(tmp_path, source_of(5), fitter=Picky())
+    by_name = {row.name: row for row in report.finished_rows(tmp_path)}
+    assert by_name["scene0003"].status == ["skipped:nothing_to_fit"] * 4
+    assert by_name["scene0002"].status == ["failed:prepare:ZeroDivisionError"] * 3
+    assert by_name["scene0004"].status == ["ok"]
+
+
+def test_scenes_of_two_configs_are_batched_apart(tmp_path):
+    """Odd scenes take another config; batches never mix, and every scene has its row."""
+    folder, seen = tmp_path, []
+    source = source_of(10, make_scene)
+
+    class Recording(FakeFitter):
+        def dispatch(self, batch):
+            seen.append([int(scene.name[-4:]) for scene in batch])
+            return super().dispatch(batch)
+
+    fitters = {"even": Recording(), "odd": Recording()}
+    plan = Plan(10, 10)
+    open_job(folder, identity(plan=plan))
+    ledger = Ledger(folder, plan)
+    job = Job(folder, source, ledger, lambda s: ("even", "odd")[int(s.name[-1]) % 2], fitters.__getitem__, "c", "fake")
+    Runner(job, ALONE, Progress(folder, ALONE, 10)).run()
+    assert seen == [[0, 2, 4], [6, 8], [1, 3, 5], [7, 9]]
+    assert [row.scene_index for row in ledger.rows(0)] == list(range(10))
+
+
+def test_a_stop_between_batches_is_an_interruption_that_keeps_finished_units(done, tmp_path):
+    stop = threading.Event()
+
+    class Stopping(FakeFitter):
+        def collect(self, pending):
+            if pending[0].name == "scene0008":
+                stop.set()
+            return super().collect(pending)
+
+    folder = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        run(folder, source_of(COUNT), fitter=Stopping(), stop=stop)
+    assert report.status(folder)["units"]["done"] == 2
+    run(folder, source_of(COUNT))
+    assert report.digest(folder) == report.digest(done)
+
+
+# ------------------------------------------------------------------------------------------------ reports
+
+
+def test_status_of_a_job_under_way(tmp_path):
+    run(tmp_path, source_of(COUNT), Process(0, 2, "test"))
+    state = report.status(tmp_path)
+    assert state["units"] == {"done": 2, "left": 2, "total": 4}
+    assert state["scenes"]["done"] == 8 and state["scenes"]["left"] == 6
+    line = report.last_lines(tmp_path)[0]
+    assert (line["state"], line["scenes_done"], line["scenes_total"]) == ("finished", 8, 8)
+    assert line["people"] == state["people"]["ok"]
+    with (tmp_path / "progress-00000-of-00002.jsonl").open("a") as file:
+        file.write(json.dumps({**line, "state": "running", "scenes_per_s": 3.0}) + "\n" + '{"time": 17')
+    rate = report.status(tmp_path)["rate"]
+    assert rate["scenes_per_s"] == 3.0 and rate["seconds_left"] == 2.0
+    text = report.describe(report.status(tmp_path))
+    assert "2 of 4 done" in text and "not finished" in text
+    assert f"{state['people']['skipped']['invalid_cues']:8d} skipped:invalid_cues" in text
+
+
+def test_status_without_a_job(tmp_path):
+    with pytest.raises(JobError, match=r"no readable job\.json"):
+        report.status(tmp_path)
+
+
+def shifted(index: int, by: float) -> Scene:
+    scene = load_varied(index)
+    return replace(scene, keypoints=scene.keypoints + np.array([by, 0, 0])) if index == 3 else scene
+
+
+def test_digest_does_not_depend_on_how_the_job_was_cut_and_sees_every_change(done, tmp_path):
+    class Alone(FakeFitter):
+        def collect(self, pending):
+            return [fake_fit(scene) for scene in pending]
+
+    digests = []
+    for size in (3, 5):
+        run(tmp_path / str(size), source_of(COUNT), scenes_per_shard=size, fitter=Alone())
+        digests.append(report.digest(tmp_path / str(size)))
+    assert digests[0] == digests[1]
+
+    class Nudged(FakeFitter):
+        amount = 0.0
+
+        def collect(self, pending):
+            fits = super().collect(pending)
+            for fit in fits:
+                if fit.name == "scene0003":
+                    fit.pose[2, 100, 1] += self.amount
+            return fits
+
+    Nudged.amount = 2 * report.ROUNDING
+    run(tmp_path / "nudged", source_of(COUNT), fitter=Nudged())
+    a, b = report.digest(done), report.digest(tmp_path / "nudged")
+    assert a["rows"] == b["rows"] and a["parameters"] != b["parameters"] and a["digest"] != b["digest"]
+    found = report.compare(done, tmp_path / "nudged")
+    assert found["rows_differ"] == 0
+    assert found["largest_difference"]["pose"] == pytest.approx(2 * report.ROUNDING, rel=1e-2)
+    assert found["largest_difference"]["transl"] == 0
+    run(tmp_path / "moved", source_of(COUNT, lambda index: shifted(index, 1.0)))
+    assert report.digest(tmp_path / "moved")["rows"] != a["rows"]
+    assert report.compare(done, tmp_path / "moved")["rows_differ"] == 1
+
+
+def test_a_unit_can_only_be_committed_whole(tmp_path):
+    ledger = Ledger(tmp_path, Plan(4, 2))
+    row = rows.row_without_fit(rows.unread_info(0, "a", 1, "c"), "skipped:unreadable", "", "a")
+    with pytest.raises(ValueError, match="scenes 0 to 1"):
+        ledger.commit(0, [row], 0.0)
+    with pytest.raises(ValueError, match="scenes 0 to 1"):
+        ledger.commit(0, [row, row], 0.0)
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------ the programs
+
+
+def program(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", *arguments],
+        cwd=REPO, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_programs_on_scenes_that_are_all_broken(tmp_path):
+    """No fit, hence no compilation: flags, job, tables, status and exit codes."""
+    scenes, out = tmp_path / "scenes", str(tmp_path / "out")
+    scenes.mkdir()
+    (scenes / "a.npz").write_bytes(b"not an archive")
+    np.savez(scenes / "b.npz", image_size=[640, 480], keypoints_2d=np.full((2, 17, 3), np.nan))
+    common = [f"--input={scenes}", f"--output={out}"]
+    result = program("fit", *common)
+    assert result.returncode == 0, result.stderr
+    assert "0 scenes, 0 of 2 people fitted, 2 scenes set aside" in result.stdout
+    other = program("fit", *common, "--limit=1")
+    assert other.returncode == 2 and "scenes (2 there, 1 here)" in other.stderr
+    state = json.loads(program("status", f"--output={out}", "--json").stdout)
+    assert state["finished"] and state["people"]["skipped"] == {"invalid_cues": 2}
+    missing = program("status", f"--output={scenes}")
+    assert missing.returncode == 2 and "no readable job.json" in missing.stderr
+
+
+@pytest.fixture(scope="module")
+def real_fitter():
+    from annyfit_jax.fitting import Fitter
+
+    config = load_config(REPO / "experiments" / "configs" / "annyfit_keypoints.py")
+    short = [f"stages.{name}.steps={steps}" for name, steps in (("translation", 3), ("shape", 2), ("pose", 3))]
+    return Fitter(apply_overrides(config, [*short, "person_lengths=[8]"]))
+
+
+def test_the_real_fitter_interrupted_and_resumed_on_other_processes(real_fitter, tmp_path):
+    """Three photos of the demo, one per unit: a whole run, and a run by two processes of which the first comes twice."""
+    everything = open_input(str(REPO / "experiments" / "demo_data" / "annotations.json"))
+    small = [i for i in range(len(everything)) if len(everything.load(i)) <= 4][:3]
+    assert len(small) == 3
+    source = replace(
+        everything, names=tuple(everything.names[i] for i in small), loader=lambda i: everything.loader(small[i])
+    )
+    plan, name = Plan(3, 1), config_hash(real_fitter.config)
+
+    def fit(folder: Path, process: Process) -> dict | None:
+        open_job(
+            folder, identity(kind=source.kind, plan=plan, configs={name: {}}, names_sha256=hash_names(source.names))
+        )
+        ledger = Ledger(folder, plan)
+        asset = str(real_fitter.model.labels.asset_version)
+        job = Job(folder, source, ledger, lambda _: name, lambda _: real_fitter, name, asset)
+        Runner(job, process, Progress(folder, process, 3), fit_files=True, save_vertices=True).run()
+        return finish(folder, ledger)
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    totals = fit(whole, ALONE)
+    assert totals is not None and totals["scenes"] == {"ok": 3}
+    assert fit(parts, Process(1, 2, "test")) is None
+    assert fit(parts, ALONE) == totals
+    assert report.digest(whole) == report.digest(parts)
+    assert report.compare(whole, parts)["people"] == totals["people"]["ok"] > 3
+    for row in report.finished_rows(whole):
+        fitted = results.load(whole / "fits" / f"{row.name}.npz")
+        assert fitted.vertices is not None and np.isfinite(fitted.vertices).all()
+        np.testing.assert_array_equal(fitted.transl, row.arrays["transl"][: len(fitted)])
