@@ -45,7 +45,7 @@ $(PARITY_STAMP): pyproject.toml
 
 demo: setup
 	$(BIN)/python -m experiments.fit --input=$(DEMO_DATA)/annotations.json --images=$(DEMO_DATA)/photos \
-		--output=$(DEMO_OUTPUT) --pictures
+		--output=$(DEMO_OUTPUT) --pictures --overwrite
 	@echo "The demo is in $(CURDIR)/$(DEMO_OUTPUT): open $(CURDIR)/$(DEMO_OUTPUT)/index.html"
 
 test: setup

@@ -178,7 +178,8 @@ class Benchmark:
         results["memory"] = self.memory(ours, torch)
         others = {"ours": ours, "torch": torch, "body_models": self.body_models()}
         results["body"] = self.body({name: side for name, side in others.items() if side})
-        results["compile"] = self.compile()
+        results["compile"], counted = self.compile()
+        results["memory"] |= counted
         if not self.quick:
             results["throughput"] = self.throughput(ours)
         results["facts"] = {
@@ -192,13 +193,20 @@ class Benchmark:
         }
         return results
 
+    def subset(self) -> list[int]:
+        """Scenes of the batched comparison: torch takes about a second a person, so few of them in a quick run.
+
+        They fill a list length of the default config, as the batches of a long job do.
+        """
+        return _first_people(self.counts, 32 if self.quick else 128)
+
     def fit(self, ours: Worker, torch: Worker | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Full fits, taking turns: ours on everything, then one task of torch, and again."""
         everything = list(range(len(self.counts)))
         sizes = (2, 4, 6) if self.quick else (1, 2, 3, 4, 5, 6)
         singles = [self.counts.index(n) for n in sizes if n in self.counts] or [0]
         lone = min(singles, key=lambda k: abs(self.counts[k] - 4))
-        subset = _first_people(self.counts, 56 if self.quick else 140)
+        subset = self.subset()
         sets = {"ours": everything, "ours_subset": subset, "ours_lone": [lone]}
         entries: dict[str, Any] = {name: {"people": 0, "runs": []} for name in sets}
         files = {name: self.folder / f"{name}.npz" for name in (*sets, "torch", "exact")}
@@ -241,16 +249,11 @@ class Benchmark:
         return fit, found
 
     def memory(self, ours: Worker, torch: Worker | None) -> dict[str, Any]:
-        """Peak memory: XLA's own account for ours, growth of the process peak for torch."""
-        counted = ours("step_memory", scenes=_first_people(self.counts, 140))
-        out: dict[str, Any] = {
-            "ours_kb_per_person": counted["bytes"] / counted["people"] / 1024,
-            "ours_model_mb": counted["model_bytes"] / (1 << 20),
-            "ours_process_mb": ours("memory")["peak_memory_mb"],
-        }
+        """Peak memory of the processes, and its growth per person on the torch side (ours: XLA's account, in `compile`)."""
+        out: dict[str, Any] = {"ours_process_mb": ours("memory")["peak_memory_mb"]}
         if torch:
             peak = torch("memory")["peak_memory_mb"]
-            people = sum(self.counts[k] for k in _first_people(self.counts, 56 if self.quick else 140))
+            people = sum(self.counts[k] for k in self.subset())
             out["torch_process_mb"] = peak
             out["torch_kb_per_person"] = (peak - self.torch_loaded_mb) * 1024 / people
         return out
@@ -258,18 +261,23 @@ class Benchmark:
     def body(self, sides: dict[str, Worker]) -> dict[str, Any]:
         """Body timings of all sides, interleaved, batch by batch."""
         out: dict[str, Any] = {}
+        if "body_models" in sides:
+            self.missing["body_models coco"] = "costs it the same as all points"
+            if self.quick:
+                self.missing["body_models at batch 1 and 8"] = "left out by --quick: it compiles slowly"
         for batch in report.BATCHES:
             names: dict[str, list[str]] = {}
+            values: dict[str, dict[str, float]] = {}
             for side, worker in sides.items():
                 self._say(f"body model alone, batch {batch}: compile {side}")
                 if side == "body_models" and self.quick and batch != max(report.BATCHES):
                     continue
                 names[side] = list(report.BODY_ROWS)
                 if side == "body_models":
-                    names[side] += ["coco_own", "points_own"]
-                worker("body_setup", batch=batch, whats=names[side])
+                    names[side] = ["forward", "mesh", "points", "points_own"]
+                values[side] = worker("body_setup", batch=batch, whats=names[side])["values"]
             self._say(f"body model alone, batch {batch}: run")
-            out[str(batch)] = _interleaved(
+            timings: dict[str, Any] = _interleaved(
                 self.rounds,
                 self.clock,
                 {
@@ -278,18 +286,25 @@ class Benchmark:
                     for what in names[side]
                 },
             )
+            out[str(batch)] = timings | {"values": values}
         return out
 
-    def compile(self) -> dict[str, Any]:
-        """First minus second fit of a fresh process, with an empty and with a filled compilation cache."""
-        chosen = _first_people(self.counts, 32)
+    def compile(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """First minus second fit of a fresh process, with an empty and with a filled compilation cache; and what XLA says
+        that the compiled program needs in memory."""
+        chosen, memory = _first_people(self.counts, 32), {}
         out: dict[str, Any] = {"people": sum(self.counts[k] for k in chosen)}
         for name in ("cold", "cached"):
             self._say(f"compilation, {name}")
             with self.ours(cache=self.folder / "compiled") as fresh:
                 first, second = (fresh("fit", scenes=chosen) for _ in range(2))
+                if name == "cached":
+                    memory = fresh("step_memory", scenes=chosen)
             out[name] = {clock: max(0.0, first[clock] - second[clock]) for clock in ("cpu_s", "wall_s")}
-        return out
+        return out, {
+            "ours_kb_per_person": memory["bytes"] / memory["lanes"] / 1024,
+            "ours_model_mb": memory["model_bytes"] / (1 << 20),
+        }
 
     def throughput(self, ours: Worker) -> dict[str, Any]:
         """People per second against people per scene, scenes at once, and virtual devices."""

@@ -144,18 +144,21 @@ class Worker:
 
         fitter = self._fitter([])
         ready = self._prepared(fitter, self.problem, scenes)
-        arrays = problems.assemble([p.scene for p in ready], [p.start for p in ready], fitter.config)
+        batch = ([p.scene for p in ready], [p.start for p in ready])
+        arrays = problems.assemble(*batch, fitter.config, fitter.capacity(ready))
         arrays = jax.tree.map(jnp.asarray, arrays)
         analysis: Any = solver.fit_batch.lower(fitter.config, fitter.body, *arrays).compile().memory_analysis()
         constants = sum(leaf.nbytes for leaf in jax.tree.leaves(fitter.body))
-        people = sum(len(p.scene) for p in ready)
         used = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes - constants
-        return {"people": people, "bytes": int(used), "model_bytes": int(constants)}
+        return {"lanes": self._lanes(fitter, ready), "bytes": int(used), "model_bytes": int(constants)}
 
     # ---------------------------------------------------------------------------------------- the body alone
 
     def body_setup(self, batch: int, whats: list[str] | None = None) -> dict:
-        """Compile `forward` (full mesh), `coco`, `points` (COCO-17 and dense) and `mesh` gradients for a batch size."""
+        """Compile `forward` (full mesh), `coco`, `points` (COCO-17 and dense) and `mesh` gradients for a batch size.
+
+        The reply has the `values` of what is timed: sums of squares of the points, mean squares of the mesh.
+        """
         model = self._model()
         rows = np.arange(batch) % len(self.problem["transl"])
         fields = {name: jnp.asarray(self.problem[name][rows]) for name in benchmark_scenes.GROUPS}
@@ -184,12 +187,15 @@ class Worker:
             ),
             "mesh": (jax.value_and_grad(mesh, argnums=1), lambda: (model, params)),
         }
+        found: dict[str, float] = {}
         for what in whats or list(table):
             function, arguments = table[what]
             values = arguments()
             compiled = jax.jit(function).lower(*values).compile()
             self.compiled[what, batch] = compiled, values
-        return {}
+            result = compiled(*values)
+            found[what] = float((result**2).mean() if what == "forward" else result[0])
+        return {"values": found}
 
     def body_run(self, what: str, repeats: int, batch: int) -> dict[str, Any]:
         """Seconds of one call, mean over `repeats` calls after one that does not count."""

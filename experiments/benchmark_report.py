@@ -63,6 +63,18 @@ def body_ms(results: dict[str, Any], side: str, what: str, batch: int) -> float 
     return min(times) * 1e3 / batch if times else None
 
 
+def values_apart(body: dict[str, Any]) -> float | None:
+    """Largest relative difference between what the other sides computed and what ours did; None without another side."""
+    differences = [
+        abs(value / by_side["ours"][what.removesuffix("_own")] - 1.0)
+        for by_side in (tables.get("values", {}) for tables in body.values())
+        for side, found in by_side.items()
+        for what, value in found.items()
+        if side != "ours"
+    ]
+    return max(differences, default=None)
+
+
 def summary(results: dict[str, Any]) -> dict[str, Any]:
     """The numbers of the last line, flat. A value that was not measured is None, and `missing` says why."""
     clock, fit = results["clock"], results.get("fit", {})
@@ -244,6 +256,9 @@ def _body(results: dict[str, Any]) -> str:
         "Gradients with respect to phenotypes, all rotation vectors and translation; of the sum of squares of the points, or "
         "the mean square of the mesh. `body-models`: the faster of its `forward_points` and its vertices regressed."
     )
+    apart = values_apart(results["body"])
+    if apart is not None:
+        text += f" All sides compute the same values (relative difference at most {apart:.1e})."
     return f"## The body model alone\n\n{text}\n\n{table(header, rows)}"
 
 

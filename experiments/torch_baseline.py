@@ -328,8 +328,8 @@ class Worker:
         return {
             "torch": torch.__version__,
             "anny": anny.__version__,
-            "threads": torch.get_num_threads(),
-            "blendshapes": int(self.body.model.blendshapes.shape[0]),
+            "torch threads": torch.get_num_threads(),
+            "anny phenotype rows": int(self.body.model.blendshapes.shape[0]),
             "anny_data": str(anny.paths.get_anny_root_dir()),
         }
 
@@ -360,34 +360,34 @@ class Worker:
         body, rows = self.body, np.arange(batch) % len(self.scenes["transl"])
         to = lambda x: torch.as_tensor(x[rows], dtype=body.dtype, device=body.device)  # noqa: E731
         self.fields[batch] = {name: to(self.scenes[name]) for name in GROUPS}
-        return {"whats": whats or ["forward", "coco", "points", "mesh"]}
+        results = {what: self._body(what, batch) for what in whats or ["forward", "coco", "points", "mesh"]}
+        return {"values": {what: float((x**2).mean() if what == "forward" else x) for what, x in results.items()}}
 
     def body_run(self, what: str, repeats: int, batch: int) -> dict:
         """Time `repeats` runs of `forward`, `coco`, `points` (COCO-17 and dense) or `mesh` gradients."""
         from experiments.benchmark_worker import Stopwatch
 
-        assert self.body is not None
-        body, fields = self.body, self.fields[batch]
-
-        def once() -> None:
-            if what == "forward":
-                with torch.no_grad():
-                    body.vertices(*(fields[name] for name in ("shape", "root_rotvec", "pose", "transl")))
-                return
-            leaves = {name: value.clone().requires_grad_(True) for name, value in fields.items()}
-            vertices = body.vertices(*(leaves[name] for name in ("shape", "root_rotvec", "pose", "transl")))
-            if what == "mesh":
-                scalar = (vertices**2).mean()
-            else:
-                keypoints, dense = body.points(vertices)
-                scalar = (keypoints**2).sum() + ((dense**2).sum() if what == "points" else 0.0)
-            scalar.backward()
-
-        once()
+        self._body(what, batch)
         with Stopwatch(self._synchronise) as watch:
             for _ in range(repeats):
-                once()
+                self._body(what, batch)
         return {name: value / repeats for name, value in watch.times.items()}
+
+    def _body(self, what: str, batch: int) -> torch.Tensor:
+        assert self.body is not None
+        body, order = self.body, ("shape", "root_rotvec", "pose", "transl")
+        if what == "forward":
+            with torch.no_grad():
+                return body.vertices(*(self.fields[batch][name] for name in order))
+        leaves = {name: value.clone().requires_grad_(True) for name, value in self.fields[batch].items()}
+        vertices = body.vertices(*(leaves[name] for name in order))
+        if what == "mesh":
+            scalar = (vertices**2).mean()
+        else:
+            keypoints, dense = body.points(vertices)
+            scalar = (keypoints**2).sum() + ((dense**2).sum() if what == "points" else 0.0)
+        scalar.backward()
+        return scalar.detach()
 
     def _synchronise(self) -> None:
         if self.body is not None and self.body.device.type == "cuda":

@@ -121,6 +121,15 @@ def test_agreement_is_the_worst_of_each_person() -> None:
     assert groups["shape"]["max"] == pytest.approx(0.25)
 
 
+def test_values_apart() -> None:
+    assert benchmark_report.values_apart({"8": {"values": {"ours": {"points": 2.0}}}}) is None
+    body = {
+        "1": {"values": {"ours": {"points": 2.0}, "body_models": {"points_own": 2.002}}},
+        "8": {"values": {"ours": {"points": 2.0, "mesh": 1.0}, "torch": {"points": 2.0, "mesh": 0.99}}},
+    }
+    assert benchmark_report.values_apart(body) == pytest.approx(0.01)
+
+
 def test_scene_choice_and_interleaving() -> None:
     assert benchmark._first_people([2, 3, 4], 5) == [0, 1]
     assert benchmark._first_people([9, 1], 5) == [0]

@@ -101,8 +101,8 @@ def test_reasons_become_words(reason, word):
 
 
 def test_the_folder_is_a_tfds_dataset(done):
-    builder = tfds.builder_from_directory(str(done))  # pyright: ignore[reportCallIssue]
-    source = builder.as_data_source("train")
+    builder = tfds.builder_from_directory(str(done))
+    source = builder.as_data_source("train")  # pyright: ignore[reportCallIssue]
     assert builder.info.splits["train"].num_examples == len(source) == COUNT
     for record, row in zip(source, report.finished_rows(done), strict=True):
         assert record["name"].decode() == row.name
