@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
-from annyfit_jax.scene import DEFAULT_FOV_DEGREES, Scene, SceneError
+from annyfit_jax.scene import Scene, SceneError
 
 if TYPE_CHECKING:
     from annyfit_jax.config import FitConfig
@@ -45,9 +45,8 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Called by the program alone, so that programs can be imported side by side."""
-    flags.DEFINE_string(
-        "input", None, "Scenes: folder of .npz, COCO .json, official preprocessing folder, cue dataset."
-    )
+    from experiments import input_flags  # noqa: F401 (defines --input and what belongs to it)
+
     flags.DEFINE_string("output", None, "Folder of the job, made or continued.")
     flags.DEFINE_string(
         "config",
@@ -55,21 +54,6 @@ def define_flags() -> None:
         "Python file with get_config(). Default: annyfit.py for scenes with a start, else annyfit_keypoints.py.",
     )
     flags.DEFINE_multi_string("set", [], "path=value changes of the config, e.g. stages.pose.lr.pose=0.002.")
-    flags.DEFINE_string("images", None, "Folder of the photos (COCO input).")
-    flags.DEFINE_float(
-        "fov", DEFAULT_FOV_DEGREES, "Field of view of the longest image side, degrees, where K is unknown."
-    )
-    flags.DEFINE_string("words", None, "JSON file of age and gender words per annotation id (COCO input).")
-    flags.DEFINE_string("depth", None, "Folder of depth maps, <stem>.npy, .npz or 16-bit .png in mm (COCO input).")
-    flags.DEFINE_string("masks", None, "Folder of label images <stem>.png (COCO input).")
-    flags.DEFINE_bool("hand_labels", False, "Use hand labels of age and gender where there are no words (COCO).")
-    flags.DEFINE_bool("hand_depth", False, "Use hand-labelled depth layers as the ranking cue (COCO).")
-    flags.DEFINE_enum(
-        "translation",
-        "pelvis",
-        ["pelvis", "head"],
-        "Multi-HMR translation to read; `head` repeats the release (official).",
-    )
     flags.DEFINE_integer("limit", None, "Only the first so many scenes.", lower_bound=1)
     flags.DEFINE_bool("pictures", False, "Also write index.html with overlays, top and side views.")
     flags.DEFINE_bool("save_vertices", False, "Store posed vertices in the fit files (160 kB a person).")
@@ -190,17 +174,16 @@ def _with_fit_files(source: SceneSource) -> bool:
 
 def _open_source() -> tuple[SceneSource, dict[str, object]]:
     """The scenes, and the options that decide what they hold, for the job's identity."""
-    from annyfit_jax.inputs import open_input
+    from experiments import input_flags
 
-    named = {name: FLAGS[name].value for name in ("words", "depth", "masks", "hand_labels", "hand_depth")}
-    shared = {"fov_degrees": FLAGS.fov, "translation": FLAGS.translation}
-    source = open_input(
-        FLAGS.input, images=FLAGS.images, **shared, **{name: value for name, value in named.items() if value}
-    )
+    source, options = input_flags.open_from_flags(), input_flags.input_options()
     # Folders may move between runs; only whether they are given counts. The words decide the fit, so their content does.
-    identity: dict[str, object] = {**shared, **{name: bool(value) for name, value in named.items()}}
-    if FLAGS.words:
-        identity["words"] = hashlib.sha256(Path(FLAGS.words).read_bytes()).hexdigest()[:16]
+    identity: dict[str, object] = {
+        name: value if name in ("fov_degrees", "translation") else bool(value) for name, value in options.items()
+    }
+    identity.pop("images", None)
+    if "words" in options:
+        identity["words"] = hashlib.sha256(Path(options["words"]).read_bytes()).hexdigest()[:16]
     return source, identity
 
 

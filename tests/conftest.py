@@ -84,3 +84,13 @@ def load_anny() -> Callable[..., anny.AnnyModel]:
         return models[key]
 
     return load
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drop_compiled_programs() -> Iterator[None]:
+    """Compiled programs of one file are of no use to the next; kept, they add up to gigabytes per worker."""
+    yield
+    jax.clear_caches()

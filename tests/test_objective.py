@@ -234,7 +234,7 @@ def test_objective(case):
             points["est_kpts_2d"], points["est_dense_kp"], components_first(estimate["model_verts"])
         )
         moved = variables._replace(
-            transl=variables.transl.at[2].set(estimate["est_depth"]),
+            transl=jnp.asarray(variables.transl).at[2].set(estimate["est_depth"]),
             shape=estimate["shape"].T,
             pose=components_first(estimate["body_pose"]),
         )

@@ -65,7 +65,9 @@ def test_released_trajectory(precision: str) -> None:
     errors = {"loss": np.abs(totals.numpy() / recorded["loss_total_loss"] - 1.0).max()}
     for k, stage in enumerate(after, start=1):
         for name in baseline.GROUPS:
-            errors[f"stage{k} {name}"] = np.abs(stage[name].numpy() - recorded[f"params_stage{k}_{name}"]).max()
+            if f"params_stage{k}_{name}" in recorded:  # the float32 record keeps only the end
+                errors[f"stage{k} {name}"] = np.abs(stage[name].numpy() - recorded[f"params_stage{k}_{name}"]).max()
+    assert len(errors) == (5 if precision == "f32" else 13)
     print(precision, {name: f"{error:.1e}" for name, error in errors.items()})
     assert max(errors.values()) <= tolerance
     moved = np.abs(end["pose"].numpy() - problem(1)["pose"]).max()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import fit_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from annyfit_jax.bodies import free_bones, sample_mesh
+from annyfit_jax.bodies import anny_mesh_sample, free_bones, sample_mesh
 from annyfit_jax.problem import Variables
 from body_models import anny
 
@@ -57,8 +59,23 @@ def test_clusters_are_weighted_by_their_size():
     np.testing.assert_array_equal(weights, [30, 10, 5])
 
 
+def test_the_shipped_sample_stands_for_all_and_knows_its_asset(model):
+    index, weights = anny_mesh_sample(model)
+    assert len(set(index.tolist())) == len(index) == len(weights) < 300
+    assert weights.min() > 0
+    assert abs(weights.sum() - 13718) < 1.0  # a shift of the whole mesh costs what it should
+    other = model.replace(labels=dataclasses.replace(model.labels, asset_version="another"))
+    with pytest.raises(ValueError, match=r"anny_mesh_sample.npz was made for asset"):
+        anny_mesh_sample(other)
+
+
+@pytest.fixture(scope="module", params=["k-means", "shipped"])
+def chosen(request, model, sample) -> tuple[np.ndarray, np.ndarray]:
+    return sample if request.param == "k-means" else anny_mesh_sample(model)
+
+
 @pytest.fixture(scope="module")
-def moves(model, sample) -> dict[str, np.ndarray]:
+def moves(model, chosen) -> dict[str, np.ndarray]:
     """Energies and gradients of both regularisers for random moves of 0.01 to 0.3 rad of the bones that fits move, and
     0.3 times as much in metres and in phenotypes."""
     rng = np.random.default_rng(1)
@@ -70,10 +87,12 @@ def moves(model, sample) -> dict[str, np.ndarray]:
     bones = np.isin(np.arange(162), moving)[:, None]
     scale = (0.3, 1.0, 0.3, bones)
     moved = [jnp.asarray(b + s * size * rng.standard_normal(b.shape), jnp.float32) for b, s in zip(base, scale)]
-    index, weights = (jnp.asarray(x) for x in sample)
+    index, weights = (jnp.asarray(x) for x in chosen)
 
     def vertices(model, v: Variables):
-        return anny.vertices_people_last(model, jnp.clip(v.shape, 0, 1), v.root_rotvec, v.pose, v.transl)
+        return anny.vertices_people_last(
+            model, *map(jnp.asarray, (jnp.clip(v.shape, 0, 1), v.root_rotvec, v.pose, v.transl))
+        )
 
     def exact(v, model):
         squared = ((vertices(model, v) - vertices(model, base)) ** 2).sum(0)
