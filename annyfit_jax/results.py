@@ -111,8 +111,6 @@ def load(path: str | Path) -> SceneFit:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise
     except Exception as error:  # a damaged zip raises many kinds (BadZipFile, zlib.error, ...)
         raise FitFileError(f"{path}: not a readable fit file ({error})") from None
     if int(arrays.get("format_version", -1)) != FORMAT_VERSION:
