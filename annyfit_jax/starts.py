@@ -74,11 +74,15 @@ def prepare(scene: Scene, config: FitConfig, starter: KeypointStarter) -> Prepar
     part = select_people(scene, kept)
     seen = seen[kept]
     notes: list[list[str]] = [[] for _ in kept]
-    from_keypoints = starter(part, config.keypoint_confidence).parameters
     if part.start is not None and config.start != "keypoints":
-        origin, start = "cue", _repair(part.start, from_keypoints, seen, notes)
+        broken = _unusable(part.start)
+        origin, start = "cue", part.start
+        if any(broken):  # the search over orientations costs more than a fit: only where it is needed
+            start = _repair(start, starter(part, config.keypoint_confidence).parameters, broken)
+            for person, reason in enumerate(broken):
+                notes[person] += [reason] if reason else []
     else:
-        origin, start = "keypoints", from_keypoints
+        origin, start = "keypoints", starter(part, config.keypoint_confidence).parameters
     start = BodyParameters(start.root_rotvec, start.transl, start.pose, np.array(start.shape, np.float32))
     if config.words_set_start:
         for column, words in ((0, part.gender), (1, part.age)):
@@ -91,20 +95,26 @@ def prepare(scene: Scene, config: FitConfig, starter: KeypointStarter) -> Prepar
     return PreparedScene(part, start, kept, skipped, skipped_ids, notes, origin)
 
 
-def _repair(
-    start: BodyParameters, fallback: BodyParameters, seen: np.ndarray, notes: list[list[str]]
-) -> BodyParameters:
-    """Replace what cannot be started from: non-finite parameters, or a position behind the camera."""
-    fixed = BodyParameters(*(np.array(x) for x in (start.root_rotvec, start.transl, start.pose, start.shape)))
+def _unusable(start: BodyParameters) -> list[str]:
+    """Per person: why the start cannot be started from, or an empty string."""
+    reasons = []
     for person in range(len(start)):
-        values = (fixed.root_rotvec[person], fixed.transl[person], fixed.pose[person], fixed.shape[person])
+        values = (start.root_rotvec[person], start.transl[person], start.pose[person], start.shape[person])
         if not all(np.isfinite(v).all() for v in values):
-            fixed.root_rotvec[person] = fallback.root_rotvec[person]
+            reasons.append("start_not_finite")
+        else:
+            reasons.append("start_behind_camera" if start.transl[person, 2] < MIN_START_DEPTH_M else "")
+    return reasons
+
+
+def _repair(start: BodyParameters, fallback: BodyParameters, broken: list[str]) -> BodyParameters:
+    """Replace what cannot be started from: everything that is not finite, or a position behind the camera."""
+    fixed = BodyParameters(*(np.array(x) for x in (start.root_rotvec, start.transl, start.pose, start.shape)))
+    for person, reason in enumerate(broken):
+        if reason:
             fixed.transl[person] = fallback.transl[person]
+        if reason == "start_not_finite":
+            fixed.root_rotvec[person] = fallback.root_rotvec[person]
             fixed.pose[person] = fallback.pose[person]
             fixed.shape[person] = fallback.shape[person]
-            notes[person].append("start_not_finite")
-        elif fixed.transl[person, 2] < MIN_START_DEPTH_M:
-            fixed.transl[person] = fallback.transl[person]
-            notes[person].append("start_behind_camera")
     return fixed
