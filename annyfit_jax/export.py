@@ -15,8 +15,6 @@ level and the floor as the height of the lowest fitted vertex of the scene: a co
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -24,7 +22,7 @@ from typing import cast
 import numpy as np
 from jaxtyping import Float, Int
 
-from annyfit_jax.results import SceneFit, write_npz
+from annyfit_jax.results import SceneFit, write_bytes, write_npz
 from annyfit_jax.scene import BodyParameters
 
 FORMATS = ("npz", "glb", "ply")
@@ -211,7 +209,7 @@ def export_glb(
         for camera in tree["cameras"]:
             camera["perspective"]["aspectRatio"] = (width / fx) / (height / fy)
 
-    _write_bytes(path, cast(bytes, scene.export(file_type="glb", tree_postprocessor=finish)))
+    write_bytes(path, cast(bytes, scene.export(file_type="glb", tree_postprocessor=finish)))
 
 
 def export_ply(
@@ -247,7 +245,7 @@ def export_ply(
     header, body = content.split(b"end_header\n", 1)
     magic, encoding, rest = header.split(b"\n", 2)
     lines = b"".join(b"comment " + " ".join(c.split()).encode("ascii", "replace") + b"\n" for c in comments)
-    _write_bytes(path, magic + b"\n" + encoding + b"\n" + lines + rest + b"end_header\n" + body)
+    write_bytes(path, magic + b"\n" + encoding + b"\n" + lines + rest + b"end_header\n" + body)
 
 
 def node_names(fit: SceneFit, rows: Sequence[int] | np.ndarray) -> list[str]:
@@ -287,18 +285,3 @@ def _check_vertices(vertices: np.ndarray, rows: np.ndarray, fit: SceneFit) -> No
         raise ValueError(f"{fit.name}: vertices: expected shape ({len(rows)}, V, 3), got {vertices.shape}")
     if not len(rows):
         raise ValueError(f"{fit.name}: nobody was fitted, there is no mesh to export")
-
-
-def _write_bytes(path: str | Path, content: bytes) -> None:
-    """The file appears complete or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

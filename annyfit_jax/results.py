@@ -6,6 +6,7 @@ the lower back. `shape` and `pose` are inside the body's ranges: what you load i
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -125,27 +126,30 @@ def load(path: str | Path) -> SceneFit:
 
 
 def write_npz(path: str | Path, arrays: dict) -> None:
-    """`np.savez_compressed` to a temporary name in the same folder, then rename: never a half-written file."""
+    """`np.savez_compressed`, atomically."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write to a temporary name in the same folder, then rename: the file appears complete or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **arrays)
+            file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def people_rows(fit: SceneFit) -> list[dict]:
