@@ -26,7 +26,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from body_models import anny_asset, batching, contraction, kinematics, rotations
+from body_models import anny_asset, batching, contraction, kinematics, rotations, skeleton
 from body_models.kinematics import BoneTree
 
 NUM_BONES = 163
@@ -680,9 +680,20 @@ def points_people_last(
     tree = mp.layout.tree
     z = coefficients(mp.rest, phenotypes, local_changes)
     heads = contraction.linear(mp.heads_mean, mp.heads_basis, z)
-    axes = contraction.linear(mp.axes_mean, mp.axes_basis, z)
     pose = kinematics.gather(pose_rotvec, tuple(b - 1 for b in tree.order[1:]), 1)
-    transforms, _ = _bone_transforms(tree, heads, axes, mp.roll, pose)
-    in_body = contraction.evaluate(mp.contraction, transforms, z)
-    rotation = rotations.rotvec_to_matrix_axes_first(root_rotvec)
-    return contraction.place(in_body, mp.contraction.weight_sum, heads[:, 0], rotation, translation)
+    rotation, shift = _posed(tree, mp.axes_mean, mp.axes_basis, mp.roll, pose, heads, z)
+    in_body = contraction.evaluate(mp.contraction, rotation, shift, z)
+    root = rotations.rotvec_to_matrix_axes_first(root_rotvec)
+    return contraction.place(in_body, mp.contraction.weight_sum, heads[:, 0], root, translation)
+
+
+def _posed(
+    tree: BoneTree, axes_mean: Array, axes_basis: Array, roll: Array, pose: Array, heads: Array, z: Array
+) -> tuple[Float[Array, "bone 3 3 person"], Float[Array, "bone 3 person"]]:
+    """Skinning transforms [A|a] of the unrotated body; all arrays in tree order, pose (3, bone - 1, N).
+
+    A bone turns by R_c D_c R_c^T, which is the rotation by its rotation vector carried into the body's axes, R_c v_c.
+    """
+    axes = contraction.linear(axes_mean[:, 1:], axes_basis[:, :, 1:], z)
+    carried = skeleton.aim(axes, skeleton.rotate_by_constant(skeleton.roll_matrices(roll[:, 1:]), pose))
+    return skeleton.chain(tree, skeleton.rotation_matrices(carried), heads)

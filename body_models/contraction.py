@@ -6,8 +6,8 @@ A point is a weighted sum of skinned vertices,
 
 with S the skinning weights, x_v the rest (or corrected) vertex and [A_b|a_b] the skinning transform of bone b. Two kinds:
 
-* points of ONE vertex (dense surface points, mesh samples): blend the transforms, M_v = sum_b w S_bv T_b, and apply them.
-  Twelve matrix products with a constant (vertex, bone) table, which run at the machine's peak.
+* points of ONE vertex (dense surface points, mesh samples): blend the transforms, M_v = sum_b w S_bv T_b, and apply them
+  (`skinning`).
 * points of MANY vertices (keypoint regressors): sum_b (A_b m_kb + omega_kb a_b), with the moments
   m_kb = sum_v w_kv S_bv x_v and omega_kb = sum_v w_kv S_bv. No vertex is formed.
 
@@ -25,7 +25,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from body_models import kinematics
+from body_models import kinematics, skinning
 from body_models.kinematics import BoneTree
 
 
@@ -51,6 +51,8 @@ class Contraction:
     vertex_basis: Float[Array, "rank 3 V"]
     vertex_skin: Float[Array, "V B"]
     """Skinning weights times the regressor weight."""
+    skin: skinning.BlockedSkin
+    """The same in blocks."""
     moment_mean: Float[Array, "3 P"]
     moment_basis: Float[Array, "rank 3 P"]
     omega: Float[Array, "P"]
@@ -106,10 +108,12 @@ def contract(
     position[single], position[many] = slots.ravel(), len(vertex) + np.asarray(order, int)
 
     cast = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
+    vertex_skin = (skin[bones][:, vertex] * scale).T
     return Contraction(
         vertex_mean=cast(mean[:, vertex]),
         vertex_basis=cast(basis[:, :, vertex]),
-        vertex_skin=cast((skin[bones][:, vertex] * scale).T),
+        vertex_skin=cast(vertex_skin),
+        skin=skinning.blocked(vertex_skin, [int(slot[p]) if (p := parents[b]) >= 0 else -1 for b in bones], dtype),
         moment_mean=cast(mean[:, used].astype(np.float64) @ pair_weights.T),
         moment_basis=cast(basis[:, :, used].astype(np.float64) @ pair_weights.T),
         omega=cast(pair_weights.sum(1)),
@@ -142,60 +146,29 @@ def linear(
 ) -> Float[Array, "*shape person"]:
     """mean + sum_k z_k basis_k, people last."""
     flat = basis.reshape(basis.shape[0], -1)
-    return (flat.T @ z).reshape(*mean.shape, z.shape[-1]) + mean[..., None]
+    return jnp.matmul(flat.T, z, precision=skinning.PRECISION).reshape(*mean.shape, z.shape[-1]) + mean[..., None]
 
 
 def evaluate(
-    c: Contraction, transforms: Float[Array, "3 4 B person"], z: Float[Array, "rank person"]
-) -> Float[Array, "3 K person"]:
-    """The points under skinning transforms in the order of `layout.tree`, in the transforms' frame."""
+    c: Contraction,
+    rotation: Float[Array, "B 3 3 person"],
+    shift: Float[Array, "B 3 person"],
+    z: Float[Array, "rank person"],
+) -> Float[Array, "K 3 person"]:
+    """The points under skinning transforms [A|a] in the order of `layout.tree`, in the transforms' frame."""
     layout = c.layout
-    vertices: Array = skin_vertices(c.vertex_skin, transforms, linear(c.vertex_mean, c.vertex_basis, z))
-    if not layout.pair_bone:
-        return kinematics.gather(vertices, layout.point_order, 1)
-    moments = linear(c.moment_mean, c.moment_basis, z)
-    per_pair: Array = kinematics.gather(transforms, layout.pair_bone, 2)
-    contribution = (
-        per_pair[:, 0] * moments[0]
-        + per_pair[:, 1] * moments[1]
-        + per_pair[:, 2] * moments[2]
-        + per_pair[:, 3] * c.omega[:, None]
-    )
-    parts = jax.lax.split(contribution, [members * count for members, count in layout.groups], axis=1)
-    sums = [
-        part.reshape(3, count, members, part.shape[-1]).sum(1) for part, (members, count) in zip(parts, layout.groups)
-    ]
-    return kinematics.gather(jnp.concatenate([vertices, *sums], axis=1), layout.point_order, 1)
+    points = []
+    if c.vertex_mean.shape[-1]:
+        points.append(skinning.skin(c.skin, rotation, shift, linear(c.vertex_mean, c.vertex_basis, z)))
+    if layout.pair_bone:
+        moments = linear(c.moment_mean, c.moment_basis, z)
+        points.append(skinning.sum_pairs(layout.pair_bone, layout.groups, c.omega, rotation, shift, moments))
+    return kinematics.gather(jnp.concatenate(points), layout.point_order, 0)
 
 
 @jax.custom_vjp
-def skin_vertices(
-    skin: Float[Array, "V B"], transforms: Float[Array, "3 4 B person"], vertices: Float[Array, "3 V person"]
-) -> Float[Array, "3 V person"]:
-    """sum_b S_vb (A_b x_v + a_b). `skin` is a constant: it gets no gradient."""
-    return _skin_forward(skin, transforms, vertices)[0]
-
-
-def _skin_forward(skin, transforms, vertices):
-    blended = [[skin @ transforms[i, j] for j in range(4)] for i in range(3)]
-    x, y, z = vertices[0], vertices[1], vertices[2]
-    placed = jnp.stack([row[0] * x + row[1] * y + row[2] * z + row[3] for row in blended])
-    return placed, (skin, vertices, [row[:3] for row in blended])
-
-
-def _skin_backward(residual, cotangent):
-    skin, vertices, blended = residual
-    columns = [*vertices, jnp.ones_like(vertices[0])]
-    back = jnp.stack([jnp.stack([skin.T @ (cotangent[i] * column) for column in columns]) for i in range(3)])
-    to_vertices = jnp.stack([sum(blended[i][j] * cotangent[i] for i in range(3)) for j in range(3)])
-    return jnp.zeros_like(skin), back, to_vertices
-
-
-skin_vertices.defvjp(_skin_forward, _skin_backward)
-
-
 def place(
-    points: Float[Array, "3 K person"],
+    points: Float[Array, "K 3 person"],
     weight_sum: Float[Array, "K"],
     root_head: Float[Array, "3 person"],
     root_rotation: Float[Array, "3 3 person"],
@@ -203,7 +176,27 @@ def place(
 ) -> Float[Array, "3 K person"]:
     """R (p - s h_root) + s t: points of the unrotated body about its root head, placed last: float32 keeps detail.
 
-    s is the sum of a point's regressor weights.
+    s is the sum of a point's regressor weights, a constant: it gets no gradient.
     """
-    in_root = points - weight_sum[None, :, None] * root_head[:, None]
-    return kinematics.rotate(root_rotation, in_root) + weight_sum[None, :, None] * translation[:, None]
+    in_root, r = points - weight_sum[:, None, None] * root_head, root_rotation
+    rows = [r[i, 0] * in_root[:, 0] + r[i, 1] * in_root[:, 1] + r[i, 2] * in_root[:, 2] for i in range(3)]
+    return jnp.stack([row + weight_sum[:, None] * t for row, t in zip(rows, translation)])
+
+
+def _place_forward(points, weight_sum, root_head, root_rotation, translation):
+    return place(points, weight_sum, root_head, root_rotation, translation), (
+        points, weight_sum, root_head, root_rotation,
+    )  # fmt: skip
+
+
+def _place_backward(residual, g):
+    points, weight_sum, root_head, r = residual
+    in_root = points - weight_sum[:, None, None] * root_head
+    to_points = jnp.stack([r[0, j] * g[0] + r[1, j] * g[1] + r[2, j] * g[2] for j in range(3)], axis=1)
+    to_rotation = jnp.stack([jnp.stack([(g[i] * in_root[:, j]).sum(0) for j in range(3)]) for i in range(3)])
+    to_translation = (g * weight_sum[:, None]).sum(1)
+    to_head = -jnp.stack([(r[:, j] * to_translation).sum(0) for j in range(3)])
+    return to_points, None, to_head, to_rotation, to_translation
+
+
+place.defvjp(_place_forward, _place_backward)

@@ -166,6 +166,13 @@ def rotations_about(
     return jnp.concatenate([rotations, (pivots - matvec(rotations, pivots))[:, None]], axis=1)
 
 
+def take(x: Array, index: tuple[int, ...], axis: int) -> Array:
+    """x at static indices. Nothing is filled in: the default of `jnp.take` writes NaN for indices out of range, at a cost."""
+    if index == tuple(range(x.shape[axis])):
+        return x
+    return jnp.take(x, np.asarray(index, np.int32), axis=axis, mode="clip")
+
+
 def gather(x: Array, index: tuple[int, ...], axis: int) -> Array:
     """x taken at static indices along one axis. Its transpose is gathers and sums, where autodiff would scatter."""
     return _gather(x, index, axis)
@@ -173,7 +180,7 @@ def gather(x: Array, index: tuple[int, ...], axis: int) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gather(x: Array, index: tuple[int, ...], axis: int) -> Array:
-    return jnp.take(x, np.asarray(index, np.int32), axis=axis)
+    return take(x, index, axis)
 
 
 def _gather_forward(x, index, axis):
@@ -181,20 +188,23 @@ def _gather_forward(x, index, axis):
 
 
 def _gather_backward(index, axis, length, cotangent):
+    return (sum_taken(cotangent, index, axis, length),)
+
+
+def sum_taken(taken: Array, index: tuple[int, ...], axis: int, length: int) -> Array:
+    """The transpose of taking `index` along an axis of the given length: rows summed back to where they were taken."""
     order, groups, place = _transpose_plan(index, length)
-    rows = (
-        cotangent if order == tuple(range(len(index))) else jnp.take(cotangent, np.asarray(order, np.int32), axis=axis)
-    )
+    rows = take(taken, order, axis)
     parts = jax.lax.split(rows, [members * count for members, count in groups], axis=axis)
-    before = cotangent.shape[:axis]
+    before = taken.shape[:axis]
     sums = [
         part if count == 1 else part.reshape(*before, count, members, *part.shape[axis + 1 :]).sum(axis)
         for part, (members, count) in zip(parts, groups)
     ]
-    if max(place) == sum(members for members, _ in groups):  # some rows of x were not taken: their cotangent is zero
-        sums.append(jnp.zeros((*before, 1, *cotangent.shape[axis + 1 :]), cotangent.dtype))
+    if max(place) == sum(members for members, _ in groups):  # some rows were not taken: they get zero
+        sums.append(jnp.zeros((*before, 1, *taken.shape[axis + 1 :]), taken.dtype))
     total = jnp.concatenate(sums, axis=axis) if len(sums) > 1 else sums[0]
-    return (total if place == tuple(range(length)) else jnp.take(total, np.asarray(place, np.int32), axis=axis),)
+    return take(total, place, axis)
 
 
 @functools.lru_cache(maxsize=256)

@@ -33,7 +33,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from body_models import batching, contraction, kinematics, rotations, smplx_file
+from body_models import batching, contraction, kinematics, rotations, skeleton, smplx_file
 from body_models.kinematics import BoneTree
 from body_models.smplx_file import NUM_JOINTS, NUM_POSE_FEATURES, NUM_VERTICES
 
@@ -452,9 +452,12 @@ def points_people_last(
 ) -> Float[Array, "3 point person"]:
     """`points` with people as the last axis: the form the solver differentiates."""
     z = _shape_coefficients(mp.labels, betas, expression)
-    delta = rotations.rotvec_to_matrix_axes_first(pose_rotvec)
+    delta = skeleton.rotation_matrices(pose_rotvec)
     joints = contraction.linear(mp.joints_mean, mp.joints_basis, z)
-    transforms = _bone_transforms(mp.layout.tree, joints, delta)
-    in_body = contraction.evaluate(mp.contraction, transforms, jnp.concatenate([z, _pose_feature(delta)]))
+    tree = mp.layout.tree
+    turns = kinematics.gather(delta, tuple(b - 1 for b in tree.order[1:]), 0)
+    rotation, shift = skeleton.chain(tree, turns, joints)
+    feature = _pose_feature(jnp.moveaxis(delta, 0, 2))
+    in_body = contraction.evaluate(mp.contraction, rotation, shift, jnp.concatenate([z, feature]))
     rotation = rotations.rotvec_to_matrix_axes_first(root_rotvec)
     return contraction.place(in_body, mp.contraction.weight_sum, joints[:, 0], rotation, translation)
