@@ -15,7 +15,7 @@ import importlib.util
 import json
 import typing
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,11 @@ from flax.core import FrozenDict
 
 GROUPS = ("transl", "root_rotvec", "shape", "pose")
 """Parameter groups that a stage can free, in the order of `Variables`."""
+
+
+def table(**entries: float) -> FrozenDict[str, float]:
+    """A hashable name -> number table."""
+    return FrozenDict(entries)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,99 @@ class Stage:
     """Step size of each free group (`GROUPS`); a group that is not named is frozen."""
     weights: FrozenDict[str, float]
     """Weight of each term (`annyfit_jax.objective.TERMS`); a term that is not named, or weighs 0, is not computed."""
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt:
+    """The second-order solver (`annyfit_jax.second_order`), used where `FitConfig.solver` is `lm`."""
+
+    objective: str = "map"
+    """`map`: the objective of `MapObjective`; `released`: the last of `FitConfig.stages`, the ones before it by Adam."""
+    rounds: int = 4
+    """How often noise scales, visibility and other frozen quantities are estimated anew (`map` only)."""
+    iterations: int = 3
+    """Iterations per round; `released`: of the last stage."""
+    damping: float = 1e-3
+    """First damping, relative to the diagonal."""
+    raise_damping: float = 8.0
+    lower_damping: float = 0.2
+    converged_nats: float = 0.05
+    """A person whose last step promised less than this in energy (`released`: as a share of it) has converged."""
+
+
+@dataclass(frozen=True)
+class MapObjective:
+    """The maximum-a-posteriori objective of `annyfit_plus`: switches (each an ablation row), then scales.
+
+    Energies are negative log posteriors, so that no term has a weight: each has a noise scale in its own unit.
+    """
+
+    refit_start: bool = True
+    """Closed-form robust refit of the translation on the rays of all points, words inserted."""
+    rescale_start: bool = True
+    """The start's translation is scaled by the change of body height that the words bring."""
+    estimate_noise: bool = True
+    """Pixel noise per person from size and residuals; off: from size alone."""
+    correlated_noise: bool = True
+    """Dense points count less where neighbours' residuals agree."""
+    metric_depth: bool = True
+    """Metric median depth with one unknown log scale per image."""
+    visible_depth: bool = True
+    """The depth cue is the median over the visible surface; off: the root's depth."""
+    class_words: bool = True
+    """Age words are probabilities of classes; off: one Gaussian at the anchor."""
+    anthropometry: bool = True
+    """Height given age and sex as in the WHO-calibrated population; off: 0.5 +- `build_sd`."""
+    joint_limits: bool = True
+    """Angles beyond anatomical limits cost."""
+    interpenetration: bool = True
+    """People do not pass through each other (spheres along the limbs)."""
+    ground_plane: bool = False
+    """The lowest points of the people of an image lie near one plane, robustly."""
+    depth_order: str = "auto"
+    """Ranking of depth cues: `auto` in scenes without metric depth, `always`, or `never`."""
+
+    noise_share: float = 0.013
+    """Pixel noise of a point as a share of the person's extent in the image, before residuals are seen."""
+    noise_floor_px: float = 1.2
+    noise_prior_points: float = 40.0
+    """What `noise_share` counts for, in points, against the residuals."""
+    robust_sigmas: float = 4.0
+    """Width of the Geman-McClure function of points, in noise scales."""
+    min_confidence: float = 0.05
+    """Points below this confidence do not count; others count with their confidence squared."""
+    depth_sd: float = 0.03
+    """Relative error of one person's depth cue."""
+    depth_scale_sd: float = 0.06
+    """Relative error common to an image's depth cues."""
+    depth_robust_sigmas: float = 4.0
+    order_sd_m: float = 0.1
+    """Ranking: how far a pair may be on the wrong side, metres."""
+    pose_sd: FrozenDict[str, float] = field(
+        default_factory=lambda: table(spine=0.06, pelvis=0.06, breast=0.06, limb=0.12)
+    )
+    """Error of the start's rotation vectors per axis, radians, by the beginning of the bone's name; `limb`: the others."""
+    root_sd: float = 0.1
+    unknown_root_sd: float = 0.5
+    """Error of the root orientation of a start from 2D keypoints, radians."""
+    age_sd: FrozenDict[str, float] = field(
+        default_factory=lambda: table(baby=0.03, toddler=0.045, child=0.06, teenager=0.05, adult=0.07, senior=0.06)
+    )
+    """Spread of the age phenotype within a class."""
+    word_right: float = 0.85
+    """Probability that an age word names the right class; neighbours share most of the rest."""
+    unknown_age_sd: float = 0.35
+    gender_sd: float = 0.1
+    unknown_gender_sd: float = 0.4
+    height_sd: float = 0.09
+    """Spread of the height phenotype about its mean for age and sex."""
+    build_sd: float = 0.15
+    """Spread of muscle, weight, proportions (and height without `anthropometry`) about 0.5."""
+    limit_sd: float = 0.1
+    """Joint limits, radians."""
+    contact_sd_m: float = 0.03
+    """Interpenetration, metres."""
+    ground_sd_m: float = 0.06
 
 
 @dataclass(frozen=True)
@@ -67,8 +165,20 @@ class FitConfig:
     """`cue`: the feed-forward initialisation; `keypoints`: from 2D keypoints and words; `auto`: the cue where there is one."""
     person_lengths: tuple[int, ...] = (8, 32, 128)
     """Lengths of the flat list of people that programs are compiled for."""
+    solver: str = "adam"
+    """`adam`: `stages` by Adam; `lm`: second order, see `lm` and `map`."""
+    lm: LevenbergMarquardt = LevenbergMarquardt()
+    map: MapObjective = MapObjective()
 
     def __post_init__(self) -> None:
+        if self.solver not in ("adam", "lm"):
+            raise ValueError(f"config.solver must be 'adam' or 'lm', got {self.solver!r}")
+        if self.lm.objective not in ("map", "released"):
+            raise ValueError(f"config.lm.objective must be 'map' or 'released', got {self.lm.objective!r}")
+        if self.map.depth_order not in ("auto", "always", "never"):
+            raise ValueError(
+                f"config.map.depth_order must be 'auto', 'always' or 'never', got {self.map.depth_order!r}"
+            )
         if self.mesh not in ("sampled", "exact"):
             raise ValueError(f"config.mesh must be 'sampled' or 'exact', got {self.mesh!r}")
         if self.start not in ("auto", "cue", "keypoints"):
@@ -81,11 +191,6 @@ class FitConfig:
                 raise ValueError(
                     f"stage {stage.name!r}: steps must be >= 0 and step sizes > 0 (leave a frozen group out)"
                 )
-
-
-def table(**entries: float) -> FrozenDict[str, float]:
-    """A hashable name -> number table."""
-    return FrozenDict(entries)
 
 
 def load_config(path: str | Path) -> FitConfig:
@@ -196,5 +301,6 @@ def config_hash(config: FitConfig) -> str:
 
 
 __all__ = [
-    "GROUPS", "FitConfig", "Stage", "apply_overrides", "config_hash", "load_config", "table", "to_json",
+    "GROUPS", "FitConfig", "LevenbergMarquardt", "MapObjective", "Stage", "apply_overrides", "config_hash", "load_config",
+    "table", "to_json",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ The energy of a scene is   mean_n sum_terms w P_n  +  sum_scene_terms w E   and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -256,7 +256,7 @@ def active_terms(stage: Stage) -> dict[str, Any]:
 
 
 def energy(
-    terms: dict[str, float],
+    terms: Mapping[str, float | Array],
     variables: Variables,
     prediction: Prediction,
     reference: Variables,

@@ -6,14 +6,16 @@ the lower back. `shape` and `pose` are inside the body's ranges: what you load i
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+
+from annyfit_jax.files import write_bytes as write_bytes
+from annyfit_jax.files import write_npz as write_npz
+from annyfit_jax.files import write_text as write_text
+from annyfit_jax.inputs.npz import open_npz
+from annyfit_jax.scene import BodyParameters, SceneError
 
 FRAME = "camera axes: x right, y down, z forward; metres; radians; transl = head of the root bone"
 FORMAT_VERSION = 1
@@ -96,6 +98,33 @@ class SceneFit:
         """(n,) bool."""
         return self.status == "ok"
 
+    @property
+    def parameters(self) -> BodyParameters:
+        """The fitted parameters, inside the body's ranges; NaN rows where nobody was fitted."""
+        return BodyParameters(self.root_rotvec, self.transl, self.pose, self.shape)
+
+    @property
+    def start(self) -> BodyParameters:
+        """The parameters that the fit started from; words have already overwritten age and gender."""
+        return BodyParameters(self.start_root_rotvec, self.start_transl, self.start_pose, self.start_shape)
+
+
+_SHAPES: dict[str, tuple[int | str, ...]] = {
+    "image_size": (2,), "K": (3, 3), "person_ids": ("n",), "status": ("n",), "notes": ("n",),
+    **{
+        prefix + name: shape
+        for prefix in ("", "start_")
+        for name, shape in {
+            "root_rotvec": ("n", 3), "transl": ("n", 3), "pose": ("n", "bones", 3), "shape": ("n", "phenotypes"),
+        }.items()
+    },
+    "shape_raw": ("n", "phenotypes"), "height_m": ("n",), "depth_m": ("n",), "reprojection_px": ("n",),
+    "start_reprojection_px": ("n",), "keypoints_2d": ("n", 17, 3), "fitted_keypoints_3d": ("n", 17, 3), "age_word": ("n",),
+    "gender_word": ("n",), "loss_names": ("terms",), "loss_curve": ("steps", "losses"), "scene_notes": ("notes",),
+    "set_aside": ("aside", 2), "bone_labels": ("labels",), "phenotype_labels": ("columns",), "vertices": ("n", "vertices", 3),
+}  # fmt: skip
+_TEXTS = {"person_ids", "status", "notes", "loss_names", "bone_labels", "phenotype_labels", "scene_notes", "set_aside"}
+
 
 class FitFileError(ValueError):
     """A fit file that cannot be read; the message names file and field."""
@@ -110,71 +139,37 @@ def save(fit: SceneFit, path: str | Path) -> None:
 def load(path: str | Path) -> SceneFit:
     """Read a fit written by `save`. Raises FitFileError naming the file and the missing or wrong field."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # a damaged zip raises many kinds (BadZipFile, zlib.error, ...)
-        raise FitFileError(f"{path}: not a readable fit file ({error})") from None
-    if int(arrays.get("format_version", -1)) != FORMAT_VERSION:
-        raise FitFileError(f"{path}: format_version {arrays.get('format_version')}, expected {FORMAT_VERSION}")
+        with open_npz(str(path)) as archive:
+            arrays = {name: archive.read(name) for name in archive.keys()}  # noqa: SIM118 (no mapping)
+    except SceneError as error:
+        raise FitFileError(str(error)) from None
+    version = arrays.get("format_version")
+    if version is None or version.shape or version != FORMAT_VERSION:
+        raise FitFileError(f"{path}: format_version {version}, expected {FORMAT_VERSION}")
     known = {f.name for f in fields(SceneFit)}
     missing = known - set(arrays) - {"vertices"}
     if missing:
         raise FitFileError(f"{path}: missing {', '.join(sorted(missing))}")
+    _check(arrays, path)
     strings = {"name", "image_path", "start_origin", "asset_version", "config_hash", "config_json", "frame"}
     values = {k: str(v) if k in strings else v for k, v in arrays.items() if k in known}
     return SceneFit(**{**values, "format_version": int(values["format_version"])})
 
 
-def write_npz(path: str | Path, arrays: dict) -> None:
-    """`np.savez_compressed`, atomically."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write to a temporary name in the same folder, then rename: the file appears complete or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def people_rows(fit: SceneFit) -> list[dict]:
-    """One JSON-able row per person, for tables and reports."""
-
-    def number(value) -> float | None:
-        return round(float(value), 4) if np.isfinite(value) else None
-
-    return [
-        {
-            "scene": fit.name,
-            "person": str(fit.person_ids[i]),
-            "status": str(fit.status[i]),
-            "age": number(fit.shape[i, 1]),
-            "gender": number(fit.shape[i, 0]),
-            "height_m": number(fit.height_m[i]),
-            "depth_m": number(fit.depth_m[i]),
-            "reprojection_px": number(fit.reprojection_px[i]),
-            "start_reprojection_px": number(fit.start_reprojection_px[i]),
-            "notes": str(fit.notes[i]),
-        }
-        for i in range(len(fit))
-    ]
-
-
-def rows_to_jsonl(rows: list[dict]) -> str:
-    """JSON lines."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
+def _check(arrays: dict[str, np.ndarray], path: str | Path) -> None:
+    """Raises FitFileError where an array has another shape or kind than `SceneFit` says; letters agree within a file."""
+    sizes: dict[str, int] = {}
+    for name, shape in _SHAPES.items():
+        array = arrays.get(name)
+        if array is None:
+            continue
+        fits = array.ndim == len(shape) and all(
+            size == (sizes.setdefault(wanted, size) if isinstance(wanted, str) else wanted)
+            for wanted, size in zip(shape, array.shape, strict=True)
+        )
+        if not fits:
+            known = [sizes.get(size, size) if isinstance(size, str) else size for size in shape]
+            spelled = ", ".join(map(str, known)) + ("," if len(shape) == 1 else "")
+            raise FitFileError(f"{path}: {name}: expected shape ({spelled}), got {array.shape}")
+        if array.size and (array.dtype.kind == "U") != (name in _TEXTS):
+            raise FitFileError(f"{path}: {name}: expected {'text' if name in _TEXTS else 'numbers'}, got {array.dtype}")

@@ -26,7 +26,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from body_models import anny_asset, batching, contraction, kinematics, rotations, skeleton
+from body_models import anny_asset, batching, contraction, kinematics, rotations, skeleton, skinning
 from body_models.kinematics import BoneTree
 
 NUM_BONES = 163
@@ -135,6 +135,8 @@ class AnnyModel:
     """cos and sin of each bone's roll."""
     skin: Float[Array, "bone vertex"]
     """Skinning weights, columns sum to 1."""
+    blocks: skinning.BlockedSkin
+    """The same in blocks, bones in tree order."""
     keypoint_regressor: Float[Array, "23 vertex"]
     faces: Array
     """(27420, 3) int32 triangles."""
@@ -195,8 +197,11 @@ def load(
         phenotypes=labels.phenotypes,
         num_local=len(labels.local_changes),
     )
+    order = np.asarray(labels.tree.order, np.int32)
+    slot = {int(bone): k for k, bone in enumerate(order)} | {-1: -1}
     return AnnyModel(
         rest=rest,
+        blocks=skinning.blocked(arrays["skin"][order].T, [slot[labels.parents[b]] for b in order], dtype, 256, 24),
         faces=jnp.asarray(arrays["faces"], jnp.int32),
         labels=labels,
         **{
@@ -432,18 +437,19 @@ def _with_identity_root(matrices: Array) -> Array:
 # ------------------------------------------------------------------------------------------------ posing
 
 
-def _bone_transforms(tree: BoneTree, heads: Array, axes: Array, roll: Array, pose: Array) -> tuple[Array, Array]:
-    """Skinning transforms in the root's frame, people last, in the tree's breadth-first order.
+def _posed(
+    tree: BoneTree,
+    axes: Float[Array, "3 moving person"],
+    roll: Float[Array, "2 moving"],
+    pose: Float[Array, "3 moving person"],
+    heads: Float[Array, "3 bone person"],
+) -> tuple[Float[Array, "bone 3 3 person"], Float[Array, "bone 3 person"]]:
+    """Skinning transforms [A|a] of the unrotated body; tree order, `moving` being all bones but the root.
 
-    heads, axes (3, J, N) and roll (2, J) in tree order; pose (3, J-1, N) the rotation vectors of tree bones 1...
-    T_c = T_p [G_c | h_c - G_c h_c] with G_c = R_c D_c R_c^T, the root being the identity here.
+    A bone turns by R_c D_c R_c^T, which is the rotation by its rotation vector carried into the body's axes, R_c v_c.
     """
-    orientation = rest_orientations(axes[:, 1:], roll[:, 1:])
-    delta = rotations.rotvec_to_matrix_axes_first(pose)
-    conjugated = kinematics.matmul_transposed(kinematics.matmul(orientation, delta), orientation)
-    local = kinematics.rotations_about(conjugated, heads[:, 1:])
-    root = jnp.broadcast_to(jnp.eye(3, 4, dtype=heads.dtype)[:, :, None, None], (3, 4, 1, heads.shape[-1]))
-    return kinematics.chain(tree, jnp.concatenate([root, local], axis=2)), orientation
+    carried = skeleton.aim(axes, skeleton.rotate_by_constant(skeleton.roll_matrices(roll), pose))
+    return skeleton.chain(tree, skeleton.rotation_matrices(carried), heads)
 
 
 def _people_last(rest: RestBasis, params: Params) -> tuple[tuple[int, ...], list[Any]]:
@@ -477,32 +483,50 @@ def forward(model: AnnyModel, params: Params) -> Output:
 
     Everything is computed relative to the root and placed last, so float32 keeps micrometres at any camera distance.
     """
-    batch, (phenotypes, root, pose, translation, local) = _people_last(model.rest, params)
+    batch, people_last = _people_last(model.rest, params)
+    posed, rotation, shift, orientation, heads = _pose_mesh(model, *people_last)
+    _, root_rotvec, _, translation, _ = people_last
+    tree, root = model.labels.tree, rotations.rotvec_to_matrix_axes_first(root_rotvec)
+    people = translation.shape[-1]
+    vertices = _place(posed, root, translation)
+    keypoints = jnp.einsum("kv,vin->kin", model.keypoint_regressor, posed, precision=skinning.PRECISION)
+    keypoints = contraction.place(
+        keypoints, model.keypoint_regressor.sum(-1), jnp.zeros_like(translation), root, translation
+    )
+    # Bone poses in the root frame, W_c = T_c P_c, then placed like the vertices.
+    turned = jnp.concatenate([rotation[:1], skeleton.times(rotation[1:], orientation)])
+    at = skeleton.apply(rotation, jnp.moveaxis(heads, 0, 1)) + shift - heads[:, 0]
+    bones = jnp.concatenate([turned, at[:, :, None]], axis=2)[tree.inverse]  # (J, 3, 4, N)
+    bones = jnp.einsum("ijn,bjkn->nbik", root, bones, precision=skinning.PRECISION)
+    bones = bones.at[..., 3].add(translation.T[:, None])
+    bottom = jnp.broadcast_to(jnp.asarray([0.0, 0.0, 0.0, 1.0], bones.dtype), (people, NUM_BONES, 1, 4))
+    return Output(
+        vertices=vertices.reshape(*batch, model.skin.shape[1], 3),
+        bone_poses=jnp.concatenate([bones, bottom], axis=2).reshape(*batch, NUM_BONES, 4, 4),
+        keypoints=jnp.moveaxis(keypoints, (0, 1, 2), (2, 1, 0)).reshape(*batch, keypoints.shape[1], 3),
+    )
+
+
+def _pose_mesh(
+    model: AnnyModel, phenotypes: Array, root_rotvec: Array, pose: Array, translation: Array, local: Array | None
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Vertices (V, 3, N) relative to the root's head and not turned; transforms [A|a], rest orientations (bone - 1, 3, 3, N)
+    and heads (3, bone, N) in tree order. Skinning of a whole mesh in blocks beats a gather per vertex from one person on."""
     tree, order = model.labels.tree, np.asarray(model.labels.tree.order, np.int32)
     z = coefficients(model.rest, phenotypes, local)
     heads = contraction.linear(model.heads_mean[:, order], model.heads_basis[:, :, order], z)
-    axes = contraction.linear(model.axes_mean[:, order], model.axes_basis[:, :, order], z)
-    transforms, orientation = _bone_transforms(tree, heads, axes, model.roll[:, order], pose[:, order[1:] - 1])
-    people = z.shape[-1]
-    rest_vertices = jnp.moveaxis(contraction.linear(model.vertices_mean, model.vertices_basis, z), -1, 0)
-    posed = _skin(model, transforms[:, :, tree.inverse], rest_vertices) - jnp.moveaxis(heads[:, 0], -1, 0)[:, :, None]
-    rotation = rotations.rotvec_to_matrix(root.T)
-    vertices = jnp.einsum("nij,njv->nvi", rotation, posed)
-    keypoints = jnp.einsum("nij,njk->nki", rotation, posed @ model.keypoint_regressor.T)
-    sums = model.keypoint_regressor.sum(-1)
-    # Bone poses in the root frame, W_c = T_c P_c, then placed like the vertices.
-    rest_pose = jnp.concatenate(
-        [_with_identity_root(jnp.concatenate([orientation[:, :, :1], orientation], 2)), heads[:, None]], 1
-    )
-    bones = kinematics.compose(transforms, rest_pose)[:, :, tree.inverse]
-    bones = jnp.moveaxis(bones.at[:, 3].add(-heads[:, :1]), (2, 3), (1, 0))  # (N, J, 3, 4)
-    bones = jnp.einsum("nij,nbjk->nbik", rotation, bones).at[..., 3].add(translation.T[:, None])
-    bottom = jnp.broadcast_to(jnp.asarray([0.0, 0.0, 0.0, 1.0], bones.dtype), (people, NUM_BONES, 1, 4))
-    return Output(
-        vertices=(vertices + translation.T[:, None]).reshape(*batch, -1, 3),
-        bone_poses=jnp.concatenate([bones, bottom], axis=2).reshape(*batch, NUM_BONES, 4, 4),
-        keypoints=(keypoints + sums[None, :, None] * translation.T[:, None]).reshape(*batch, -1, 3),
-    )
+    axes = contraction.linear(model.axes_mean[:, order[1:]], model.axes_basis[:, :, order[1:]], z)
+    rotation, shift = _posed(tree, axes, model.roll[:, order[1:]], pose[:, order[1:] - 1], heads)
+    rest_vertices = contraction.linear(model.vertices_mean, model.vertices_basis, z)
+    posed = skinning.skin(model.blocks, rotation, shift, rest_vertices) - heads[:, 0]
+    orientation = jnp.moveaxis(rest_orientations(axes, model.roll[:, order[1:]]), 2, 0)
+    return posed, rotation, shift, orientation, heads
+
+
+def _place(points: Float[Array, "V 3 person"], root: Float[Array, "3 3 person"], translation: Float[Array, "3 person"]):
+    """(N, V, 3): points about the root's head, turned and moved."""
+    turned = jnp.einsum("ijn,vjn->nvi", root, points, precision=skinning.PRECISION)
+    return turned + translation.T[:, None]
 
 
 def vertices_people_last(
@@ -513,14 +537,16 @@ def vertices_people_last(
     translation: Float[Array, "3 person"],
 ) -> Float[Array, "3 vertex person"]:
     """Posed vertices with people as the last axis (the exact mesh regulariser)."""
-    params = Params(phenotypes.T, root_rotvec.T, jnp.moveaxis(pose_rotvec, (0, 1, 2), (2, 1, 0)), translation.T)
-    return jnp.moveaxis(forward(model, params).vertices, (0, 1, 2), (2, 1, 0))
+    posed, *_ = _pose_mesh(model, phenotypes, root_rotvec, pose_rotvec, translation, None)
+    root = rotations.rotvec_to_matrix_axes_first(root_rotvec)
+    one = jnp.ones(posed.shape[:1], posed.dtype)
+    return contraction.place(posed, one, jnp.zeros_like(translation), root, translation)
 
 
 def _skin(model: AnnyModel, transforms: Float[Array, "3 4 bone person"], rest_vertices: Array) -> Array:
-    """x'_v = sum_b S_bv T_b x_v for rest vertices (N, 3, V) -> (N, 3, V). A dense product beats gathers from batch 8 on."""
-    per_vertex = jnp.einsum("ijbn,bv->nijv", transforms, model.skin)
-    return (per_vertex[:, :, :3] * rest_vertices[:, None]).sum(2) + per_vertex[:, :, 3]
+    """sum_b S_bv T_b x_v for any affine transforms in the model's bone order and rest vertices (3, V, N) -> (N, 3, V)."""
+    maps = jnp.moveaxis(transforms[:, :, np.asarray(model.labels.tree.order, np.int32)], 2, 0)
+    return jnp.moveaxis(skinning.skin(model.blocks, maps[:, :, :3], maps[:, :, 3], rest_vertices), 2, 0).swapaxes(1, 2)
 
 
 def rest(
@@ -590,7 +616,7 @@ def forward_transforms(
             root = kinematics.compose(delta[:, :, :1], inverse[:, :, :1])
             local_maps = jnp.concatenate([root, local_maps[:, :, 1:]], axis=2)
         transforms = kinematics.chain(tree, local_maps[:, :, order])[:, :, tree.inverse]
-    rest_vertices = jnp.moveaxis(contraction.linear(model.vertices_mean, model.vertices_basis, z), -1, 0)
+    rest_vertices = contraction.linear(model.vertices_mean, model.vertices_basis, z)
     vertices = jnp.swapaxes(_skin(model, transforms, rest_vertices), 1, 2)
     # Regress relative to the root's head: float32 products of camera distances would lose 1e-5 m.
     origin = kinematics.compose(transforms[:, :, :1], rest_pose[:, :, :1])[:, 3, 0].T[:, None]
@@ -681,19 +707,8 @@ def points_people_last(
     z = coefficients(mp.rest, phenotypes, local_changes)
     heads = contraction.linear(mp.heads_mean, mp.heads_basis, z)
     pose = kinematics.gather(pose_rotvec, tuple(b - 1 for b in tree.order[1:]), 1)
-    rotation, shift = _posed(tree, mp.axes_mean, mp.axes_basis, mp.roll, pose, heads, z)
+    axes = contraction.linear(mp.axes_mean[:, 1:], mp.axes_basis[:, :, 1:], z)
+    rotation, shift = _posed(tree, axes, mp.roll[:, 1:], pose, heads)
     in_body = contraction.evaluate(mp.contraction, rotation, shift, z)
     root = rotations.rotvec_to_matrix_axes_first(root_rotvec)
     return contraction.place(in_body, mp.contraction.weight_sum, heads[:, 0], root, translation)
-
-
-def _posed(
-    tree: BoneTree, axes_mean: Array, axes_basis: Array, roll: Array, pose: Array, heads: Array, z: Array
-) -> tuple[Float[Array, "bone 3 3 person"], Float[Array, "bone 3 person"]]:
-    """Skinning transforms [A|a] of the unrotated body; all arrays in tree order, pose (3, bone - 1, N).
-
-    A bone turns by R_c D_c R_c^T, which is the rotation by its rotation vector carried into the body's axes, R_c v_c.
-    """
-    axes = contraction.linear(axes_mean[:, 1:], axes_basis[:, :, 1:], z)
-    carried = skeleton.aim(axes, skeleton.rotate_by_constant(skeleton.roll_matrices(roll[:, 1:]), pose))
-    return skeleton.chain(tree, skeleton.rotation_matrices(carried), heads)

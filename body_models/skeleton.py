@@ -159,7 +159,7 @@ aim.defvjp(_aim_forward, _aim_backward)
 # ------------------------------------------------------------------------------------------------ the chain
 
 
-def _times(a: Array, b: Array) -> Array:
+def times(a: Array, b: Array) -> Array:
     """a b for (bone, 3, 3, person)."""
     return a[:, :, 0, None] * b[:, 0, None] + a[:, :, 1, None] * b[:, 1, None] + a[:, :, 2, None] * b[:, 2, None]
 
@@ -214,7 +214,7 @@ def _chain_forward(tree, turns, heads):
     parts = (jax.lax.split(turns, levels), jax.lax.split(at[1:], levels))
     for depth, (turn, head, slots) in enumerate(zip(*parts, tree.parent_slots[1:])):
         parent = kinematics.take(rotation[-1], slots, 0)
-        mine = _times(parent, turn) if depth else turn
+        mine = times(parent, turn) if depth else turn
         shift.append(kinematics.take(shift[-1], slots, 0) + apply(parent - mine, head))
         rotation.append(mine)
         above.append(parent)

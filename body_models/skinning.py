@@ -82,7 +82,7 @@ def blocked(
     position = np.zeros(len(skin), int)
     for k, (rows, mask) in enumerate(zip(members, used)):
         columns = np.flatnonzero(mask)
-        table[k, : len(rows), : len(columns)] = skin[np.ix_(rows, columns)]
+        table[k, : len(rows), : len(columns)] = skin[rows][:, columns]
         bones[k] = np.pad(columns, (0, width - len(columns)), mode="edge" if len(columns) else "constant")
         vertices[k, : len(rows)] = rows
         position[rows] = k * height + np.arange(len(rows))

@@ -456,8 +456,8 @@ def points_people_last(
     joints = contraction.linear(mp.joints_mean, mp.joints_basis, z)
     tree = mp.layout.tree
     turns = kinematics.gather(delta, tuple(b - 1 for b in tree.order[1:]), 0)
-    rotation, shift = skeleton.chain(tree, turns, joints)
+    transforms: tuple[Array, Array] = skeleton.chain(tree, turns, joints)
     feature = _pose_feature(jnp.moveaxis(delta, 0, 2))
-    in_body = contraction.evaluate(mp.contraction, rotation, shift, jnp.concatenate([z, feature]))
+    in_body = contraction.evaluate(mp.contraction, *transforms, jnp.concatenate([z, feature]))
     rotation = rotations.rotvec_to_matrix_axes_first(root_rotvec)
     return contraction.place(in_body, mp.contraction.weight_sum, joints[:, 0], rotation, translation)

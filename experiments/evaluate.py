@@ -1,77 +1,177 @@
 """Judge fits against ground truth or hand labels, beside the start they came from.
 
-    python -m experiments.evaluate --fits=OUT --truth=SCENES --protocol=synthetic         # scene .npz with gt_* and init_*
+    python -m experiments.evaluate --fits=OUT --truth=SCENES --protocol=synthetic         # scenes with gt_*: exact truth
     python -m experiments.evaluate --fits=OUT --truth=annotations.json --protocol=layers  # labelled keypoints, depth layers
+    python -m experiments.evaluate --fits=OUT --truth=RH --protocol=relative_human --split=test
+    python -m experiments.evaluate --fits=OUT --truth=PANOPTIC --protocol=panoptic --pattern=_ian --bootstrap=1000
+    python -m experiments.evaluate --fits=OUT --truth=AGORA --protocol=agora
+    python -m experiments.evaluate --fits=OUT --truth=EHF --protocol=ehf --smplx=SMPLX_NEUTRAL.npz --parts=FOLDER
 
-Prints a table, start and fit side by side, and writes it with a table per scene as JSON with --json. Metrics are defined in
-`annyfit_jax.metrics`. The start is the scene's own (`init_*`) where it has one, else the start stored in the fit. Both
-columns are over the same people: those with status `ok`; the others are counted as `not_fitted`.
+Prints a table, start and fit side by side, and writes it with a table per scene as JSON with --json. What a metric is stands in
+`annyfit_jax.metrics`, what is read as truth in `annyfit_jax.truth`, as fits in `annyfit_jax.fit_source`: jobs, finished or
+under way, folders of fits, single fits. --bootstrap adds confidence intervals over scenes.
+
+synthetic, layers: fit and truth list the same people; both columns are over those with status `ok`, the others are counted as
+`not_fitted`, scenes without a fit are left out. The other protocols look for the labelled people among the fitted ones; a
+person without a fit is a miss, and so is everybody of an image without a fit (--without_fit=left_out leaves such images out).
+The column `init` needs the start in the fits: jobs of many scenes keep no start, then there is the column `fit` alone.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
 
 from annyfit_jax import export, metrics, results
+from annyfit_jax.fit_source import open_fits
 from annyfit_jax.inputs import open_input
 from annyfit_jax.meshes import BodyMeshes
+from annyfit_jax.metrics.people import PredictedPeople, TruthPeople
 from annyfit_jax.results import FitFileError, SceneFit
 from annyfit_jax.scene import BodyParameters, Scene, SceneError
+from annyfit_jax.truth import PROTOCOLS, TruthOptions, TruthSource, open_truth
+from annyfit_jax.truth.predictions import AnnyPeople, agora_files, read_agora, read_meshes
+from annyfit_jax.truth.protocols import KINDS, checked, image_protocol
+from annyfit_jax.truth.synthetic import layers_of, truth_of
 
-TRUTH_KEYS = ("gt_coco3d", "gt_coco2d", "gt_visible", "gt_head_px", "gt_body_height", "gt_age_cat", "gt_gender_cat")
+SCENE_PROTOCOLS = ("synthetic", "layers")
+WITHOUT_FIT = ("missed", "left_out")
+SCENE_SETTINGS = {
+    "synthetic": {
+        "people": "those fitted, known by their place in the scene",
+        "joints": "COCO-17, root = middle of the hips; depth and position of the root bone",
+        "units": "px; mpjpe, pa in mm; depth, height, transl in m; age_years in years; else shares",
+    },
+    "layers": {
+        "people": "those fitted, known by their place in the scene",
+        "joints": "labelled COCO-17; depth of the root bone",
+        "units": "px; err2d_box in square roots of box areas; else shares",
+    },
+}
 
 Errors = dict[str, np.ndarray]
+Columns = dict[str, Errors]
+"""Errors of one scene by column: `init`, `fit`."""
 
 
 def define_flags() -> None:
     """Called by the program alone, so that programs can be imported side by side."""
-    flags.DEFINE_string("fits", "", "Output folder of experiments.fit, or its `fits` folder.")
-    flags.DEFINE_string("truth", "", "What the fits are judged by: folder of scene .npz, or COCO .json.")
-    flags.DEFINE_enum("protocol", "synthetic", ["synthetic", "layers"], "synthetic: gt_*; layers: hand labels.")
+    flags.DEFINE_string(
+        "fits", "", "Output folder of experiments.fit, its `fits` folder, or one fit; see --predictions."
+    )
+    flags.DEFINE_string("truth", "", "What the fits are judged by: scenes, COCO .json, or a data set's annotations.")
+    flags.DEFINE_enum("protocol", "synthetic", [*SCENE_PROTOCOLS, *PROTOCOLS], "Which metrics.")
+    flags.DEFINE_enum("predictions", "fits", KINDS, "What --fits holds: fits; SMPL-X meshes; AGORA's upload format.")
     flags.DEFINE_string("json", None, "File to write the pooled and the per-scene metrics to.")
+    flags.DEFINE_integer("bootstrap", 0, "Draw the scenes again so many times for confidence intervals; 0 = none.")
+    flags.DEFINE_integer("seed", 0, "Seed of --bootstrap.")
+    flags.DEFINE_enum("without_fit", "missed", WITHOUT_FIT, "What images without a fit are; not synthetic, layers.")
+    flags.DEFINE_string("split", "test", "relative_human: <split>_annots.npz; ubody: test = its test videos.")
+    flags.DEFINE_list("cameras", [], "panoptic: HD cameras, e.g. 00_16,00_30.")
+    flags.DEFINE_integer("frame_step", 1, "panoptic: every so many-th frame.")
+    flags.DEFINE_string(
+        "pattern", "", "Only images whose name this regular expression is found in; not synthetic, layers."
+    )
+    flags.DEFINE_string("smplx", None, "ehf, ubody: the SMPL-X model file.")
+    flags.DEFINE_string("parts", None, "agora, ehf, ubody: folder with the vertex numbers of hands, face and body.")
 
 
 def main(_: list[str]) -> None:
+    values = flags.FLAGS
     for name in ("fits", "truth"):
-        if not flags.FLAGS[name].value:
+        if not values[name].value:
             raise app.UsageError(f"--{name} is missing")
     try:
-        report = evaluate(flags.FLAGS.fits, flags.FLAGS.truth, flags.FLAGS.protocol)
+        options = TruthOptions(
+            split=values.split, cameras=tuple(values.cameras), frame_step=values.frame_step, smplx=values.smplx,
+            pattern=values.pattern,
+        )  # fmt: skip
+        report = evaluate(
+            values.fits, values.truth, values.protocol, options=options, predictions=values.predictions,
+            parts=values.parts, without_fit=values.without_fit, bootstrap=values.bootstrap, seed=values.seed,
+        )  # fmt: skip
     except (SceneError, FitFileError, FileNotFoundError, ValueError) as error:
         logging.error("%s", error)
         raise SystemExit(2) from None
-    print(table(report["pooled"]))
+    print(table(report["pooled"], report.get("intervals")))
     print(f"people not fitted: {report['not_fitted']}; scenes without a fit: {len(report['scenes_without_fit'])}")
-    if flags.FLAGS.json:
-        results.write_text(flags.FLAGS.json, json.dumps(without_nan(report), indent=1) + "\n")
+    for name, text in report["settings"].items():
+        print(f"{name}: {text}")
+    if values.json:
+        results.write_text(values.json, json.dumps(without_nan(report), indent=1) + "\n")
 
 
-def evaluate(fits: str, truth: str, protocol: str) -> dict:
-    """Metrics of the start and of the fit: `pooled`, `per_scene`, and what was left out.
+def evaluate(
+    fits: str,
+    truth: str,
+    protocol: str,
+    *,
+    options: TruthOptions | None = None,
+    predictions: str = "fits",
+    parts: str | None = None,
+    without_fit: str = "missed",
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Metrics of the start and of the fit: `pooled`, `per_scene`, `intervals`, `settings`, and what was left out.
+
+    Args:
+      protocol: `synthetic`, `layers` or one of `truth.PROTOCOLS`.
+      options: choices of the truth readers.
+      predictions: what `fits` holds (`truth.protocols.KINDS`); anything but `fits` has one column, `fit`.
+      parts: folder with the vertex numbers of hands, face and body.
+      bootstrap: rounds of the confidence intervals; 0 = none.
 
     Raises FileNotFoundError without fits, SceneError where the truth cannot be read or lacks what the protocol needs,
     ValueError where no scene of the truth has a fit or a fit does not have the truth's people.
     """
-    files = {path.stem: path for path in export.fit_files(fits)}
-    source = open_input(truth)
-    indices = [i for i, name in enumerate(source.names) if name in files]
+    collected: dict[str, Columns] = {}
+    report: dict[str, Any] = {"protocol": protocol, "fits": fits, "truth": truth}
+    if protocol in SCENE_PROTOCOLS:
+        if predictions != "fits":
+            raise SceneError(f"protocol {protocol}: predictions of kind {predictions} cannot be judged")
+        pool = {"synthetic": metrics.pool, "layers": metrics.pool_labelled}[protocol]
+        left_out = _judge_scenes(fits, truth, protocol, collected) | {"settings": dict(SCENE_SETTINGS[protocol])}
+    else:
+        found = _judge_images(
+            fits, truth, protocol, options or TruthOptions(), predictions, parts, without_fit, collected
+        )
+        pool, left_out = found.pop("pool"), found
+    columns = {name: [scene[name] for scene in collected.values()] for name in next(iter(collected.values()))}
+    report |= {
+        "pooled": {name: pool(scenes) for name, scenes in columns.items()},
+        "per_scene": {
+            name: {key: pool([errors]) for key, errors in scene.items()} for name, scene in collected.items()
+        },
+        **left_out,
+    }
+    if bootstrap:
+        report["intervals"] = metrics.intervals(columns, pool, rounds=bootstrap, seed=seed)
+        report["settings"]["intervals"] = f"95 %, {bootstrap} draws of {len(collected)} scenes, seed {seed}"
+    return report
+
+
+# ------------------------------------------------------------------------------------------------ the same people on both sides
+
+
+def _judge_scenes(fits: str, truth: str, protocol: str, collected: dict[str, Columns]) -> dict[str, Any]:
+    stored, source = open_fits(fits), open_input(truth)
+    known = set(stored.names)
+    indices = [i for i, name in enumerate(source.names) if name in known]
     if not indices:
         raise ValueError(f"{truth}: none of its {len(source)} scenes has a fit in {fits}")
-    errors_of, pool = {
-        "synthetic": (synthetic_errors, metrics.pool),
-        "layers": (layer_errors, metrics.pool_labelled),
-    }[protocol]
+    errors_of = {"synthetic": synthetic_errors, "layers": layer_errors}[protocol]
     meshes = BodyMeshes()
-    collected: dict[str, dict[str, Errors]] = {}
     not_fitted = 0
     for index in indices:
-        scene, fit = source.load(index), results.load(files[source.names[index]])
-        rows = fitted_people(fit, scene, str(files[scene.name]))
+        scene, fit = source.load(index), stored.load(source.names[index])
+        rows = fitted_people(fit, scene, f"{fits}: {scene.name}.npz")
         not_fitted += len(scene) - len(rows)
         if len(rows):
             start = start_parameters(fit) if scene.start is None else scene.start
@@ -81,21 +181,11 @@ def evaluate(fits: str, truth: str, protocol: str) -> dict:
             }
     if not collected:
         raise ValueError(f"{fits}: nobody was fitted")
-    return {
-        "protocol": protocol,
-        "fits": fits,
-        "truth": truth,
-        "pooled": {column: pool([scene[column] for scene in collected.values()]) for column in ("init", "fit")},
-        "per_scene": {
-            name: {column: pool([errors]) for column, errors in scene.items()} for name, scene in collected.items()
-        },
-        "not_fitted": not_fitted,
-        "scenes_without_fit": sorted(set(source.names) - set(files)),
-    }
+    return {"not_fitted": not_fitted, "scenes_without_fit": sorted(set(source.names) - known)}
 
 
 def start_parameters(fit: SceneFit) -> BodyParameters:
-    """The start stored in the fit; words have already overwritten its age and gender."""
+    """The start stored in the fit; words have already overwritten its age and gender. NaN where none is stored."""
     return BodyParameters(fit.start_root_rotvec, fit.start_transl, fit.start_pose, fit.start_shape)
 
 
@@ -112,57 +202,165 @@ def fitted_people(fit: SceneFit, scene: Scene, where: str) -> np.ndarray:
 
 
 def synthetic_errors(scene: Scene, rows: np.ndarray, people: BodyParameters, meshes: BodyMeshes) -> Errors:
-    """Errors of some people of a scene against its ground truth (`TRUTH_KEYS` and `gt_transl`).
+    """Errors of some people of a scene against its exact truth (`truth.synthetic.truth_of`).
 
     The body is evaluated with shapes clipped to [0, 1], like the tool that defines the protocol.
     """
-    missing = [key for key in TRUTH_KEYS if key not in scene.extra] + ["gt_transl"] * (scene.truth is None)
-    if missing or scene.truth is None:
-        raise SceneError(f"{scene.name}: the synthetic protocol needs {', '.join(missing)}")
-    extra = scene.extra
-    truth = metrics.Truth(
-        joints=extra["gt_coco3d"],
-        depth=scene.truth.transl[:, 2],
-        gender=extra["gt_gender_cat"],
-        age=extra["gt_age_cat"],
-        height=extra["gt_body_height"],
-        joints_px=extra["gt_coco2d"],
-        visible=extra["gt_visible"],
-        head_px=extra["gt_head_px"],
-    ).select(rows)
     visible = BodyParameters(people.root_rotvec, people.transl, people.pose, np.clip(people.shape, 0.0, 1.0))
+    truth = truth_of(scene).select(rows)
     joints, height = meshes.keypoints_and_height(visible)
-    fitted = metrics.People(joints, people.transl[:, 2], people.shape[:, 0], people.shape[:, 1], height)
+    fitted = metrics.People(
+        joints, people.transl[:, 2], people.shape[:, 0], people.shape[:, 1], height,
+        transl=people.transl, age_phenotype=people.shape[:, 1],
+    )  # fmt: skip
     return metrics.scene_errors(fitted, truth, scene.intrinsics)
 
 
 def layer_errors(scene: Scene, rows: np.ndarray, people: BodyParameters, meshes: BodyMeshes) -> Errors:
     """Errors of some people of a photo against labelled keypoints and `hand_label.depth_id`."""
-    if scene.boxes is None:
-        raise SceneError(f"{scene.name}: the layers protocol needs boxes")
-    layer = scene.extra.get("hand_depth_layer", np.full(len(scene), -1))
+    layer = layers_of(scene)
+    assert scene.boxes is not None
     joints, _ = meshes.keypoints_and_height(people)
     return metrics.labelled_errors(
         joints, people.transl[:, 2], layer[rows], scene.keypoints[rows], scene.boxes[rows], scene.intrinsics
     )
 
 
-def table(pooled: dict[str, dict[str, float]]) -> str:
-    """Metrics as rows, start and fit as columns."""
-    counts = [name for name, value in pooled["fit"].items() if isinstance(value, int)]
-    lines = [", ".join(f"{pooled['fit'][name]} {name}" for name in counts), f"{'':<20}{'init':>10}{'fit':>10}"]
-    number: Callable[[float], str] = lambda x: "-" if math.isnan(x) else f"{x:.3f}" if abs(x) < 10 else f"{x:.1f}"  # noqa: E731
-    for name in pooled["fit"]:
+# ------------------------------------------------------------------------------------------------ people to be found
+
+
+def _judge_images(
+    fits: str, truth: str, protocol: str, options: TruthOptions, kind: str, parts: str | None, without_fit: str,
+    collected: dict[str, Columns],
+) -> dict[str, Any]:  # fmt: skip
+    from annyfit_jax.truth.parts import read_parts
+    from annyfit_jax.truth.smplx_truth import joint_regressor
+
+    regressor = joint_regressor(options.smplx) if kind == "meshes" else None
+    chosen = image_protocol(protocol, kind, parts=read_parts(parts), regressor=regressor)
+    errors_of, source = checked(chosen), open_truth(protocol, truth, options)
+    predicted = _Predictions(fits, kind, regressor)
+    unfitted, absent = 0, []
+    for people in source:
+        columns = predicted.of(people)
+        if columns is None:
+            absent.append(people.name)
+            if without_fit == "left_out":
+                continue
+            columns = predicted.nobody()
+        else:
+            unfitted += predicted.unfitted
+        collected[people.name] = {name: errors_of(column, people) for name, column in columns.items()}
+    if any("init" not in columns for columns in collected.values()):
+        for columns in collected.values():
+            columns.pop("init", None)
+    if len(absent) == len(source):
+        raise ValueError(
+            f"{truth}: none of its {len(source)} images has a fit in {fits}; the first is {source.names[0]}"
+        )
+    settings = chosen.settings | {"images without a fit": without_fit} | _notes(source)
+    return {"pool": chosen.pool, "not_fitted": unfitted, "scenes_without_fit": absent, "settings": settings}
+
+
+def _notes(source: TruthSource) -> dict[str, str]:
+    return {"note": "; ".join(source.notes)} if source.notes else {}
+
+
+class _Predictions:
+    """Predicted people by image, whatever they are stored as."""
+
+    def __init__(self, path: str, kind: str, regressor: np.ndarray | None) -> None:
+        self._kind, self._regressor = kind, regressor
+        self.unfitted = 0
+        """People of the latest image who have no fit."""
+        self._load: Callable[[str], dict[str, PredictedPeople]]
+        if kind == "fits":
+            stored, body = open_fits(path), AnnyPeople()
+            if stored.unfinished:
+                logging.warning("%s: %d scenes are not fitted yet", path, stored.unfinished)
+            self._names, self._load = set(stored.names), lambda name: self._fit(stored.load(name), body)
+        elif kind == "agora":
+            files = agora_files(path)
+            self._names, self._load = set(files), lambda name: {"fit": read_agora(files[name])}
+        else:
+            meshes = {file.stem: file for file in sorted(Path(path).glob("*.npz"))}
+            if not meshes:
+                raise FileNotFoundError(f"{path}: no predictions (<image>.npz)")
+            self._names, self._load = set(meshes), lambda name: {"fit": self._mesh(meshes[name])}
+        self._empty: dict[str, PredictedPeople] | None = None
+
+    def of(self, truth: TruthPeople) -> dict[str, PredictedPeople] | None:
+        """Predictions by column; None where there are none for the image."""
+        for name in (truth.name, *truth.aliases):
+            if name in self._names:
+                return self._load(name)
+        return None
+
+    def nobody(self) -> dict[str, PredictedPeople]:
+        """An image without a prediction, in all columns."""
+        if self._empty is None:
+            empty = self._load(min(self._names))["fit"].select(np.zeros(0, np.int64))
+            self._empty = dict.fromkeys(("init", "fit") if self._kind == "fits" else ("fit",), empty)
+        return self._empty
+
+    def _fit(self, fit: SceneFit, body: AnnyPeople) -> dict[str, PredictedPeople]:
+        self.unfitted = int((~fit.ok).sum())
+        fitted = body.predict(export.fit_parameters(fit).select(np.flatnonzero(fit.ok)), fit.K)
+        start = body.predict(start_parameters(fit), fit.K)
+        # Fitted people had a start: where there is none, it is not stored.
+        return {"init": start, "fit": fitted} if len(start) or not len(fitted) else {"fit": fitted}
+
+    def _mesh(self, file: Path) -> PredictedPeople:
+        assert self._regressor is not None
+        return read_meshes(file, self._regressor)
+
+
+# ------------------------------------------------------------------------------------------------ the table
+
+
+def table(
+    pooled: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, tuple[float, float]]] | None = None
+) -> str:
+    """Metrics as rows, start and fit as columns; with `intervals` their bounds and those of the difference."""
+    columns = [*pooled, *(name for name in intervals or () if name not in pooled)]
+    fit = pooled["fit"]
+    counts = [name for name, value in fit.items() if isinstance(value, int)]
+    rows = [["", *columns]]
+    for name in fit:
         if name not in counts:
-            lines.append(f"{name:<20}{number(pooled['init'][name]):>10}{number(pooled['fit'][name]):>10}")
-    return "\n".join(lines)
+            cells = [number(pooled[c][name]) if c in pooled else _difference(pooled, c, name) for c in columns]
+            bounds = [_bounds(intervals[c][name]) if intervals else "" for c in columns]
+            rows.append([name, *(f"{cell} {bound}".rstrip() for cell, bound in zip(cells, bounds))])
+    widths = [max(len(row[i]) for row in rows) + 2 * (i > 0) for i in range(len(columns) + 1)]
+    lines = [", ".join(f"{fit[name]} {name}" for name in counts)]
+    return "\n".join([*lines, *(_line(row, widths) for row in rows)])
+
+
+def number(value: float) -> str:
+    """Three digits after the point below 10, else one; n.a. for NaN."""
+    return "n.a." if math.isnan(value) else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _difference(pooled: Mapping[str, Mapping[str, float]], column: str, name: str) -> str:
+    last, first = column.split(" - ")
+    return number(pooled[last][name] - pooled[first][name])
+
+
+def _bounds(interval: tuple[float, float]) -> str:
+    return f"[{number(interval[0])}, {number(interval[1])}]"
+
+
+def _line(row: list[str], widths: list[int]) -> str:
+    return (row[0].ljust(widths[0]) + "".join(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))).rstrip()
 
 
 def without_nan(node):
     """The same JSON data with null for NaN."""
     if isinstance(node, dict):
         return {key: without_nan(value) for key, value in node.items()}
-    return None if isinstance(node, float) and math.isnan(node) else node
+    if isinstance(node, list | tuple):
+        return [without_nan(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from annyfit_jax.cues import codecs, dataset, schema, source, wire
+from annyfit_jax.files import temporary_name
 from annyfit_jax.inputs import open_input
 from annyfit_jax.inputs.source import InputOptions
 from annyfit_jax.scene import BodyParameters, Scene, SceneError
@@ -324,7 +326,8 @@ def test_what_a_kill_leaves_behind_is_repaired(tmp_path):
     shards = sorted(folder.glob(RECORD_FILES))
     (folder / "shards" / "00000-of-00003.json").unlink()  # killed between the shard and its seal
     shards[1].write_bytes(shards[1].read_bytes()[: shards[1].stat().st_size // 2])  # torn
-    (folder / f".{shards[2].name}.host-1.tmp").write_bytes(b"half")  # killed while writing
+    dead = temporary_name(shards[2]).name.replace(f"-{os.getpid()}-", "-99999999-")  # no kernel counts that far
+    (folder / dead).write_bytes(b"half")  # killed while writing
     (folder / "shards" / "00002-of-00003.json").write_text("{")
     redone: list[int] = []
     write(folder, scenes, on_shard=redone.append)

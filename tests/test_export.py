@@ -14,7 +14,8 @@ from helpers import max_abs
 from scipy.spatial.transform import Rotation
 from test_results import make_fit
 
-from annyfit_jax import export, results
+from annyfit_jax import results
+from annyfit_jax.exports import scene_files as export
 from annyfit_jax.meshes import BodyMeshes
 from body_models import anny
 from experiments import export as program
@@ -36,13 +37,13 @@ def meshes(load_anny):
 def fit(meshes):
     """Two fitted people and one without a fit, with the keypoints and heights of the bodies."""
     fit = make_fit(asset_version=meshes.model.labels.asset_version)
-    keypoints, height = meshes.keypoints_and_height(export.fit_parameters(fit))
+    keypoints, height = meshes.keypoints_and_height(fit.parameters)
     return replace(fit, fitted_keypoints_3d=keypoints, height_m=height)
 
 
 @pytest.fixture(scope="module")
 def vertices(fit, meshes):
-    return meshes.vertices(export.fit_parameters(fit).select(export.drawable(fit)))
+    return meshes.vertices(fit.parameters.select(export.drawable(fit)))
 
 
 @pytest.fixture(scope="module")

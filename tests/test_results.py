@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import fields
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from annyfit_jax import results
 from annyfit_jax.results import FitFileError, SceneFit
@@ -149,6 +152,40 @@ def test_a_missing_field_is_named(tmp_path, field):
         results.load(path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("K", np.zeros(9), r"K: expected shape \(3, 3\), got \(9,\)"),
+        ("pose", np.zeros((2, 162, 3)), r"pose: expected shape \(3, bones, 3\), got \(2, 162, 3\)"),
+        ("transl", np.zeros(3), r"transl: expected shape \(3, 3\), got \(3,\)"),
+        ("keypoints_2d", np.zeros((3, 133, 3)), r"keypoints_2d: expected shape \(3, 17, 3\)"),
+        ("status", np.zeros(3), "status: expected text, got float64"),
+        ("depth_m", np.array(["a", "b", "c"]), "depth_m: expected numbers, got <U1"),
+    ],
+)
+def test_an_array_of_another_shape_is_named(tmp_path, field, value, message):
+    path = tmp_path / "photo.npz"
+    results.save(make_fit(), path)
+    rewrite(path, lambda arrays: arrays.update({field: value}))
+    with pytest.raises(FitFileError, match=rf"photo\.npz: {message}"):
+        results.load(path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_happens_to_the_bytes_it_is_a_fit_or_one_error(tmp_path, data):
+    path = tmp_path / "photo.npz"
+    if not path.exists():
+        results.save(make_fit(), path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
+    with contextlib.suppress(FitFileError):  # anything else is an error of the reader
+        assert results.load(broken).pose.shape == (3, 162, 3)
+
+
 def test_another_format_version_is_refused(tmp_path):
     path = tmp_path / "photo.npz"
     results.save(make_fit(), path)
@@ -163,12 +200,3 @@ def test_pickled_content_is_refused(tmp_path):
     rewrite(path, lambda arrays: arrays.update(notes=np.array([{"a": 1}, None, None], dtype=object)))
     with pytest.raises(FitFileError, match=r"photo\.npz"):
         results.load(path)
-
-
-def test_table_rows_are_plain_json():
-    rows = results.people_rows(make_fit())
-    assert [row["person"] for row in rows] == ["7", "left one", "9"]
-    assert rows[0]["depth_m"] == 4.0
-    assert rows[0]["age"] == 0.7
-    assert rows[2]["depth_m"] is None
-    assert results.rows_to_jsonl(rows).count("\n") == 3

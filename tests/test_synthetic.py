@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from helpers import REPO
 
-from annyfit_jax import anatomy, synthetic, synthetic_cues, synthetic_people
+from annyfit_jax import anatomy, synthetic
 from annyfit_jax.camera import project
 from annyfit_jax.cues import dataset
 from annyfit_jax.inputs import open_input
 from annyfit_jax.inputs.validate import validate_scene
 from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.scene import Scene
-from annyfit_jax.synthetic_people import compose, rotvec_to_matrix
+from annyfit_jax.synthetic import bodies, plain_cues, plain_people
+from annyfit_jax.synthetic.rotations import compose, rotvec_to_matrix
 from experiments import synthesize
 from experts.dense_points import dense_vertex_indices
 
@@ -117,7 +118,7 @@ def test_keypoint_noise_is_that_of_the_table(scenes):
     assert 0.010 < np.median(clear) < 0.022
     assert np.median(covered) > 1.7 * np.median(clear)
     assert 0.01 < (clear > 0.12).mean() < 0.035
-    inside = pooled(scenes, lambda s: synthetic_cues.inside(s.extra["gt_coco2d"], s.image_size))
+    inside = pooled(scenes, lambda s: plain_cues.inside(s.extra["gt_coco2d"], s.image_size))
     assert 0.04 < 1 - found[inside].mean() < 0.08
     assert not found[~inside].any()
     confidence = pooled(scenes, lambda s: s.keypoints[..., 2])
@@ -137,7 +138,7 @@ def test_start_takes_everybody_for_an_adult(scenes):
     age = pooled(scenes, lambda s: s.extra["gt_age_cat"])
     ratio = pooled(scenes, lambda s: s.start.transl[:, 2] / s.truth.transl[:, 2])
     shape = pooled(scenes, lambda s: s.start.shape)
-    np.testing.assert_array_equal(shape, np.tile(synthetic.single(synthetic_people.ADULT_AVERAGE), (len(shape), 1)))
+    np.testing.assert_array_equal(shape, np.tile(bodies.single(plain_people.ADULT_AVERAGE), (len(shape), 1)))
     medians = [np.median(ratio[age == k]) for k in range(6)]
     assert medians[0] > 2.2  # a baby of 0.64 m, taken for an adult, starts at more than twice its distance
     assert medians[1] > 1.7
@@ -155,8 +156,8 @@ def test_start_takes_everybody_for_an_adult(scenes):
 
 def test_start_error_in_the_image_is_plausible(scenes, generator):
     """The development set of the same recipe starts at 24.5 px in 640 and 1280 px images."""
-    starts = synthetic._concatenate([scene.start for scene in scenes if scene.start])
-    joints = np.split(synthetic._in_chunks(generator._start, starts), np.cumsum([len(scene) for scene in scenes])[:-1])
+    starts = bodies.concatenate([scene.start for scene in scenes if scene.start])
+    joints = np.split(bodies.in_chunks(generator._start, starts), np.cumsum([len(scene) for scene in scenes])[:-1])
     errors = [
         np.linalg.norm(project(points, scene.intrinsics) - scene.extra["gt_coco2d"], axis=-1)[scene.extra["gt_visible"]]
         for points, scene in zip(joints, scenes, strict=True)
@@ -167,7 +168,7 @@ def test_start_error_in_the_image_is_plausible(scenes, generator):
 def test_words_are_confused_at_the_stated_rates():
     rng = np.random.default_rng(0)
     age, gender = np.repeat(np.arange(6), 4000), np.tile([0, 2], 12000)
-    words, sexes = synthetic_cues.words(rng, age, gender)
+    words, sexes = plain_cues.words(rng, age, gender)
     anchors = np.array([0.0, 0.1, 0.33, 0.5, 0.66, 0.999])
     usable = words >= 0
     assert (~usable).mean() == pytest.approx(0.03, abs=0.005)
@@ -188,7 +189,7 @@ def test_who_stands_behind_whom():
     body[7:11] = body[[5, 6, 5, 6]] + [0, 0.3, 0]
     k = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
     people = body + np.array([[[0, 0, 6]], [[0, 0, 3]], [[2, 0, 6]]])
-    hidden = synthetic_cues.hidden(people, people, k)
+    hidden = plain_cues.hidden(people, people, k)
     assert hidden[0, [5, 6, 11, 12]].all()
     assert not hidden[1:].any()
 
@@ -198,7 +199,7 @@ def test_translation_fit_recovers_an_exact_translation():
     joints, t = rng.normal(0, 0.4, (5, 17, 3)), np.c_[rng.normal(0, 1, (5, 2)), rng.uniform(3, 8, 5)]
     k = np.array([[500.0, 0, 320], [0, 480, 240], [0, 0, 1]])
     pixels = project(joints + t[:, None], k)
-    np.testing.assert_allclose(synthetic_cues.fit_translation(joints, pixels, k, np.ones((5, 17))), t, atol=1e-5)
+    np.testing.assert_allclose(plain_cues.fit_translation(joints, pixels, k, np.ones((5, 17))), t, atol=1e-5)
 
 
 def test_rotation_composition():

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import os
-import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from annyfit_jax.cues.shards import Kind, write_metadata
+from annyfit_jax.files import json_lines
 from annyfit_jax.jobs import rows
 from annyfit_jax.jobs.claims import claim_path, read_claims
 from annyfit_jax.jobs.faults import fault_point
-from annyfit_jax.jobs.files import publish, publish_json, read_json, sync, temporary_name, writing
+from annyfit_jax.jobs.files import publish_json, publish_parts, read_json, writing
 from annyfit_jax.jobs.ledger import Ledger
 from annyfit_jax.jobs.plan import DATASET, SPLIT, read_plan
 
-_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_KIND = Kind(
+    DATASET, rows.ROW_VERSION, rows.FIELDS, "Bodies fitted to the people of images, one record per image.", SPLIT
+)
 _MADE = ("dataset_info.json", "features.json", "people.jsonl", "scenes_set_aside.jsonl", "config.json")
 
 
@@ -37,21 +37,26 @@ def finish(folder: Path, ledger: Ledger) -> dict[str, Any] | None:
     known = read_json(folder / "finished.json")
     if isinstance(known, dict) and known.get("shards_sha256") == content and all((folder / f).exists() for f in _MADE):
         return known
-    people, aside, configs = [], [], set()
-    # The tables are small (a few hundred bytes a person) beside the parameters, which are never held together.
-    for row in (row for unit in units for row in ledger.rows(unit)):
-        people += [json.dumps(entry) for entry in rows.people_table(row)]
-        if row.scene_status != "ok":
-            reason = {"scene": row.name, "reason": row.scene_reason, "status": row.scene_status}
-            aside.append(json.dumps(reason))
-        else:
-            configs.add(row.config_hash)
+    aside: list[dict[str, str]] = []
+    configs: set[str] = set()
+
+    def people() -> Iterator[dict[str, Any]]:
+        for row in (row for unit in units for row in ledger.rows(unit)):
+            yield from rows.people_table(row)
+            if row.scene_status == "ok":
+                configs.add(row.config_hash)
+            else:
+                aside.append({"scene": row.name, "reason": row.scene_reason, "status": row.scene_status})
+
+    publish_parts(folder / "people.jsonl", json_lines(people()))
+    publish_parts(folder / "scenes_set_aside.jsonl", json_lines(aside))
     _, job = read_plan(folder)
-    used = [config for name, config in job["configs"].items() if name in configs]
-    publish(folder / "people.jsonl", _lines(people))
-    publish(folder / "scenes_set_aside.jsonl", _lines(aside))
-    publish_json(folder / "config.json", used)
-    _write_metadata(folder, ledger, done)
+    publish_json(folder / "config.json", [config for name, config in job["configs"].items() if name in configs])
+    with writing(folder / "dataset_info.json"):
+        lengths, size = [entry["num_records"] for entry in done], sum(entry["num_bytes"] for entry in done)
+        write_metadata(
+            folder, _KIND, ledger.plan.shard(0), lengths, size, lambda name: fault_point(f"{name}: before renaming")
+        )
     for path in (folder / "fits").glob(".*.npz.*.tmp"):  # of killed processes; nobody works on the job any more
         path.unlink(missing_ok=True)
     for claim in read_claims(folder):  # of processes killed between finishing a unit and giving it back
@@ -69,40 +74,3 @@ def total_counts(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         scenes.update(entry["counts"]["scenes"])
         people.update(entry["counts"]["people"])
     return {"scenes": dict(sorted(scenes.items())), "people": dict(sorted(people.items()))}
-
-
-def _lines(lines: list[str]) -> bytes:
-    return "".join(line + "\n" for line in lines).encode()
-
-
-def _write_metadata(folder: Path, ledger: Ledger, entries: list[dict[str, Any]]) -> None:
-    """`dataset_info.json` and `features.json`, made beside and moved in: a reader never sees half of one."""
-    import tensorflow_datasets as tfds
-
-    split = tfds.core.SplitInfo(
-        name=SPLIT,
-        shard_lengths=[entry["num_records"] for entry in entries],
-        num_bytes=sum(entry["num_bytes"] for entry in entries),
-    )
-    scratch = temporary_name(folder / f"{DATASET}-metadata")
-    with writing(folder / "dataset_info.json"):
-        try:
-            scratch.mkdir()
-            (scratch / ledger.plan.shard(0)).touch()  # TFDS takes name and format from the files it finds
-            tfds.folder_dataset.write_metadata(
-                data_dir=scratch,
-                features=rows.features(),
-                split_infos=[split],
-                version=f"{rows.ROW_VERSION}.0.0",
-                filename_template=_TEMPLATE,
-                check_data=False,
-                description="Bodies fitted to the people of images, one record per image.",
-            )
-            for name in ("features.json", "dataset_info.json"):
-                fault_point(f"{name}: before renaming")
-                sync(scratch / name)
-                os.replace(scratch / name, folder / name)
-            sync(folder)
-        finally:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(scratch)

@@ -79,10 +79,13 @@ class Progress:
         }
 
     def report(self, state: str) -> None:
-        """Log, JSON line, TensorBoard. A line that cannot be written is a warning: it is not worth a job."""
+        """Log, JSON line, TensorBoard. A line that cannot be written is a warning: it is not worth a job.
+
+        Any state but `running` is the last: TensorBoard's file is then closed.
+        """
         self._last = time.monotonic()
         line = self.snapshot(state)
-        left = "" if line["seconds_left"] is None else f", {_duration(line['seconds_left'])} left"
+        left = "" if line["seconds_left"] is None else f", {duration(line['seconds_left'])} left"
         logging.info(
             "%d/%d scenes, %d people fitted, %d failed, %d skipped, %.2f scenes/s, %.2f people/s%s",
             line["scenes_done"], line["scenes_total"], line["people"], line["failed"], line["skipped"],
@@ -98,9 +101,13 @@ class Progress:
             for name in ("scenes_per_s", "people_per_s", "people", "failed", "skipped", "scenes_done"):
                 self._board.add_scalar(f"job/{name}", line[name], self.scenes)
             self._board.flush()
+            if state != "running":  # flushing leaves out what waits in the writer's queue; closing waits for it
+                self._board.close()
+                self._board = None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -89,11 +89,15 @@ def rasterise(
     if near <= 0:
         raise ValueError(f"near: expected a positive distance in metres, got {near}")
     buffer = _ZBuffer(width, height)
+    all_faces = np.arange(len(faces))
     for person, body in enumerate(bodies):
         if is_drawable(body):
-            corners, source = _clip_near(body[faces], near)
-            homogeneous = corners @ intrinsics.T
-            buffer.add(homogeneous[..., :2] / homogeneous[..., 2:], 1.0 / corners[..., 2], person * len(faces) + source)
+            if body[:, 2].min() >= near:  # the usual case: project vertices, not corners
+                pixels, nearness, source = _to_pixels(body, intrinsics)[faces], (1.0 / body[:, 2])[faces], all_faces
+            else:
+                corners, source = _clip_near(body[faces], near)
+                pixels, nearness = _to_pixels(corners, intrinsics), 1.0 / corners[..., 2]
+            buffer.add(pixels, nearness, person * len(faces) + source)
     person, face, seen, pixels = buffer.resolve(len(faces))
     rays = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1) @ np.linalg.inv(intrinsics).T
     # The ray meets the plane of (a, b, c) where s * ray = [a b c] w; Cramer's rule gives w up to the common factor.
@@ -174,15 +178,18 @@ class _ZBuffer:
         """Draws triangles: corners (T, 3, 2) in pixels, nearness (T, 3) at the corners, owner (T,) identity >= 0."""
         a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
         area = _cross2(b - a, c - a)
-        # One orientation for all, so that inside means that all three edge functions are >= 0.
-        flip = (area < 0)[:, None]
-        corners = np.stack([a, np.where(flip, c, b), np.where(flip, b, c)], axis=1)
-        nearness = np.where(flip, nearness[:, [0, 2, 1]], nearness)
-        low = np.ceil(corners.min(axis=1) - 0.5).clip(0, [self.width, self.height]).astype(np.int64)
-        high = np.floor(corners.max(axis=1) - 0.5).clip(-1, [self.width - 1, self.height - 1]).astype(np.int64)
+        low = np.ceil(_extreme(np.minimum, a, b, c) - 0.5).clip(0, [self.width, self.height]).astype(np.int64)
+        high = (
+            np.floor(_extreme(np.maximum, a, b, c) - 0.5).clip(-1, [self.width - 1, self.height - 1]).astype(np.int64)
+        )
         # Most triangles of a distant body are smaller than a pixel and hold no pixel centre: they end here.
-        keep = np.flatnonzero((area != 0) & (high >= low).all(axis=1))
-        corners, nearness, owner, low, high = corners[keep], nearness[keep], owner[keep], low[keep], high[keep]
+        keep = np.flatnonzero((area != 0) & (high[:, 0] >= low[:, 0]) & (high[:, 1] >= low[:, 1]))
+        owner, low, high = owner[keep], low[keep], high[keep]
+        # One orientation for all, so that inside means that all three edge functions are >= 0.
+        turned = area[keep] < 0
+        order = np.where(turned[:, None], [0, 2, 1], [0, 1, 2])
+        rows = np.arange(len(keep))[:, None]
+        corners, nearness = corners[keep][rows, order], nearness[keep][rows, order]
         for block in _blocks(high[:, 1] - low[:, 1] + 1):
             self._add_rows(corners[block], nearness[block], owner[block], low[block], high[block])
 
@@ -253,6 +260,11 @@ def _check(vertices, faces, size) -> tuple[list[np.ndarray], np.ndarray, int, in
     return bodies, faces.astype(np.int64), int(width), int(height)
 
 
+def _to_pixels(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    homogeneous = points @ intrinsics.T
+    return homogeneous[..., :2] / homogeneous[..., 2:]
+
+
 def _clip_near(triangles: np.ndarray, near: float) -> tuple[np.ndarray, np.ndarray]:
     """Cuts triangles (T, 3, 3) at z = near. Returns the pieces in front and the index of each piece's triangle.
 
@@ -317,6 +329,11 @@ def _finish(depth, person, face, seen, weights, shape) -> Raster:
     barycentric[seen] = weights / weights.sum(axis=1, keepdims=True)
     depth, person, face = depth.astype(np.float32).reshape(shape), person.reshape(shape), face.reshape(shape)
     return Raster(depth, person, face, barycentric.reshape(*shape, 3))
+
+
+def _extreme(choose: np.ufunc, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Elementwise minimum or maximum of three arrays: many times faster than a reduction over an axis of length 3."""
+    return choose(choose(a, b), c)
 
 
 def _cross2(a: np.ndarray, b: np.ndarray) -> np.ndarray:

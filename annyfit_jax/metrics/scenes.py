@@ -1,4 +1,4 @@
-"""Quality of fitted people against ground truth or hand labels. Pure numpy; lengths in metres unless a name says mm or px.
+"""Fits against the exact truth of synthetic scenes, or hand labels of photos. Pure numpy; metres unless a name says mm, px.
 
 The synthetic protocol (`scene_errors`, `pool`) follows the evaluation tool of the synthetic scenes:
 
@@ -17,6 +17,8 @@ The synthetic protocol (`scene_errors`, `pool`) follows the evaluation tool of t
 | `gender_acc`, `gender_f1` | share | female above 0.5, male below; exactly 0.5 is neutral, hence wrong for both |
 | `gender_acc_strict` | share | nearest of male 0, neutral 0.5, female 1 |
 | `height_err` | m | error of the resting body's height |
+| `transl_abs_err` | m | distance of the root bone in camera space; only where both sides give it |
+| `age_years_err` | years | error of the age phenotype through Anny's WHO knots; only where both sides give it |
 
 People, joints and pairs are pooled over all scenes before the mean, except `joint_pa_mpjpe`. A mean of nothing is NaN.
 """
@@ -24,132 +26,25 @@ People, joints and pairs are pooled over all scenes before the mean, except `joi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from experts.words import AGE_CLASSES, GENDER_CLASSES
+from annyfit_jax.metrics.joints import distances, joint_pa_mpjpe, pa_mpjpe, project, root_mpjpe
+from annyfit_jax.metrics.ordering import depth_relation, ordered_pairs
+from annyfit_jax.metrics.words import (
+    AGE_ANCHORS,
+    GENDER_ANCHORS,
+    age_years,
+    gender_side,
+    macro_f1,
+    nearest_anchor,
+)
 
-AGE_ANCHORS = np.array(list(AGE_CLASSES.values()))
-"""baby, toddler, child, teenager, adult, senior."""
-GENDER_ANCHORS = np.array(list(GENDER_CLASSES.values()))
-"""male, neutral, female."""
-EQUAL_DEPTH_M = 0.2
 PCKH_SHARE = 0.6
-_LEFT_HIP, _RIGHT_HIP = 11, 12
+"""Of the head length in the image; Relative Human's PCKh (`keypoints`) has another threshold."""
 _MM = 1000.0
-
-
-# ------------------------------------------------------------------------------------------------ geometry
-
-
-def project(
-    points: Float[np.ndarray, "*batch 3"], intrinsics: Float[np.ndarray, "3 3"]
-) -> Float[np.ndarray, "*batch 2"]:
-    """Pinhole projection of camera-space points to pixels; points behind the camera mirror."""
-    homogeneous = points @ np.asarray(intrinsics, np.float64).T
-    return homogeneous[..., :2] / homogeneous[..., 2:]
-
-
-def similarity_align(
-    source: Float[np.ndarray, "*batch P 3"], target: Float[np.ndarray, "*batch P 3"]
-) -> Float[np.ndarray, "*batch P 3"]:
-    """The source after the least-squares similarity transform to the target (Umeyama 1991), a proper rotation.
-
-    With centred A, B and A^T B = U S V^T: R = U D V^T, D = diag(1, 1, det(U V^T)), scale = tr(S D) / |A|^2. A mirrored
-    source stays mirrored. A source without extent becomes the target's mean; non-finite input gives NaN.
-    """
-    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
-    if source.shape != target.shape or source.shape[-1:] != (3,):
-        raise ValueError(f"similarity_align: expected two arrays (..., P, 3), got {source.shape} and {target.shape}")
-    finite = np.isfinite(source + target).all((-2, -1), keepdims=True)
-    a = np.where(finite, source, 0.0)
-    b = np.where(finite, target, 0.0)
-    mean = b.mean(-2, keepdims=True)
-    a, b = a - a.mean(-2, keepdims=True), b - mean
-    u, s, vt = np.linalg.svd(np.swapaxes(a, -1, -2) @ b)
-    d = np.ones_like(s)
-    d[..., -1] = np.sign(np.linalg.det(u @ vt))
-    extent = (a**2).sum((-2, -1))
-    scale = np.where(extent > 0, (s * d).sum(-1) / np.where(extent > 0, extent, 1.0), 0.0)
-    aligned = scale[..., None, None] * (a @ ((u * d[..., None, :]) @ vt)) + mean
-    return np.where(finite, aligned, np.nan)
-
-
-def distances(a: Float[np.ndarray, "*batch 3"], b: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch"]:
-    """Euclidean distance of corresponding points."""
-    return np.linalg.norm(np.asarray(a, np.float64) - b, axis=-1)
-
-
-def hip_centred(joints: Float[np.ndarray, "*batch 17 3"]) -> Float[np.ndarray, "*batch 17 3"]:
-    """COCO-17 joints relative to the midpoint of the hips."""
-    joints = np.asarray(joints, np.float64)
-    return joints - 0.5 * (joints[..., _LEFT_HIP, None, :] + joints[..., _RIGHT_HIP, None, :])
-
-
-def root_mpjpe(joints: Float[np.ndarray, "*batch 17 3"], truth: Float[np.ndarray, "*batch 17 3"]) -> np.ndarray:
-    """Mean joint distance per person, both aligned at the midpoint of the hips; unit of the input."""
-    return distances(hip_centred(joints), hip_centred(truth)).mean(-1)
-
-
-def pa_mpjpe(joints: Float[np.ndarray, "*batch P 3"], truth: Float[np.ndarray, "*batch P 3"]) -> np.ndarray:
-    """Mean joint distance per person after a similarity per person; unit of the input."""
-    return distances(similarity_align(joints, truth), truth).mean(-1)
-
-
-def joint_pa_mpjpe(joints: Float[np.ndarray, "n P 3"], truth: Float[np.ndarray, "n P 3"]) -> float:
-    """Mean joint distance after one similarity for all people of a scene together; unit of the input."""
-    stacked = np.reshape(truth, (-1, 3))
-    return float(distances(similarity_align(np.reshape(joints, (-1, 3)), stacked), stacked).mean())
-
-
-# ------------------------------------------------------------------------------------------------ order and classes
-
-
-def depth_relation(difference: Float[np.ndarray, "*batch"], equal: float = EQUAL_DEPTH_M) -> Int[np.ndarray, "*batch"]:
-    """1 where a depth difference exceeds `equal` metres, -1 where it is below -`equal`, else 0."""
-    return np.where(difference > equal, 1, np.where(difference < -equal, -1, 0))
-
-
-def ordered_pairs(depth: Float[np.ndarray, "n"], layer: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "pairs"]:
-    """Per pair of people in different depth layers: whether the one in the nearer layer (smaller number) is nearer.
-
-    People without a layer (-1) or without a finite depth make no pair; equal depths are wrong. The mean of the result is the
-    share of correctly ordered pairs.
-    """
-    depth, layer = np.asarray(depth, np.float64), np.asarray(layer)
-    if depth.shape != layer.shape or depth.ndim != 1:
-        raise ValueError(f"ordered_pairs: expected depth (n,) and layer (n,), got {depth.shape} and {layer.shape}")
-    use = (layer >= 0) & np.isfinite(depth)
-    depth, layer = depth[use], layer[use].astype(np.int64)
-    i, j = np.triu_indices(len(depth), 1)
-    different = layer[i] != layer[j]
-    i, j = i[different], j[different]
-    return np.sign(depth[i] - depth[j]) == np.sign(layer[i] - layer[j])
-
-
-def nearest_anchor(values: Float[np.ndarray, "n"], anchors: Float[np.ndarray, "k"]) -> Int[np.ndarray, "n"]:
-    """Index of the nearest anchor, the lower one where two are equally near."""
-    return np.abs(np.asarray(values, np.float64)[:, None] - anchors).argmin(1)
-
-
-def gender_side(values: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """0 male below 0.5, 2 female above, 1 at exactly 0.5."""
-    return np.where(values > 0.5, 2, np.where(values < 0.5, 0, 1))
-
-
-def macro_f1(predicted: Int[np.ndarray, "n"], truth: Int[np.ndarray, "n"]) -> float:
-    """Mean over the classes present in the truth of F1 = 2 TP / (2 TP + FP + FN); NaN for no person."""
-    predicted, truth = np.asarray(predicted), np.asarray(truth)
-    scores = []
-    for label in np.unique(truth):
-        hit = np.sum((predicted == label) & (truth == label))
-        scores.append(2 * hit / (np.sum(predicted == label) + np.sum(truth == label)))
-    return _mean(scores)
-
-
-# ------------------------------------------------------------------------------------------------ synthetic protocol
 
 
 @dataclass
@@ -166,6 +61,10 @@ class People:
     """(n,) phenotype values of a fit, class indices (`AGE_ANCHORS`) of the truth."""
     height: Float[np.ndarray, "n"]
     """Height of the resting body."""
+    transl: Float[np.ndarray, "n 3"] | None = field(default=None, kw_only=True)
+    """Root bone in camera space; with it on both sides `transl_abs_err` is known."""
+    age_phenotype: Float[np.ndarray, "n"] | None = field(default=None, kw_only=True)
+    """In [0, 1]; with it on both sides `age_years_err` is known."""
 
 
 @dataclass
@@ -181,7 +80,8 @@ class Truth(People):
 
     def select(self, index: np.ndarray) -> Truth:
         """The people named by an integer or boolean index."""
-        return Truth(**{f.name: np.asarray(getattr(self, f.name))[index] for f in fields(self)})
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return replace(self, **{name: np.asarray(x)[index] for name, x in values if x is not None})
 
 
 def scene_errors(fit: People, truth: Truth, intrinsics: Float[np.ndarray, "3 3"]) -> dict[str, np.ndarray]:
@@ -197,6 +97,11 @@ def scene_errors(fit: People, truth: Truth, intrinsics: Float[np.ndarray, "3 3"]
     i, j = np.triu_indices(n, 1)
     relation = depth_relation(true_z[i] - true_z[j])
     related = depth_relation(z[i] - z[j]) == relation
+    more = {}
+    if fit.transl is not None and truth.transl is not None:
+        more["transl_abs_err"] = distances(fit.transl, np.asarray(truth.transl, np.float64))
+    if fit.age_phenotype is not None and truth.age_phenotype is not None:
+        more["age_years_err"] = np.abs(age_years(fit.age_phenotype) - age_years(truth.age_phenotype))
     return {
         "err2d_px": error_px[visible],
         "pckh06": (error_px < PCKH_SHARE * np.asarray(truth.head_px)[:, None])[visible],
@@ -214,6 +119,7 @@ def scene_errors(fit: People, truth: Truth, intrinsics: Float[np.ndarray, "3 3"]
         "gender_strict": nearest_anchor(fit.gender, GENDER_ANCHORS),
         "gender_truth": np.asarray(truth.gender, np.int64),
         "height_err": np.abs(np.asarray(fit.height, np.float64) - truth.height),
+        **more,
     }
 
 
@@ -221,7 +127,8 @@ def pool(scenes: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
     """The metrics of the module's table, with `scenes`, `people` and `pairs` counted."""
     if not scenes:
         raise ValueError("pool: expected the errors of at least one scene")
-    all_ = {key: np.concatenate([scene[key] for scene in scenes]) for key in scenes[0]}
+    keys = [key for key in scenes[0] if all(key in scene for scene in scenes)]
+    all_ = {key: np.concatenate([scene[key] for scene in scenes]) for key in keys}
     return {
         "scenes": len(scenes),
         "people": len(all_["mpjpe_abs"]),
@@ -241,6 +148,7 @@ def pool(scenes: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
         "gender_f1": macro_f1(all_["gender"], all_["gender_truth"]),
         "gender_acc_strict": _mean(all_["gender_strict"] == all_["gender_truth"]),
         "height_err": _mean(all_["height_err"]),
+        **{key: _mean(all_[key]) for key in ("transl_abs_err", "age_years_err") if key in all_},
     }  # fmt: skip
 
 

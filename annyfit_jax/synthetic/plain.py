@@ -18,25 +18,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
-from annyfit_jax import synthetic_cues as cues
 from annyfit_jax.camera import intrinsics_from_fov, project
 from annyfit_jax.scene import COCO17, BodyParameters, Scene
-from annyfit_jax.synthetic_people import (
-    ADULT_AVERAGE,
-    Phenotypes,
-    PoseSampler,
-    compose,
-    draw_phenotypes,
-)
+from annyfit_jax.synthetic import plain_cues as cues
+from annyfit_jax.synthetic.bodies import concatenate, in_chunks, rounded, single, size_basis, sizes
+from annyfit_jax.synthetic.plain_people import ADULT_AVERAGE, Phenotypes, PoseSampler, draw_phenotypes
+from annyfit_jax.synthetic.rotations import compose
 from body_models import anny
 from experts.dense_points import dense_vertex_indices
 
@@ -50,8 +43,6 @@ CAMERA_TILT = (-0.02, 0.30)
 """Radians, positive looks down."""
 _BLOCK = 64
 """Scenes whose bodies are evaluated together; boundaries at multiples of it."""
-_CHUNK = 64
-"""People per compiled evaluation."""
 _FACING_CAMERA = np.array([np.pi / 2, 0.0, 0.0])
 _EARS = [COCO17.index("left_ear"), COCO17.index("right_ear")]
 
@@ -114,7 +105,7 @@ class Generator:
             jax.jit(anny.points), anny.contract(self._model, np.concatenate([joints, surface]))
         )
         self._start = functools.partial(jax.jit(anny.points), anny.contract(self._model, joints))
-        self._sizes = functools.partial(jax.jit(_sizes), _size_basis(self._model), self._model.rest)
+        self._sizes = functools.partial(jax.jit(sizes), size_basis(self._model), self._model.rest)
         self._block = functools.lru_cache(maxsize=2)(self._make_block)
 
     def with_recipe(self, recipe: Recipe) -> Generator:
@@ -140,14 +131,14 @@ class Generator:
     def _make_block(self, block: int) -> list[tuple[_Draft, _Bodies]]:
         drafts = [self._draft(index) for index in range(block * _BLOCK, (block + 1) * _BLOCK)]
         counts = np.cumsum([len(draft.truth) for draft in drafts])[:-1]
-        truth = _concatenate([draft.truth for draft in drafts])
-        start = _concatenate([draft.start for draft in drafts])
-        points = _in_chunks(self._body, truth)
+        truth = concatenate([draft.truth for draft in drafts])
+        start = concatenate([draft.start for draft in drafts])
+        points = in_chunks(self._body, truth)
         joints, dense, corners = np.split(points, [len(COCO17), len(COCO17) + len(dense_vertex_indices())], axis=1)
         corners = corners.reshape(len(points), -1, 2, 3)
         normals = np.cross(corners[:, :, 0] - dense, corners[:, :, 1] - dense)
-        sizes = _in_chunks(lambda p: self._sizes(p.phenotypes), truth)
-        parts = (joints, dense, normals, sizes[:, 0], sizes[:, 1], _in_chunks(self._start, start))
+        measured = in_chunks(lambda p: self._sizes(p.phenotypes), truth)
+        parts = (joints, dense, normals, measured[:, 0], measured[:, 1], in_chunks(self._start, start))
         split = [np.split(part, counts) for part in parts]
         return [(draft, _Bodies(*(part[i] for part in split))) for i, draft in enumerate(drafts)]
 
@@ -174,7 +165,7 @@ class Generator:
         error = rng.normal(size=pose.shape) * self._sampler.estimate_error[:, None]
         start = BodyParameters(compose(root, rng.normal(0.0, 0.1, (n, 3))), zero, compose(pose, error), shape)
         truth = BodyParameters(root, zero, pose, phenotypes.shape)
-        return _Draft(rng, image_size, intrinsics, height, tilt, phenotypes, _rounded(truth), _rounded(start))
+        return _Draft(rng, image_size, intrinsics, height, tilt, phenotypes, rounded(truth), rounded(start))
 
 
 def _scene(name: str, draft: _Draft, bodies: _Bodies, rng: np.random.Generator) -> Scene:
@@ -224,34 +215,6 @@ def _scene(name: str, draft: _Draft, bodies: _Bodies, rng: np.random.Generator) 
     )
 
 
-# ------------------------------------------------------------------------------------------------ evaluation
-
-
-def single(array: np.ndarray) -> np.ndarray:
-    """Rounded to float32 values (in float64): half the bits of a record are then zeros, which compress."""
-    return np.asarray(array, np.float32).astype(np.float64)
-
-
-def _rounded(bodies: BodyParameters) -> BodyParameters:
-    return BodyParameters(*map(single, (bodies.root_rotvec, bodies.transl, bodies.pose, bodies.shape)))
-
-
-def _concatenate(bodies: list[BodyParameters]) -> BodyParameters:
-    names = [field.name for field in dataclasses.fields(BodyParameters)]
-    return BodyParameters(**{name: np.concatenate([getattr(body, name) for body in bodies]) for name in names})
-
-
-def _in_chunks(function: Callable[[anny.Params], Array], bodies: BodyParameters) -> np.ndarray:
-    """The function's values for all people, evaluated for a fixed number at a time."""
-    out = []
-    for start in range(0, len(bodies), _CHUNK):
-        part = bodies.select(np.minimum(np.arange(start, start + _CHUNK), len(bodies) - 1))
-        arrays = (part.shape, part.root_rotvec, part.pose, part.transl)
-        values = function(anny.Params(*(jnp.asarray(x, jnp.float32) for x in arrays)))
-        out.append(np.asarray(values, np.float64)[: len(bodies) - start])
-    return np.concatenate(out)
-
-
 def _triangles_at(faces: np.ndarray, vertices: np.ndarray) -> np.ndarray:
     """(k, 2) the two next vertices of one triangle at each vertex, in the triangle's sense."""
     corner = np.full(faces.max() + 1, -1)
@@ -259,36 +222,3 @@ def _triangles_at(faces: np.ndarray, vertices: np.ndarray) -> np.ndarray:
     corner[flat[::-1]] = np.arange(flat.size)[::-1]
     triangle, place = np.divmod(corner[vertices], 3)
     return np.stack([faces[triangle, (place + 1) % 3], faces[triangle, (place + 2) % 3]], axis=1)
-
-
-class _SizeBasis(NamedTuple):
-    """Linear rest state behind heights and head lengths."""
-
-    up_mean: Float[Array, "k"]
-    up_basis: Float[Array, "rank k"]
-    """Vertical coordinate of the vertices that can be highest or lowest."""
-    head_mean: Float[Array, "3"]
-    head_basis: Float[Array, "rank 3"]
-    """From the neck to the end of the head bone."""
-
-
-def _size_basis(model: anny.AnnyModel) -> _SizeBasis:
-    shapes = np.random.default_rng(0).random((256, 6))
-    rest = jax.jit(anny.rest)
-    up = np.concatenate([np.asarray(rest(model, jnp.asarray(s, jnp.float32))[0][..., 2]) for s in np.split(shapes, 8)])
-    extreme = np.unique(np.concatenate([up.argmax(1), up.argmin(1)]))
-    neck, head = model.labels.bones.index("neck02"), model.labels.bones.index("head")
-    return _SizeBasis(
-        model.vertices_mean[2, extreme],
-        model.vertices_basis[:, 2, extreme],
-        model.heads_mean[:, head] + model.axes_mean[:, head] - model.heads_mean[:, neck],
-        model.heads_basis[:, :, head] + model.axes_basis[:, :, head] - model.heads_basis[:, :, neck],
-    )
-
-
-def _sizes(basis: _SizeBasis, rest: anny.RestBasis, phenotypes: Float[Array, "n 6"]) -> Float[Array, "n 2"]:
-    """Height of the resting body and length of the head, metres."""
-    z = anny.coefficients(rest, phenotypes.T, None).T
-    up = basis.up_mean + z @ basis.up_basis
-    head = basis.head_mean + z @ basis.head_basis
-    return jnp.stack([up.max(-1) - up.min(-1), jnp.linalg.norm(head, axis=-1)], axis=-1)

@@ -1,0 +1,197 @@
+"""A dataset of fits to train on: an example per image, read by TFDS and Grain without builder code or TensorFlow.
+
+    ds = tfds.builder_from_directory(folder).as_data_source("train")
+
+| feature | shape | meaning |
+|---|---|---|
+| `table_version`, `scene_index` | () | of this table; position in the input of the job, -1 = unknown |
+| `name`, `image_path` | text | |
+| `image_jpeg` | bytes | the photo, empty where it was not asked for |
+| `image_size`, `intrinsics` | (2,), (3, 3) | width, height; pixels |
+| `person_ids`, `person_keys` | n texts | the input's names; names of the results, empty where they are not stored |
+| `fitted` | (n,) bool | the person has a fit: where it is False the parameters are NaN or not to be used |
+| `status`, `notes` | n texts | `ok`, `failed:<reason>`, `skipped:<reason>`; remarks separated by `;` |
+| `boxes` | (n, 4) | x0, y0, x1, y1 in pixels around the seen keypoints (`people.boxes`) |
+| `keypoints_2d` | (n, 17, 3) | COCO keypoints that the fit was given: x, y in pixels, confidence |
+| `keypoints_3d` | (n, 17, 3) | of the fitted body, metres, camera axes |
+| `root_rotvec`, `transl`, `pose`, `shape` | (n, 3), (n, 3), (n, 162, 3), (n, 6) | as in `SceneFit` |
+| `height_m`, `depth_m` | (n,) | metres |
+| `reprojection_px`, `start_reprojection_px`, `seen_keypoints` | (n,) | how far to trust the fit: pixels, pixels, of 17 |
+| `age_cue`, `gender_cue` | (n,) | anchors of the words that the fit was given, -1 = none |
+| `start_origin`, `config_hash`, `asset_version`, `content_hash` | text | what the fit was computed from |
+
+`labels.json` beside the shards names bones and phenotypes. Scenes in which nobody was fitted are in `set_aside.jsonl`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from annyfit_jax.cues import wire
+from annyfit_jax.cues.shards import DEFAULT_SCENES_PER_SHARD, Kind, Packed, Plan, Progress, SetAside, write
+from annyfit_jax.cues.source import CueSource, is_cue_dataset, open_cues
+from annyfit_jax.cues.wire import Field
+from annyfit_jax.exports import people
+from annyfit_jax.files import write_bytes
+from annyfit_jax.fit_source import FitSource, Outcome
+from annyfit_jax.inputs.images import jpeg_bytes
+from annyfit_jax.results import FitFileError, SceneFit
+from annyfit_jax.scene import SceneError
+
+VERSION = 1
+Photo = Callable[[Outcome], bytes]
+
+
+def fields(num_bones: int = 162, num_phenotypes: int = 6) -> dict[str, Field]:
+    """The table for a body with so many posed bones and shape parameters."""
+    per_person = {
+        "boxes": (4,), "keypoints_2d": (17, 3), "keypoints_3d": (17, 3), "root_rotvec": (3,), "transl": (3,),
+        "pose": (num_bones, 3), "shape": (num_phenotypes,), "height_m": (), "depth_m": (), "reprojection_px": (),
+        "start_reprojection_px": (), "age_cue": (), "gender_cue": (),
+    }  # fmt: skip
+    return {
+        "table_version": Field("int"),
+        "scene_index": Field("int"),
+        "name": Field("text"),
+        "image_path": Field("text"),
+        "image_jpeg": Field("blob"),
+        "image_size": Field("array", (2,), "int32"),
+        "intrinsics": Field("array", (3, 3), "float32"),
+        **dict.fromkeys(("person_ids", "person_keys", "status", "notes"), Field("texts")),
+        "fitted": Field("array", (None,), "bool"),
+        "seen_keypoints": Field("array", (None,), "int32"),
+        **{name: Field("array", (None, *shape), "float32") for name, shape in per_person.items()},
+        **dict.fromkeys(("start_origin", "config_hash", "asset_version", "content_hash"), Field("text")),
+    }
+
+
+def write_training_set(
+    source: FitSource,
+    output: str | Path,
+    *,
+    names: Sequence[str] = (),
+    photo: Photo | None = None,
+    scenes_per_shard: int = DEFAULT_SCENES_PER_SHARD,
+    on_shard: Callable[[int], None] | None = None,
+) -> Progress:
+    """Writes the dataset; call again to go on where an interrupted call stopped.
+
+    Args:
+      names: scenes to write, in this order; all by default.
+      photo: JPEG bytes of a scene, empty where there is none; a scene for which it raises SceneError is set aside.
+      on_shard: told each shard that was written.
+
+    Raises DatasetError where the folder belongs to other fits, FitFileError on fits that cannot be read.
+    """
+    first = source.load(names[0]) if names else next(iter(source), None)
+    if first is None:
+        raise FitFileError(f"{source.location}: nobody was fitted")
+    table = fields(first.pose.shape[1], first.shape.shape[1])
+    kind = Kind(
+        "fitted_people", VERSION, table, "Bodies fitted to the people of images, to train on.", facts=("people",)
+    )
+    described = {
+        "fits": Path(source.location).name, "fingerprint": source.fingerprint, "names": list(names),
+        "images": photo is not None,
+    }  # fmt: skip
+    plan = Plan(len(names) or source.total, described, scenes_per_shard, kind=kind)
+
+    def records(span: range) -> Iterable[Packed | SetAside]:
+        outcomes = map(source.outcome, names[span.start : span.stop]) if names else source.part(span)
+        return (_pack(outcome, table, photo) for outcome in outcomes)
+
+    state = write(output, plan, records, on_shard=on_shard)
+    write_bytes(Path(output) / "labels.json", (json.dumps(_labels(first), indent=1) + "\n").encode(), flush=True)
+    return state
+
+
+def _pack(outcome: Outcome, table: dict[str, Field], photo: Photo | None) -> Packed | SetAside:
+    fit = outcome.fit
+    if not fit.ok.any():
+        return SetAside(fit.name, outcome.reason or "nobody was fitted")
+    for name in ("pose", "shape"):
+        if getattr(fit, name).shape[1:] != table[name].shape[1:]:
+            return SetAside(
+                fit.name, f"{name}: expected {table[name].shape[1:]} per person, got {getattr(fit, name).shape[1:]}"
+            )
+    try:
+        record = wire.serialize(example(outcome, photo(outcome) if photo else b""), table)
+    except SceneError as error:
+        return SetAside(fit.name, str(error))
+    return Packed(fit.name, record, {"people": int(fit.ok.sum())})
+
+
+def example(outcome: Outcome, jpeg: bytes = b"") -> dict[str, object]:
+    """The values of a record, by the names of `fields`."""
+    fit = outcome.fit
+    own = ("root_rotvec", "transl", "pose", "shape", "height_m", "depth_m", "reprojection_px", "start_reprojection_px")
+    texts = {name: [str(text) for text in getattr(fit, name)] for name in ("person_ids", "status", "notes")}
+    return {
+        "table_version": VERSION,
+        "scene_index": outcome.index,
+        "name": fit.name,
+        "image_path": fit.image_path,
+        "image_jpeg": jpeg,
+        "image_size": fit.image_size,
+        "intrinsics": fit.K,
+        **texts,
+        "person_keys": list(outcome.person_keys[: len(fit)]),
+        "fitted": fit.ok,
+        "seen_keypoints": people.seen(fit).sum(1),
+        "boxes": people.boxes(fit),
+        "keypoints_2d": fit.keypoints_2d,
+        "keypoints_3d": fit.fitted_keypoints_3d,
+        **{name: getattr(fit, name) for name in own},
+        "age_cue": fit.age_word,
+        "gender_cue": fit.gender_word,
+        "start_origin": fit.start_origin,
+        "config_hash": fit.config_hash,
+        "asset_version": fit.asset_version,
+        "content_hash": outcome.content_hash,
+    }
+
+
+def _labels(fit: SceneFit) -> dict[str, object]:
+    return {
+        "bone_labels": [str(label) for label in fit.bone_labels],
+        "phenotype_labels": [str(label) for label in fit.phenotype_labels],
+        "frame": fit.frame,
+    }
+
+
+def photos_from(path: str | Path) -> Photo:
+    """Photos of scenes from a folder of photos, or from the cue dataset that the job was fitted to.
+
+    In a folder a photo is found under the path that the fit names, relative to the folder, or under its file name alone.
+    The photo of a scene that has none there is a SceneError.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: expected a folder of photos, or a cue dataset")
+    if is_cue_dataset(folder):
+        return functools.partial(_packed_photo, open_cues(str(folder)))
+    return functools.partial(_photo_file, folder)
+
+
+def _packed_photo(cues: CueSource, outcome: Outcome) -> bytes:
+    index, name = outcome.index, outcome.fit.name
+    if not 0 <= index < len(cues) or cues.names[index] != name:
+        raise SceneError(f"{cues.location}: scene {name}: not at its place {index}; is it the input of the job?")
+    jpeg = cues.photo(index)
+    if not jpeg:
+        raise SceneError(f"{cues.location}: scene {name}: packed without its photo")
+    return jpeg
+
+
+def _photo_file(folder: Path, outcome: Outcome) -> bytes:
+    stored = Path(outcome.fit.image_path)
+    if not stored.name:
+        raise SceneError(f"scene {outcome.fit.name}: the fit names no photo")
+    for relative in (stored.relative_to(stored.anchor), Path(stored.name)):
+        path = folder / relative
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            return jpeg_bytes(path)
+    raise SceneError(f"{folder}: {stored.name}: no such photo")

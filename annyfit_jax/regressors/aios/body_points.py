@@ -1,0 +1,169 @@
+"""The points of a body model that losses compare, from what the parametric heads predict.
+
+Before translation: Anny stands with its root bone's head, SMPL-X with the origin of the official model, at zero.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from annyfit_jax.regressors.aios.config import ANNY, BodyHead
+from annyfit_jax.regressors.aios.heads import BodyPrediction
+from annyfit_jax.regressors.aios.rotations import rotvec_from_matrix
+from annyfit_jax.regressors.aios.targets import PointLayout
+from body_models import anny, smplx
+
+# ------------------------------------------------------------------------------------------------ Anny
+
+_ANNY_FACE = ("jaw", "eye.L", "eye.R", "oris01", "oris05", "temporalis01.L", "temporalis01.R")
+_ANNY_NAMES = (*ANNY.body, *ANNY.left_hand, *ANNY.right_hand, *_ANNY_FACE)
+_ANNY_COUNTS = (len(ANNY.body), len(ANNY.left_hand), len(ANNY.right_hand), len(_ANNY_FACE))
+_ANNY_ENDS = tuple(int(n) for n in np.cumsum([0, *_ANNY_COUNTS]))
+
+ANNY_POINTS = PointLayout(
+    *itertools.pairwise(_ANNY_ENDS), pelvis=0, neck=_ANNY_NAMES.index("neck01"),
+    left_wrist=_ANNY_NAMES.index("wrist.L"), right_wrist=_ANNY_NAMES.index("wrist.R"),
+)  # fmt: skip
+"""Heads of Anny's bones: 36 of the body, 19 of each hand, 7 of the face."""
+
+
+def complete_rotations(
+    head: BodyHead, prediction: BodyPrediction, bones: tuple[str, ...]
+) -> Float[Array, "*batch bone 3 3"]:
+    """Rotations of all bones of a body model: predicted where there is a prediction, else the identity."""
+    index, matrices = [], []
+    for part, names in head.parts.items():
+        of_part = getattr(prediction.rotations, part)
+        if of_part is not None:
+            index += [bones.index(name) for name in names]
+            matrices.append(of_part)
+    predicted = jnp.concatenate(matrices, axis=-3)
+    rest = jnp.broadcast_to(jnp.eye(3, dtype=predicted.dtype), (*predicted.shape[:-3], len(bones), 3, 3))
+    return rest.at[..., np.array(index), :, :].set(predicted)
+
+
+def anny_points(model: anny.AnnyModel, prediction: BodyPrediction) -> Float[Array, "*batch point 3"]:
+    """The points of `ANNY_POINTS`, metres. `model` has 11 phenotypes (`anny.load("all")`)."""
+    bones = model.labels.bones
+    rotations = complete_rotations(ANNY, prediction, bones)
+    deltas = jnp.pad(rotations, [(0, 0)] * (rotations.ndim - 2) + [(0, 1), (0, 1)]).at[..., 3, 3].set(1.0)
+    # Vertices of the output are not used, so none is computed under `jit`.
+    posed = anny.forward_transforms(model, prediction.shape, deltas).bone_poses
+    return posed[..., np.array([bones.index(name) for name in _ANNY_NAMES]), :3, 3]
+
+
+# ------------------------------------------------------------------------------------------------ SMPL-X
+
+
+@struct.dataclass
+class SmplxPointModel:
+    """SMPL-X with its 137 points contracted (`smplx.contract`)."""
+
+    model: smplx.SmplxModel
+    points: smplx.SmplxPoints
+    """The fixed points in the order of HumanData, then candidates of the face contour: 17 for each turn of the head."""
+
+
+_EXTRA_VERTICES = (
+    9120, 9929, 9448, 616, 6, 5770, 5780, 8846, 8463, 8474, 8635, 5361, 4933, 5058, 5169, 5286, 8079, 7669, 7794, 7905, 8022
+)  # fmt: skip
+"""Nose, eyes, ears, toes and heels, finger tips: joints 55 to 75 of the official model's 144."""
+_CONTOUR = 17
+_BODY_FROM_144 = (
+    0, 1, 2, 4, 5, 7, 8, 12, 16, 17, 18, 19, 20, 21, 60, 61, 62, 63, 64, 65, 59, 58, 57, 56, 55
+)  # fmt: skip
+_FINGERS = tuple((k, k + 1, k + 2) for k in (12, 0, 3, 9, 6))  # thumb, index, middle, ring, pinky within a hand
+
+
+def _hand_from_144(first: int, tip: int) -> list[int]:
+    return [index for n, finger in enumerate(_FINGERS) for index in (*(first + k for k in finger), tip + n)]
+
+
+SMPLX_FROM_144 = (
+    *_BODY_FROM_144, *_hand_from_144(25, 66), *_hand_from_144(40, 71), 22, 15, 57, 56, *range(76, 144),
+)  # fmt: skip
+"""HumanData's 137 points among the official model's 144. Ground truth has entries 67 and 68, the eyeballs, swapped."""
+
+
+def smplx_point_model(model: smplx.SmplxModel, landmarks: dict[str, np.ndarray]) -> SmplxPointModel:
+    """Contracts the points of the official model.
+
+    Args:
+      landmarks: entries of the model file: `lmk_faces_idx` (51,), `lmk_bary_coords` (51, 3),
+        `dynamic_lmk_faces_idx` (79, 17), `dynamic_lmk_bary_coords` (79, 17, 3).
+
+    Raises: ValueError naming the entry that is absent or of another shape.
+    """
+    shapes = {
+        "lmk_faces_idx": (51,), "lmk_bary_coords": (51, 3), "dynamic_lmk_faces_idx": (79, _CONTOUR),
+        "dynamic_lmk_bary_coords": (79, _CONTOUR, 3),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        found = None if name not in landmarks else np.shape(landmarks[name])
+        if found != shape:
+            raise ValueError(f"SMPL-X landmarks: {name} must have shape {shape}, got {found}")
+    faces = np.asarray(model.faces)
+    joints = len(model.labels.bones)
+    vertices = smplx.NUM_VERTICES
+
+    def on_triangles(triangle: np.ndarray, barycentric: np.ndarray) -> np.ndarray:
+        rows = np.zeros((triangle.size, vertices + joints))
+        np.add.at(rows, (np.arange(triangle.size)[:, None], faces[triangle.ravel()]), barycentric.reshape(-1, 3))
+        return rows
+
+    all_144 = np.concatenate(
+        [
+            np.eye(joints, vertices + joints, vertices),
+            smplx.vertex_regressor(np.array(_EXTRA_VERTICES)),
+            on_triangles(landmarks["lmk_faces_idx"], landmarks["lmk_bary_coords"]),
+        ]
+    )
+    fixed = all_144[np.array(SMPLX_FROM_144[:-_CONTOUR])]
+    contour = on_triangles(landmarks["dynamic_lmk_faces_idx"], landmarks["dynamic_lmk_bary_coords"])
+    return SmplxPointModel(model, smplx.contract(model, np.concatenate([fixed, contour])))
+
+
+def smplx_points(body: SmplxPointModel, prediction: BodyPrediction) -> Float[Array, "*batch point 3"]:
+    """The 137 points, metres. Absent hands are the mean hand, an absent face and expression at rest, eyes at rest.
+
+    The axis-angles of the hands are those of the prediction plus the mean hand, as in the official model.
+    """
+    rotations, batch = prediction.rotations, prediction.shape.shape[:-1]
+
+    def rotvecs(matrices: Array | None, bones: int) -> Array:
+        return jnp.zeros((*batch, bones, 3)) if matrices is None else rotvec_from_matrix(matrices)
+
+    hands = [
+        rotvecs(part, 15) + mean.reshape(15, 3)
+        for part, mean in zip((rotations.left_hand, rotations.right_hand), body.model.hand_means)
+    ]
+    whole = rotvecs(rotations.body, 22)
+    pose = jnp.concatenate([whole[..., 1:, :], rotvecs(rotations.face, 1), rotvecs(None, 2), *hands], axis=-2)
+    expression = prediction.expression
+    if expression is None:
+        expression = jnp.zeros((*batch, body.model.labels.num_expression))
+    origin = smplx.translation_from_transl(body.model, prediction.shape, jnp.zeros((*batch, 3)), expression)
+    found = smplx.points(body.points, smplx.Params(prediction.shape, whole[..., 0, :], pose, origin, expression))
+    fixed = len(SMPLX_FROM_144) - _CONTOUR
+    candidates = found[..., fixed:, :].reshape(*batch, -1, _CONTOUR, 3)
+    row = contour_row(rotations.body)[..., None, None, None]
+    contour = jnp.take_along_axis(candidates, row, axis=-3)[..., 0, :, :]
+    return jnp.concatenate([found[..., :fixed, :], contour], axis=-2)
+
+
+def contour_row(body: Float[Array, "*batch 22 3 3"]) -> Array:
+    """Which of the 79 face contours is seen: by the head's turn about y against the camera, one row per degree.
+
+    Rows 0..39 are turns of 0..39 degrees, 40..78 of -1..-39 degrees; beyond, the last one.
+    """
+    turn = body[..., 0, :, :]
+    for bone in (3, 6, 9, 12):  # spine and neck
+        turn = turn @ body[..., bone, :, :]
+    angle = jnp.arctan2(-turn[..., 2, 0], jnp.hypot(turn[..., 0, 0], turn[..., 1, 0]))
+    degrees = jnp.round(jnp.clip(jnp.degrees(angle), -39.0, 39.0)).astype(jnp.int32)
+    return jnp.where(degrees < 0, 39 - degrees, degrees)

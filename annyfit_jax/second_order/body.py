@@ -1,0 +1,192 @@
+"""What the MAP objective must know about the body: contracted cues, surface normals, heights, limits, population."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from annyfit_jax.bodies import FitBody
+from annyfit_jax.config import FitConfig
+from annyfit_jax.scene import COCO17
+from annyfit_jax.second_order.plan import Plan, make_plan
+from body_models import anny, contraction
+from body_models.anny import AnnyModel, AnnyPoints
+from experts import dense_points
+
+_J = {name: i for i, name in enumerate(COCO17)}
+_TORSO_SHARE = 0.3
+"""Length of the torso as a share of body height, nearly constant over life."""
+# Spheres that fill a body: keypoints they lie between and their radius as a share of the torso's length.
+_SPHERES: tuple[tuple[dict[str, float], float], ...] = (
+    ({"left_ear": 0.5, "right_ear": 0.5}, 0.20),
+    ({"left_shoulder": 0.4, "right_shoulder": 0.4, "left_hip": 0.1, "right_hip": 0.1}, 0.26),
+    ({"left_shoulder": 0.2, "right_shoulder": 0.2, "left_hip": 0.3, "right_hip": 0.3}, 0.26),
+    ({"left_hip": 0.5, "right_hip": 0.5}, 0.28),
+    *(({f"{s}_hip": 0.5, f"{s}_knee": 0.5}, 0.14) for s in ("left", "right")),
+    *(({f"{s}_knee": 0.5, f"{s}_ankle": 0.5}, 0.10) for s in ("left", "right")),
+    *(({f"{s}_shoulder": 0.5, f"{s}_elbow": 0.5}, 0.09) for s in ("left", "right")),
+    *(({f"{s}_elbow": 0.5, f"{s}_wrist": 0.5}, 0.07) for s in ("left", "right")),
+)
+_NEIGHBOURS = 4
+_HEIGHT_CANDIDATES = 4
+
+
+@dataclass(frozen=True)
+class MapLayout:
+    """Static facts (hashable)."""
+
+    neighbours: tuple[tuple[int, ...], ...]
+    """Per dense point: the nearest others on the resting body."""
+    spheres: tuple[tuple[float, ...], ...]
+    """(spheres, 17) weights of the keypoints."""
+    radii: tuple[float, ...]
+    """Radius of each sphere as a share of body height."""
+
+
+@struct.dataclass
+class MapBody:
+    """A body prepared for the MAP objective: a pytree, passed to the compiled fit as an argument."""
+
+    points: AnnyPoints
+    """17 keypoints, then the dense points."""
+    plan: Plan
+    normals: Float[Array, "3 138"]
+    """Outward unit normals of the dense points on the mean body at rest."""
+    normal_skin: Float[Array, "138 B"]
+    """Skinning weights of the dense points, bones in tree order."""
+    up_mean: Float[Array, "H"]
+    up_basis: Float[Array, "rank H"]
+    """Vertical coordinate at rest of the vertices that can be highest or lowest."""
+    shape_low: Float[Array, "S"]
+    shape_high: Float[Array, "S"]
+    pose_limit: Float[Array, ""]
+    pose_sd: Float[Array, "F"]
+    """Error of the start's rotations, free bones in column order, radians."""
+    relaxed_pose: Float[Array, "3 F"]
+    relaxed_sd: Float[Array, "F"]
+    limit_axes: Float[Array, "3 3 F"]
+    """Joint limits: (component, axis, free bone)."""
+    limit_low: Float[Array, "3 F"]
+    limit_high: Float[Array, "3 F"]
+    population_age: Float[Array, "T"]
+    population_height: Float[Array, "2 T"]
+    """Mean height phenotype of males and females at each age phenotype (WHO-calibrated)."""
+    layout: MapLayout = struct.field(pytree_node=False)
+
+
+def map_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody:
+    """Prepare Anny for the MAP objective. Raises ValueError for a body without Anny's six phenotypes."""
+    if model.labels.phenotypes != anny.PHENOTYPE_LABELS:
+        raise ValueError("solver='lm' fits the six-phenotype Anny: anny.load(phenotypes='default')")
+    dense = dense_points.dense_vertex_indices()
+    regressor = np.asarray(model.keypoint_regressor, np.float64)[: len(COCO17)]
+    points = anny.contract(model, np.concatenate([regressor, anny.vertex_regressor(model, dense)]))
+    plan = make_plan(points, model.labels.parents, body.layout.free_bones, (len(COCO17), len(dense)), 6)
+    free = np.asarray(plan.layout.bones)
+    axes, low, high = _limits(body, free)
+    order = np.asarray(points.layout.tree.order)
+    height_index = _height_vertices(model)
+    ages, male, female = _population()
+    dtype = model.dtype
+    cast = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
+    template = np.asarray(model.vertices_mean, np.float64)
+    return MapBody(
+        points=points,
+        plan=plan,
+        normals=cast(_normals(template, np.asarray(model.faces))[:, dense]),
+        normal_skin=cast(np.asarray(model.skin)[order][:, dense].T),
+        up_mean=model.vertices_mean[2, height_index],
+        up_basis=model.vertices_basis[:, 2, height_index],
+        shape_low=body.shape_low,
+        shape_high=body.shape_high,
+        pose_limit=body.pose_limit,
+        pose_sd=cast([_pose_sd(body.layout.bones[row], config) for row in free]),
+        relaxed_pose=cast(np.asarray(body.pose_rest)[:, free]),
+        relaxed_sd=cast(1.0 / np.sqrt(np.asarray(body.pose_precision)[free])),
+        limit_axes=cast(axes),
+        limit_low=cast(low),
+        limit_high=cast(high),
+        population_age=cast(ages),
+        population_height=cast(np.stack([male, female])),
+        layout=MapLayout(
+            neighbours=_neighbours(template[:, dense]),
+            spheres=tuple(tuple(w.get(name, 0.0) for name in COCO17) for w, _ in _SPHERES),
+            radii=tuple(radius * _TORSO_SHARE for _, radius in _SPHERES),
+        ),
+    )
+
+
+def body_height(body: MapBody, shape: Float[Array, "S N"]) -> Float[Array, "N"]:
+    """Vertical extent of the resting body, metres."""
+    up = contraction.linear(body.up_mean, body.up_basis, anny.coefficients(body.points.rest, shape, None))
+    return up.max(0) - up.min(0)
+
+
+def population_mean(
+    body: MapBody, age: Float[Array, "N"], gender: Float[Array, "N"]
+) -> tuple[Float[Array, "N"], Float[Array, "N"], Float[Array, "N"]]:
+    """Mean height phenotype for age and gender phenotypes, and its derivatives by age and by gender."""
+    knots, heights = body.population_age, body.population_height
+    last = len(knots) - 2
+    segment = jnp.clip(jnp.searchsorted(knots, age, side="left") - 1, 0, last)
+    share = (jnp.clip(age, knots[0], knots[-1]) - knots[segment]) / (knots[segment + 1] - knots[segment])
+    low, high = heights[:, segment], heights[:, segment + 1]
+    by_sex = low + share * (high - low)
+    slope = (high - low) / (knots[segment + 1] - knots[segment])
+    mean = by_sex[0] + gender * (by_sex[1] - by_sex[0])
+    return mean, slope[0] + gender * (slope[1] - slope[0]), by_sex[1] - by_sex[0]
+
+
+def _pose_sd(bone: str, config: FitConfig) -> float:
+    table = config.map.pose_sd
+    return next((table[stem] for stem in sorted(table, key=len, reverse=True) if bone.startswith(stem)), table["limb"])
+
+
+def _limits(body: FitBody, free: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    axes = np.zeros((3, 3, len(free)))
+    low, high = np.full((3, len(free)), -np.inf), np.full((3, len(free)), np.inf)
+    rows = np.asarray(body.layout.limit_bones, int)
+    for column, row in enumerate(free):
+        for axis, limit in enumerate(np.flatnonzero(rows == row)[:3]):
+            axes[:, axis, column] = np.asarray(body.limit_axes)[:, limit]
+            low[axis, column] = np.asarray(body.limit_low)[limit]
+            high[axis, column] = np.asarray(body.limit_high)[limit]
+    return axes, low, high
+
+
+def _height_vertices(model: AnnyModel) -> np.ndarray:
+    """Vertices that are among the highest or lowest at rest in a corner of the shape space."""
+    corners = np.asarray(model.rest.corner_map) @ np.asarray(model.vertices_basis[:, 2])
+    up = np.argsort(np.asarray(model.vertices_mean[2]) + corners, axis=1)
+    return np.unique(np.concatenate([up[:, :_HEIGHT_CANDIDATES], up[:, -_HEIGHT_CANDIDATES:]], axis=1))
+
+
+def _normals(vertices: Float[np.ndarray, "3 V"], faces: np.ndarray) -> Float[np.ndarray, "3 V"]:
+    a, b, c = (vertices[:, faces[:, k]] for k in range(3))
+    face = np.cross((b - a).T, (c - a).T).T
+    total = np.zeros_like(vertices)
+    for k in range(3):
+        for axis in range(3):
+            total[axis] += np.bincount(faces[:, k], face[axis], minlength=vertices.shape[1])
+    return total / np.maximum(np.linalg.norm(total, axis=0), 1e-12)
+
+
+def _neighbours(points: Float[np.ndarray, "3 K"]) -> tuple[tuple[int, ...], ...]:
+    distance = np.linalg.norm(points[:, :, None] - points[:, None], axis=0)
+    return tuple(tuple(int(i) for i in row[1 : 1 + _NEIGHBOURS]) for row in distance.argsort(1, kind="stable"))
+
+
+@functools.cache
+def _population() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = json.loads((importlib.resources.files("experts") / "data" / "anthropometry.json").read_text())["rows"]
+    by_sex = {sex: sorted((r["age"], r["mean_height_phenotype"]) for r in rows if r["sex"] == sex)
+              for sex in ("male", "female")}  # fmt: skip
+    ages = np.array([age for age, _ in by_sex["male"]])
+    return ages, *(np.array([height for _, height in by_sex[sex]]) for sex in ("male", "female"))

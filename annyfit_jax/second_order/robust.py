@@ -1,0 +1,33 @@
+"""Robust functions and statistics over the points of each person (points first, people last)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def geman_mcclure(
+    squared: Float[Array, "*batch"], width: float
+) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+    """Half of k^2 s / (k^2 + s) of a squared residual s, and twice its derivative: the weight that IRLS gives s.
+
+    The weighted quadratic through the current value lies above the function everywhere: it is concave in s.
+    """
+    scale = width * width
+    share = scale / (scale + squared)
+    return 0.5 * share * squared, share * share
+
+
+def masked_median(values: Float[Array, "K N"], mask: Bool[Array, "K N"]) -> Float[Array, "N"]:
+    """Lower median over the chosen points of each person; 0 where none is chosen."""
+    return weighted_median(values, mask.astype(values.dtype))
+
+
+def weighted_median(values: Float[Array, "K N"], weight: Float[Array, "K N"]) -> Float[Array, "N"]:
+    """Smallest value up to which half of the weight lies; 0 where all weights are zero."""
+    order = jnp.argsort(jnp.where(weight > 0, values, jnp.inf), axis=0)
+    ordered = jnp.take_along_axis(values, order, axis=0)
+    summed = jnp.cumsum(jnp.take_along_axis(weight, order, axis=0), axis=0)
+    total = summed[-1]
+    at = jnp.argmax(summed >= 0.5 * total * (1.0 - 1e-6), axis=0)
+    return jnp.where(total > 0, jnp.take_along_axis(ordered, at[None], axis=0)[0], 0.0)

@@ -1,0 +1,136 @@
+"""Predictions as the metrics want them: fitted Anny bodies, SMPL-X meshes, AGORA's own upload format."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from annyfit_jax.inputs.npz import open_npz
+from annyfit_jax.inputs.validate import checked_array
+from annyfit_jax.metrics.joints import project
+from annyfit_jax.metrics.people import PredictedPeople
+from annyfit_jax.metrics.skeletons import ANNY, HIPS, SMPLX22
+from annyfit_jax.scene import COCO17, BodyParameters, SceneError
+from annyfit_jax.truth.agora import NUM_MATCHED, SMPLX_NAMES
+from annyfit_jax.truth.pickles import read_pickle
+from body_models import anny
+from body_models.smplx_file import NUM_VERTICES
+
+_CHUNK = 8
+"""People per evaluation of the body: one compiled shape."""
+AGORA_JOINTS = 127
+
+
+class AnnyPeople:
+    """Fitted Anny bodies as predictions. Holds the body and its compiled points."""
+
+    def __init__(self, model: anny.AnnyModel | None = None) -> None:
+        self._model = anny.load() if model is None else model
+        rest = np.asarray(anny.rest(self._model, jnp.full(6, 0.5, self._model.dtype))[0])
+        crown = int(rest[..., 2].argmax())  # Anny rests with Z up
+        neck = self._model.labels.bones.index("neck01")
+        self._points = jax.jit(functools.partial(_body_points, neck=neck, crown=crown))
+
+    def joints(self, people: BodyParameters) -> Float[np.ndarray, "n 21 3"]:
+        """`skeletons.ANNY` in the frame of the parameters, metres; NaN for people with NaN parameters."""
+        out = [np.zeros((0, len(COCO17) + 2, 3))]
+        for start in range(0, len(people), _CHUNK):
+            part = people.select(np.minimum(np.arange(start, start + _CHUNK), len(people) - 1))
+            arrays = (np.clip(part.shape, 0.0, 1.0), part.root_rotvec, part.pose, part.transl)
+            params = anny.Params(*(jnp.asarray(x, self._model.dtype) for x in arrays))
+            out.append(np.asarray(self._points(self._model, params), np.float64)[: len(people) - start])
+        points = np.concatenate(out)
+        middle = lambda joint: points[:, [COCO17.index(f"{side}_{joint}") for side in ("left", "right")]].mean(1)  # noqa: E731
+        coco, neck, crown = points[:, : len(COCO17)], points[:, -2], points[:, -1]
+        extra = np.stack([neck, middle("shoulder"), crown, middle("hip")], axis=1)
+        return np.concatenate([coco, extra], axis=1)
+
+    def predict(self, people: BodyParameters, intrinsics: Float[np.ndarray, "3 3"]) -> PredictedPeople:
+        """Predictions of n people in camera axes: everybody with finite parameters."""
+        arrays = (people.root_rotvec, people.transl, people.pose, people.shape)
+        finite = np.all([np.isfinite(x).reshape(len(people), -1).all(1) for x in arrays], axis=0)
+        people = people.select(np.flatnonzero(finite))
+        joints = self.joints(people)
+        return PredictedPeople(
+            names=ANNY,
+            joints_2d=project(joints, np.asarray(intrinsics, np.float64)),
+            joints_3d=joints,
+            depth=np.asarray(people.transl, np.float64)[:, 2],
+            gender=np.asarray(people.shape, np.float64)[:, 0],
+            age=np.asarray(people.shape, np.float64)[:, 1],
+        )
+
+
+def _body_points(model: anny.AnnyModel, params: anny.Params, *, neck: int, crown: int) -> jax.Array:
+    body = anny.forward(model, params)
+    points = (body.keypoints[:, : len(COCO17)], body.bone_poses[:, neck, None, :3, 3], body.vertices[:, crown, None])
+    return jnp.concatenate(points, axis=1)
+
+
+# ------------------------------------------------------------------------------------------------ SMPL-X
+
+
+def read_meshes(path: str | Path, regressor: Float[np.ndarray, "55 10475"]) -> PredictedPeople:
+    """SMPL-X meshes of one image from `.npz`: `vertices` (n, 10475, 3) camera axes, metres; `score` (n,), `K` (3, 3) optional.
+
+    With scores people come best first; without `K` there are no pixels (NaN). Raises SceneError.
+    """
+    with open_npz(str(path)) as npz:
+        vertices = checked_array(npz.read("vertices"), npz.where("vertices"), ("n", NUM_VERTICES, 3))
+        if not np.isfinite(vertices).all():
+            raise SceneError(f"{npz.where('vertices')}: expected finite numbers, shape (n, {NUM_VERTICES}, 3)")
+        n = len(vertices)
+        score = checked_array(npz.read("score"), npz.where("score"), (n,)) if "score" in npz else np.zeros(n)
+        intrinsics = checked_array(npz.read("K"), npz.where("K"), (3, 3)) if "K" in npz else np.full((3, 3), np.nan)
+    vertices = vertices[np.argsort(-score, kind="stable")]
+    joints = np.einsum("jv,nvi->nji", regressor, vertices)
+    return PredictedPeople(
+        names=SMPLX22,
+        joints_2d=project(joints[:, : len(SMPLX22)], intrinsics),
+        joints_3d=joints[:, : len(SMPLX22)],
+        depth=joints[:, 0, 2],
+        vertices=vertices,
+        joints_smplx=joints,
+    )
+
+
+def agora_files(folder: str | Path) -> dict[str, list[Path]]:
+    """Image stem -> its prediction files `<stem>_personId_<k>.pkl`, by k. Raises SceneError where there is none."""
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for file in Path(folder).glob("*_personId_*.pkl"):
+        stem, _, number = file.stem.rpartition("_personId_")
+        if number.isdigit():
+            found.setdefault(stem, []).append((int(number), file))
+    if not found:
+        raise SceneError(f"{folder}: no AGORA predictions (<image>_personId_<k>.pkl)")
+    return {stem: [file for _, file in sorted(files)] for stem, files in found.items()}
+
+
+def read_agora(files: list[Path]) -> PredictedPeople:
+    """AGORA's upload format with joints and vertices: `joints` (24, 2), `allSmplJoints3d` (127, 3), `verts` (10475, 3)."""
+    shapes = {"joints": (NUM_MATCHED, 2), "allSmplJoints3d": (AGORA_JOINTS, 3), "verts": (NUM_VERTICES, 3)}
+    people: dict[str, list[np.ndarray]] = {key: [] for key in shapes}
+    for file in files:
+        content = read_pickle(file)
+        if not isinstance(content, dict):
+            raise SceneError(f"{file}: expected a dictionary, got {type(content).__name__}")
+        for key, shape in shapes.items():
+            if key not in content:
+                raise SceneError(f"{file}: {key}: missing, expected shape {shape}; parameters alone are not posed here")
+            people[key].append(checked_array(content[key], f"{file}: {key}", shape))
+    arrays = {key: np.stack(values) for key, values in people.items()}
+    hips = [SMPLX_NAMES.index(name) for name in HIPS]
+    joints = arrays["allSmplJoints3d"]
+    return PredictedPeople(
+        names=SMPLX_NAMES,
+        joints_2d=arrays["joints"],
+        joints_3d=joints[:, :NUM_MATCHED],
+        depth=joints[:, hips, 2].mean(1),
+        vertices=arrays["verts"],
+        joints_smplx=joints,
+    )

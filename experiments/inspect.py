@@ -1,0 +1,183 @@
+"""Every cue of a dataset drawn on its photo, in a page that is opened from disk.
+
+    python -m experiments.inspect --cues=dataset --output=out/cues
+    python -m experiments.inspect --cues=annotations.json --images=photos --output=out/cues --limit=20
+
+--cues takes whatever experiments.fit reads. Per photo: boxes with words, skeletons, dense points, masks, depth as colour, a table
+of people, who was set aside and why, and where each cue comes from.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+
+from annyfit_jax.scene import Scene, SceneError
+
+FLAGS = flags.FLAGS
+_MAX_SIDE = 1280
+_JPEG_QUALITY = 88
+_COLUMNS = ("Person", "Score", "Keypoints", "Age", "Gender", "Median depth (m)", "Start")
+
+
+def define_flags() -> None:
+    """Called by the program alone, so that programs can be imported side by side."""
+    flags.DEFINE_string("cues", None, "Cue dataset, or any other input of experiments.fit.")
+    flags.DEFINE_string("images", None, "Folder of the photos (COCO input).")
+    flags.DEFINE_string("output", None, "Folder of the page.")
+    flags.DEFINE_integer("limit", 50, "Only the first so many scenes.", 1)
+
+
+def main(_: list[str]) -> None:
+    for name in ("cues", "output"):
+        if not FLAGS[name].value:
+            raise app.UsageError(f"--{name} is missing")
+    try:
+        page = run(FLAGS.cues, FLAGS.output, limit=FLAGS.limit, images=FLAGS.images)
+    except SceneError as error:
+        logging.error("%s", error)
+        raise SystemExit(2) from None
+    print(f"open {page}")
+
+
+def run(cues: str, output: str, *, limit: int = 50, images: str | None = None) -> Path:
+    """Writes the page of the first `limit` scenes; returns its path. Raises SceneError on an input that cannot be read."""
+    from annyfit_jax.inputs import open_input
+    from annyfit_jax.viz import page as template
+
+    source = open_input(cues, images=images, with_masks=True, with_depth_map=True)
+    names = source.names[:limit]
+    folder = Path(output)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    sections, links, licences = [], [], []
+    for index, slug in enumerate(template._slugs(names)):
+        title = html.escape(names[index])
+        links.append(f'<li><a href="#scene-{slug}">{title}</a></li>')
+        try:
+            scene = source.load(index)
+            sections.append(_section(scene, photo_of(source, scene, index), slug, folder))
+            licences += _licences(scene)
+        except SceneError as error:
+            sections.append(f'<section id="scene-{slug}"><h2>{title}</h2><p>{html.escape(str(error))}</p></section>')
+    told = "; ".join(dict.fromkeys(licences)) or "not recorded"
+    intro = f"<p>{len(names)} of {len(source)} scenes. {html.escape('Licences: ' + told)}.</p>"
+    page = template._PAGE.format(
+        title="Cues",
+        style=template._STYLE,
+        intro=f'<div class="intro">{intro}</div>',
+        contents=f'<nav aria-label="Scenes"><ul>{"".join(links)}</ul></nav>',
+        sections="\n".join(sections),
+    )
+    path = folder / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def photo_of(source: Any, scene: Scene, index: int) -> np.ndarray:
+    """(H, W, 3) uint8: the packed photo, else the file, else a plain background of the scene's size."""
+    from PIL import Image
+
+    from annyfit_jax.inputs.images import read_photo
+    from annyfit_jax.viz import pictures
+
+    width, height = scene.image_size
+    packed = source.photo(index) if hasattr(source, "photo") else b""
+    pixels = None
+    try:
+        if packed:
+            with Image.open(io.BytesIO(packed), formats=("JPEG",)) as photo:
+                pixels = np.asarray(photo.convert("RGB"))
+        elif scene.image_path and Path(scene.image_path).is_file():
+            pixels = read_photo(scene.image_path)
+    except (SceneError, OSError) as error:
+        logging.warning("%s: %s", scene.name, error)
+    if pixels is None or pixels.shape != (height, width, 3):
+        return pictures.blank((width, height))
+    return pixels
+
+
+def _section(scene: Scene, photo: np.ndarray, slug: str, folder: Path) -> str:
+    from PIL import Image
+
+    from experts.pictures import cue_pictures
+
+    figures = []
+    for kind, caption, picture in [("photo", "Photo", photo), *cue_pictures(scene, photo)]:
+        file = f"images/{slug}-{kind}.jpg"
+        shown = Image.fromarray(picture)
+        shown.thumbnail((_MAX_SIDE, _MAX_SIDE))
+        shown.save(folder / file, quality=_JPEG_QUALITY)
+        alt = html.escape(f"{caption} of {scene.name}", quote=True)
+        figures.append(
+            f'<figure class="{kind}"><a href="{file}"><img src="{file}" width="{shown.width}" height="{shown.height}" '
+            f'loading="lazy" alt="{alt}"></a><figcaption>{html.escape(caption)}</figcaption></figure>'
+        )
+    notes = [
+        *scene.notes,
+        *(f"person {person} set aside: {reason}" for person, reason in scene.skipped),
+        *_sources(scene),
+    ]
+    listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    return (
+        f'<section id="scene-{slug}"><h2><a href="#scene-{slug}">{html.escape(scene.name)}</a></h2>\n'
+        f'<div class="pictures">{"".join(figures)}</div>\n{_table(scene)}\n'
+        + (f'<ul class="notes">{listed}</ul>\n' if listed else "")
+        + "</section>"
+    )
+
+
+def _table(scene: Scene) -> str:
+    from annyfit_jax.viz import palette
+    from experts.pictures import word_list
+
+    words = {name: word_list(scene, name) for name in ("age", "gender")}
+    rows = []
+    for i, colour in enumerate(palette(len(scene))):
+        ink = "#000" if float(np.dot(colour, (0.299, 0.587, 0.114))) > 120 else "#fff"
+        swatch = f'<span class="swatch" style="background:rgb{tuple(map(int, colour))};color:{ink}">{i}</span>'
+        scores = scene.extra.get("detection_scores")
+        cells = [
+            "–" if scores is None else f"{scores[i]:.2f}",
+            f"{int((scene.keypoints[i, :, 2] > 0).sum())} of 17",
+            *(_word(scene, words[name][i], name, i) for name in ("age", "gender")),
+            f"{scene.median_depth[i]:.2f}" if np.isfinite(scene.median_depth[i]) else "–",
+            "keypoints" if scene.start is None else "network",
+        ]
+        rows.append(
+            f'<tr><th scope="row">{swatch}{html.escape(scene.person_ids[i])}</th>'
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            + "</tr>"
+        )
+    header = "".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
+    return f'<div class="table"><table><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _word(scene: Scene, word: str, attribute: str, person: int) -> str:
+    anchor = float(getattr(scene, attribute)[person])
+    table = scene.extra.get(f"probabilities_{attribute}")
+    sure = "" if table is None or not word else f", p {float(np.max(table[person])):.2f}"
+    return "–" if anchor < 0 else f"{word or 'anchor'} ({anchor:.2f}{sure})"
+
+
+def _sources(scene: Scene) -> list[str]:
+    cues = (scene.extra.get("provenance") or {}).get("cues") or {}
+    parts = ("expert", "checkpoint", "version", "licence")
+    return [
+        f"{cue}: " + ", ".join(str(card[part]) for part in parts if card.get(part))
+        for cue, card in cues.items()
+        if isinstance(card, dict)
+    ]
+
+
+def _licences(scene: Scene) -> list[str]:
+    return [str(licence) for licence in (scene.extra.get("provenance") or {}).get("licences") or []]
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,72 @@
+"""Intrinsics without a model of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from annyfit_jax.camera import intrinsics_from_fov
+from annyfit_jax.inputs.images import focal_35mm
+from annyfit_jax.scene import DEFAULT_FOV_DEGREES
+from experts.interfaces import Card, Loaded, Photo
+
+_FILM_SIDE_MM = 36.0
+"""Longer side of the frame that 35 mm equivalents refer to (24 x 36 mm)."""
+
+
+@dataclass(frozen=True)
+class FieldOfView(Loaded):
+    """The same field of view for every photo."""
+
+    fov_degrees: float = DEFAULT_FOV_DEGREES
+    """Over the longest side."""
+
+    @property
+    def card(self) -> Card:
+        return Card("fov", commercial=True)
+
+    def intrinsics(
+        self, photos: Sequence[Photo], depths: Sequence[Float[np.ndarray, "3 3"] | None]
+    ) -> list[Float[np.ndarray, "3 3"]]:
+        del depths
+        return [intrinsics_from_fov(photo.size, self.fov_degrees) for photo in photos]
+
+
+@dataclass(frozen=True)
+class ExifFocal(FieldOfView):
+    """The focal length that the camera wrote into the file, as a 35 mm equivalent; else the field of view.
+
+    The equivalent is read as over the longer side, f = longest side * f35 / 36; for frames that are not 3:2 makers mean the
+    diagonal, which differs by up to 4 %. A photo that was cropped later has the wrong one: nothing in the file tells.
+    """
+
+    @property
+    def card(self) -> Card:
+        return Card("exif", commercial=True)
+
+    def intrinsics(
+        self, photos: Sequence[Photo], depths: Sequence[Float[np.ndarray, "3 3"] | None]
+    ) -> list[Float[np.ndarray, "3 3"]]:
+        result = super().intrinsics(photos, depths)
+        for photo, k in zip(photos, result, strict=True):
+            if (focal := focal_35mm(photo.path)) is not None:
+                k[0, 0] = k[1, 1] = max(photo.size) * focal / _FILM_SIDE_MM
+        return result
+
+
+@dataclass(frozen=True)
+class FromDepth(FieldOfView):
+    """The camera that the depth expert estimated (Depth Pro, UniDepth); else the field of view."""
+
+    @property
+    def card(self) -> Card:
+        return Card("depth", commercial=True)
+
+    def intrinsics(
+        self, photos: Sequence[Photo], depths: Sequence[Float[np.ndarray, "3 3"] | None]
+    ) -> list[Float[np.ndarray, "3 3"]]:
+        plain = super().intrinsics(photos, depths)
+        return [k if found is None else np.asarray(found, np.float64) for k, found in zip(plain, depths, strict=True)]

@@ -1,0 +1,102 @@
+"""Cues that somebody has already, as one file per photo: masks, depth maps, dense points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from annyfit_jax.inputs.masks import read_depth_map, read_label_image
+from annyfit_jax.inputs.npz import open_npz
+from annyfit_jax.inputs.validate import checked_array
+from annyfit_jax.scene import NUM_DENSE, SceneError
+from experts.interfaces import Card, DepthEstimate, ExpertError, People, Photo
+from experts.people import match_boxes
+
+_LEAST_OVERLAP = 0.3
+"""A label's outline is often smaller than a detector's box (occlusion)."""
+
+
+@dataclass
+class _Folder:
+    """What the experts that read a folder share."""
+
+    path: str = ""
+    """The folder; a photo's file has the photo's stem, in the same subfolder as the photo."""
+    licence: str = "as given by the user"
+
+    @property
+    def card(self) -> Card:
+        return Card("folder", Path(self.path).name, "", self.licence, commercial=True)
+
+    def load(self) -> None:
+        """Raises ExpertError where there is no such folder."""
+        if not Path(self.path).is_dir():
+            raise ExpertError(f"expert folder: no folder {self.path or '(none given)'}")
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+@dataclass
+class DepthFolder(_Folder):
+    """`<stem>.npy`, `.npz` (metres) or 16-bit `.png` (millimetres)."""
+
+    def depth(self, photos: Sequence[Photo]) -> list[DepthEstimate]:
+        result = []
+        for photo in photos:
+            depth = read_depth_map(self.path, photo.stem, photo.size)
+            if depth is None:
+                raise SceneError(f"{self.path}: no depth map for {photo.relative}")
+            result.append(DepthEstimate(depth))
+        return result
+
+
+@dataclass
+class MaskFolder(_Folder):
+    """Label images `<stem>.png`: 0 background, each other value a person, who is found by the box of the label."""
+
+    def segment(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Bool[np.ndarray, "n H W"]]:
+        result = []
+        for photo, crowd in zip(photos, people, strict=True):
+            labels = read_label_image(self.path, photo.stem, photo.size)
+            if labels is None:
+                raise SceneError(f"{self.path}: no label image for {photo.relative}")
+            values = [int(value) for value in np.unique(labels) if value != 0]
+            boxes = np.array([_extent(labels == value) for value in values], np.float64).reshape(-1, 4)
+            masks = np.zeros((len(crowd), *labels.shape), bool)
+            for i, k in enumerate(match_boxes(crowd.boxes, boxes, _LEAST_OVERLAP)):
+                if k is not None:
+                    masks[i] = labels == values[k]
+            result.append(masks)
+        return result
+
+
+@dataclass
+class DenseFolder(_Folder):
+    """`<stem>.npz` with `boxes` (m, 4) and `dense` (m, 138, 3): x, y in pixels of the photo and confidence.
+
+    The points must be those of the set that is fitted (`experts.dense_points`, or the user's own regressor).
+    """
+
+    def dense(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Float[np.ndarray, "n 138 3"]]:
+        result = []
+        for photo, crowd in zip(photos, people, strict=True):
+            file = Path(self.path) / f"{photo.stem}.npz"
+            with open_npz(str(file)) as npz:
+                boxes = checked_array(npz.read("boxes"), npz.where("boxes"), ("m", 4))
+                dense = checked_array(npz.read("dense"), npz.where("dense"), (len(boxes), NUM_DENSE, 3))
+            points = np.zeros((len(crowd), NUM_DENSE, 3))
+            for i, k in enumerate(match_boxes(crowd.boxes, boxes, _LEAST_OVERLAP)):
+                if k is not None:
+                    points[i] = dense[k]
+            result.append(points)
+        return result
+
+
+def _extent(mask: np.ndarray) -> np.ndarray:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])

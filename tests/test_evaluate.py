@@ -1,0 +1,440 @@
+"""The evaluation program: fits read from disk, truth written in official layouts, figures known beforehand."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import smplx_synthetic
+from helpers import REPO
+from scipy.spatial.transform import Rotation
+from test_results import make_fit
+from test_truth_readers import agora_frame, write_ply
+
+from annyfit_jax import export, metrics, results
+from annyfit_jax.meshes import BodyMeshes
+from annyfit_jax.metrics.skeletons import ANNY, LIMBS12, PANOPTIC19, RH14, pick
+from annyfit_jax.scene import BodyParameters, SceneError
+from annyfit_jax.truth import TruthOptions
+from annyfit_jax.truth.predictions import AnnyPeople
+from annyfit_jax.truth.protocols import image_protocol
+from experiments import evaluate
+
+
+@pytest.fixture(scope="module")
+def meshes(load_anny):
+    return BodyMeshes(load_anny())
+
+
+@pytest.fixture(scope="module")
+def body(load_anny):
+    return AnnyPeople(load_anny())
+
+
+# ------------------------------------------------------------------------------------------------ predictions
+
+
+def test_predicted_joints_are_those_of_the_body(body, meshes):
+    """COCO-17 as everywhere; the crown tops an upright body, the neck is above the shoulders, the pelvis between the hips."""
+    people = export.fit_parameters(make_fit()).select(np.array([0, 1]))
+    joints = body.joints(people)
+    coco, _ = meshes.keypoints_and_height(people)
+    np.testing.assert_allclose(joints[:, :17], coco, atol=1e-5)
+    crown, neck, shoulders, pelvis = (
+        joints[0, ANNY.index(name)] for name in ("head_top", "neck_base", "mid_shoulder", "pelvis")
+    )
+    vertices = meshes.vertices(people.select(np.array([0])))[0]
+    assert crown[1] == pytest.approx(vertices[:, 1].min(), abs=1e-4)  # y is down
+    assert 0.03 < shoulders[1] - neck[1] < 0.12
+    np.testing.assert_allclose(shoulders, (joints[0, 5] + joints[0, 6]) / 2)
+    np.testing.assert_allclose(pelvis, (joints[0, 11] + joints[0, 12]) / 2)
+
+
+def test_people_without_a_fit_are_no_predictions(body):
+    fit = make_fit()
+    predicted = body.predict(export.fit_parameters(fit), fit.K)
+    assert len(predicted) == 2
+    np.testing.assert_array_equal(predicted.depth, fit.transl[:2, 2])
+    np.testing.assert_array_equal(predicted.age, fit.shape[:2, 1])
+    joints = predicted.joints_3d[1, 3]
+    np.testing.assert_allclose(predicted.joints_2d[1, 3], joints[:2] / joints[2] * [554, 550] + [320, 240])
+
+
+# ------------------------------------------------------------------------------------------------ people to be found
+
+
+@pytest.fixture
+def fitted(tmp_path, body):
+    """Fits of the images 100 and 101 (two people each, a third one not fitted) and the predictions in them."""
+    fits = {}
+    for name, depth in (("100", 0.0), ("101", 1.0)):
+        fit = make_fit(name)
+        fit.transl = fit.transl + np.array([0, 0, depth], np.float32)
+        fit.start_transl = fit.transl * np.float32(1.5)
+        results.save(fit, tmp_path / "out" / "fits" / f"{name}.npz")
+        fits[name] = fit
+    return tmp_path, {name: body.predict(export.fit_parameters(fit), fit.K) for name, fit in fits.items()}
+
+
+def relative_human_truth(folder, predicted, *, image=".jpg"):
+    """Labels that the fits meet exactly: an adult man behind, a girl in front."""
+    annots = {}
+    for name, people in predicted.items():
+        pixels = pick(people.joints_2d, people.names, RH14)
+        labels = ({"age": 0, "gender": 0, "depth_id": 1}, {"age": 3, "gender": 1, "depth_id": 0})
+        annots[f"{name}{image}"] = [
+            {"kp2d": np.concatenate([points, np.full((14, 1), 2.0)], 1).ravel().tolist()} | label
+            for points, label in zip(pixels, labels, strict=True)
+        ]
+    (folder / "test_annots.json").write_text(json.dumps(annots))
+    return str(folder / "test_annots.json"), annots
+
+
+def test_relative_human(fitted):
+    folder, predicted = fitted
+    truth, annots = relative_human_truth(folder, predicted)
+    report = evaluate.evaluate(str(folder / "out"), truth, "relative_human")
+    fit = report["pooled"]["fit"]
+    assert (fit["scenes"], fit["people"], fit["matched"], fit["pairs"]) == (2, 4, 4, 2)
+    for key in ("mPCKh_0.6", "PCRD_0.2", "PCRD_0.2_adult", "PCRD_0.2_baby", "f1", "gender_f1", "depth_order"):
+        assert fit[key] == pytest.approx(1.0), key
+    assert fit["age_f1"] == pytest.approx(0.5)  # two of four classes occur: macro over all
+    assert math.isnan(fit["PCRD_0.2_kid"])
+    assert report["pooled"]["init"]["mPCKh_0.6"] < 0.95  # half as far again
+    assert report["not_fitted"] == 2
+    # An image without a fit: its people are missed, or it is left out.
+    annots["102.jpg"] = annots["100.jpg"]
+    (folder / "test_annots.json").write_text(json.dumps(annots))
+    missed = evaluate.evaluate(str(folder / "out"), truth, "relative_human")
+    assert missed["scenes_without_fit"] == ["102"]
+    assert missed["pooled"]["fit"]["PCRD_0.2"] == pytest.approx(2 / (2 + 0.3 * 2))
+    assert missed["pooled"]["fit"]["people_recall"] == pytest.approx(4 / 6)
+    assert missed["pooled"]["fit"]["age_f1"] == pytest.approx(0.5)
+    # As false negatives: of 3 adults and 3 babies two each are found, F1 = 0.8 for two classes of four.
+    assert missed["pooled"]["fit"]["age_f1_missed"] == pytest.approx(0.4)
+    left_out = evaluate.evaluate(str(folder / "out"), truth, "relative_human", without_fit="left_out")
+    assert left_out["pooled"]["fit"]["PCRD_0.2"] == 1.0
+    with pytest.raises(ValueError, match=r"none of its 1 images has a fit in .*; the first is 102"):
+        evaluate.evaluate(str(folder / "out"), truth, "relative_human", options=TruthOptions(pattern="102"))
+
+
+def test_wrong_depths_and_classes_are_counted(fitted):
+    folder, predicted = fitted
+    truth, annots = relative_human_truth(folder, predicted)
+    for person, label in zip(annots["100.jpg"], ({"depth_id": 0, "gender": 1}, {"depth_id": 0}), strict=True):
+        person |= label
+    (folder / "test_annots.json").write_text(json.dumps(annots))
+    fit = evaluate.evaluate(str(folder / "out"), truth, "relative_human")["pooled"]["fit"]
+    assert fit["PCRD_0.2"] == 0.5  # equal layers, a metre apart
+    assert fit["depth_equal"] == 0.0
+    # Men: 1 of 2 answers right, of 1; women: 2 right, 3 there.
+    assert fit["gender_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+
+
+CAMERA = {
+    "name": "00_16", "type": "hd", "resolution": [640, 480], "K": [[554.0, 0, 320], [0, 550, 240], [0, 0, 1]],
+    "distCoef": [0.0] * 5,
+}  # fmt: skip
+
+
+def panoptic_truth(folder, predicted, moved=(0.0, 0.0, 0.0)):
+    """The fits' joints in a dome's axes, centimetres; the second person moved in the camera's axes, metres."""
+    sequence = folder / "160906_ian1"
+    (sequence / "hdPose3d_stage1_coco19").mkdir(parents=True, exist_ok=True)
+    turn, shift = Rotation.from_rotvec([0.2, 1.0, -0.3]), np.array([10.0, -20.0, 250.0])
+    camera = CAMERA | {"R": turn.as_matrix().tolist(), "t": shift[:, None].tolist()}
+    (sequence / "calibration_160906_ian1.json").write_text(json.dumps({"cameras": [camera]}))
+    for frame, people in enumerate(predicted.values()):
+        joints = pick(people.joints_3d, people.names, PANOPTIC19) + np.array([[[0, 0, 0]], [moved]])
+        world = turn.inv().apply(100 * joints.reshape(-1, 3) - shift).reshape(joints.shape)
+        with_confidence = np.concatenate([world, np.full((*joints.shape[:2], 1), 0.6)], axis=2)
+        bodies = [{"id": i, "joints19": x.ravel().tolist()} for i, x in enumerate(with_confidence)]
+        path = sequence / "hdPose3d_stage1_coco19" / f"body3DScene_{frame:08d}.json"
+        path.write_text(json.dumps({"bodies": bodies}))
+    for frame, name in enumerate(predicted):
+        (folder / "out" / "fits" / f"{name}.npz").rename(folder / "out" / "fits" / f"00_16_{frame:08d}.npz")
+    return str(sequence)
+
+
+def test_panoptic(fitted):
+    folder, predicted = fitted
+    truth = panoptic_truth(folder, predicted, moved=(0.0, 0.0, 0.5))
+    report = evaluate.evaluate(str(folder / "out"), truth, "panoptic", options=TruthOptions(cameras=("00_16",)))
+    fit, people = report["pooled"]["fit"], list(predicted.values())
+    assert (fit["scenes"], fit["people"], fit["matched"], fit["missed"]) == (2, 4, 4, 0)
+    assert max(fit["root_mpjpe"], fit["pa_mpjpe"]) < 1e-6
+    assert fit["mpjpe_abs"] == pytest.approx(250.0)  # half of the people, half a metre
+    assert fit["depth_abs_err"] == pytest.approx(0.25)
+    expected = []
+    for one in people:
+        joints = one.joints_3d[:, :17]
+        target = joints + np.array([[[0, 0, 0]], [[0, 0, 0.5]]])
+        expected.append(metrics.joint_pa_mpjpe(joints, target) * 1000)
+    assert fit["joint_pa_mpjpe"] == pytest.approx(np.mean(expected), rel=1e-6)
+    # BEV's ground truth is shifted by (0, 6, 3) cm at 13 of 14 joints; nothing else is wrong.
+    assert fit["mpjpe"] == pytest.approx(13 / 14 * 1000 * math.hypot(0.06, 0.03), rel=1e-6)
+    assert math.isnan(fit["mpjpe_pizza"])
+
+
+def test_agora_by_limbs(fitted, monkeypatch):
+    """Anny has no SMPL-X mesh: joints are compared, vertex figures are not available."""
+    folder, predicted = fitted
+    people = predicted["100"]
+    joints = np.zeros((2, 127, 3))
+    pixels = np.full((2, 127, 2), 5000.0)
+    names = ("pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
+             "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder",
+             "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist")  # fmt: skip
+    for name in LIMBS12:
+        joints[:, names.index(name)] = people.joints_3d[:, ANNY.index(name)] + [0.0, 0.0, 1.0]
+        pixels[:, names.index(name)] = people.joints_2d[:, ANNY.index(name)]
+    joints[1, names.index("left_wrist")] += [0.12, 0, 0]
+    frame = agora_frame(
+        monkeypatch, imgPath=["100.png"], isValid=[[True, True]], occlusion=[[0.0, 10.0]], kid=[[False, True]],
+        gt_joints_2d=[list(pixels)], gt_joints_3d=[list(joints)], gt_verts=[list(np.zeros((2, 10475, 3)))],
+    )  # fmt: skip
+    (folder / "validation_0.pkl").write_bytes(frame)
+    report = evaluate.evaluate(str(folder / "out"), str(folder / "validation_0.pkl"), "agora")
+    fit = report["pooled"]["fit"]
+    assert (fit["f1"], fit["people"], fit["kid_people"]) == (1.0, 2, 1)
+    assert fit["mpjpe_mm"] == pytest.approx(120 / 12 / 2, abs=1e-3)  # the truth is stored in float32
+    assert fit["kid_mpjpe_mm"] == pytest.approx(10.0, abs=1e-3)
+    assert math.isnan(fit["MVE"])
+    assert "no vertex correspondence" in report["settings"]["MVE, NMVE"]
+    assert "MVE " in (text := evaluate.table(report["pooled"])) and "n.a." in text
+
+
+def test_agora_with_its_own_predictions(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    joints, vertices = rng.normal((0, 0, 5), 0.4, (2, 127, 3)), rng.normal((0, 0, 5), 0.4, (2, 10475, 3))
+    pixels = rng.normal(0, 60, (2, 127, 2)) + np.array([[[500, 500]], [[2000, 900]]])
+    frame = agora_frame(
+        monkeypatch, imgPath=["x.png"], isValid=[[True, True]], occlusion=[[0.0, 10.0]], kid=[[False, True]],
+        gt_joints_2d=[list(pixels)], gt_joints_3d=[list(joints)], gt_verts=[list(vertices)],
+    )  # fmt: skip
+    (tmp_path / "truth.pkl").write_bytes(frame)
+    shift = np.array([1.0, 2.0, 3.0])  # moves with the root
+    for k in range(2):
+        moved = joints[k] + shift
+        moved[30] += [0.032, 0, 0]  # a joint of the left hand
+        person = {"joints": pixels[k, :24], "allSmplJoints3d": moved, "verts": vertices[k] + shift}
+        (tmp_path / f"x_personId_{k}.pkl").write_bytes(pickle.dumps(person))
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    np.save(parts / "body_verts_smplx.npy", np.arange(4010))
+    report = evaluate.evaluate(
+        str(tmp_path), str(tmp_path / "truth.pkl"), "agora", predictions="agora", parts=str(parts)
+    )
+    fit = report["pooled"]["fit"]
+    assert list(report["pooled"]) == ["fit"]
+    assert (fit["precision"], fit["recall"], fit["MPJPE"], fit["MVE"], fit["NMVE"]) == (1.0, 1.0, 0.0, 0.0, 0.0)
+    assert fit["mve_mm"] < 1e-3  # the truth is stored in float32
+    assert fit["LH_MPJPE"] == 2.0  # 32 mm over wrist and 15 joints
+    assert fit["matched_LH_MPJPE"] == pytest.approx(32 / 15, abs=2e-3)
+    assert fit["RH_MPJPE"] == fit["F_MPJPE"] == 0.0
+    assert fit["FB_MPJPE"] == 0.7
+    assert "LH_MVE" not in fit  # no vertex numbers of hands were given
+    (tmp_path / "x_personId_1.pkl").unlink()
+    missed = evaluate.evaluate(str(tmp_path), str(tmp_path / "truth.pkl"), "agora", predictions="agora")["pooled"][
+        "fit"
+    ]
+    assert missed["LH_MPJPE"] == 1.0  # the miss enters as 0
+    assert missed["matched_LH_MPJPE"] == pytest.approx(32 / 15, abs=2e-3)
+    assert (missed["recall"], missed["kid_recall"], missed["kid_f1"]) == (0.5, 0.0, 0.0)
+
+
+# ------------------------------------------------------------------------------------------------ SMPL-X sets
+
+
+@pytest.fixture(scope="module")
+def smplx_file(tmp_path_factory):
+    arrays = smplx_synthetic.arrays()
+    path = tmp_path_factory.mktemp("smplx") / "SMPLX_NEUTRAL.npz"
+    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
+    return str(path), arrays["J_regressor"]
+
+
+def ehf_truth(folder, world):
+    """Two EHF images with the same mesh; returns it in the camera's axes."""
+    for name in ("01", "02"):
+        write_ply(folder / f"{name}_align.ply", world)
+    turn = Rotation.from_rotvec([-2.98747896, 0.01172457, -0.05704687])
+    return turn.apply(world.astype(np.float32).astype(np.float64)) + np.array([-0.03609917, 0.43416458, 2.37101226])
+
+
+def test_ehf_with_meshes(tmp_path, smplx_file):
+    path, regressor = smplx_file
+    rng = np.random.default_rng(0)
+    vertices = ehf_truth(tmp_path, rng.normal(0, 0.3, (10475, 3)))
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    hands = {"left_hand": np.arange(100, 200), "right_hand": np.arange(200, 300)}
+    (parts / "MANO_SMPLX_vertex_ids.pkl").write_bytes(pickle.dumps(hands))
+    (tmp_path / "pred").mkdir()
+    worse = vertices + rng.normal(0, 0.05, vertices.shape)
+    moved = 1.1 * vertices + np.array([0.3, 0, 0])
+    np.savez(tmp_path / "pred" / "01_img.npz", vertices=[worse, moved], score=[0.1, 0.9])
+    report = evaluate.evaluate(
+        str(tmp_path / "pred"), str(tmp_path), "ehf", predictions="meshes", parts=str(parts),
+        options=TruthOptions(smplx=path), without_fit="left_out",
+    )  # fmt: skip
+    fit = report["pooled"]["fit"]
+    assert (fit["people"], fit["matched"]) == (1, 1)
+    joints = regressor @ vertices
+    expected = 0.1 * np.linalg.norm(vertices - joints[0], axis=1).mean() * 1000  # scaled about the pelvis
+    assert fit["pve_all"] == pytest.approx(expected, rel=1e-6)
+    sides = [
+        0.1 * np.linalg.norm(vertices[hands[side]] - joints[j], axis=1).mean() * 1000
+        for side, j in (("left_hand", 20), ("right_hand", 21))
+    ]
+    assert fit["pve_hands"] == pytest.approx(np.mean(sides), rel=1e-6)
+    assert max(fit["pa_pve_all"], fit["pa_pve_hands"], fit["pa_mpjpe_body"]) < 1e-6
+    assert math.isnan(fit["pve_face"])
+    assert report["scenes_without_fit"] == ["02"]
+
+
+def test_ehf_with_fits_compares_joints_alone(fitted, smplx_file):
+    folder, _ = fitted
+    ehf_truth(folder, np.random.default_rng(0).normal(0, 0.3, (10475, 3)))
+    for name, new in (("100", "01"), ("101", "02_img")):
+        (folder / "out" / "fits" / f"{name}.npz").rename(folder / "out" / "fits" / f"{new}.npz")
+    report = evaluate.evaluate(str(folder / "out"), str(folder), "ehf", options=TruthOptions(smplx=smplx_file[0]))
+    for column in ("init", "fit"):
+        pooled = report["pooled"][column]
+        assert pooled["matched"] == 2
+        assert 0 < pooled["pa_mpjpe_body"] < pooled["mpjpe_body"]
+        assert math.isnan(pooled["pve_all"])
+    assert "no vertex correspondence" in report["settings"]["PVE"]
+
+
+def test_what_a_protocol_cannot_judge_is_said():
+    for name in ("relative_human", "panoptic", "agora"):
+        with pytest.raises(SceneError, match=f"protocol {name}: predictions of kind meshes cannot be judged"):
+            image_protocol(name, "meshes")
+    with pytest.raises(SceneError, match="protocol synthetic: predictions of kind agora cannot be judged"):
+        evaluate.evaluate("nowhere", "nowhere", "synthetic", predictions="agora")
+
+
+# ------------------------------------------------------------------------------------------------ the table
+
+
+def test_intervals_stand_in_table_and_json(fitted):
+    folder, predicted = fitted
+    truth, _ = relative_human_truth(folder, predicted)
+    report = evaluate.evaluate(str(folder / "out"), truth, "relative_human", bootstrap=20, seed=3)
+    again = evaluate.evaluate(str(folder / "out"), truth, "relative_human", bootstrap=20, seed=3)
+    assert str(report["intervals"]) == str(again["intervals"])
+    low, high = report["intervals"]["init"]["mPCKh_0.6"]
+    assert low <= report["pooled"]["init"]["mPCKh_0.6"] <= high
+    text = evaluate.table(report["pooled"], report["intervals"])
+    assert "fit - init" in text.splitlines()[1]
+    (row,) = [line for line in text.splitlines() if line.startswith("mPCKh_0.6 ")]
+    assert row.count("[") == 3
+    assert "[1.000, 1.000]" in row
+    assert "95 %, 20 draws of 2 scenes, seed 3" in report["settings"]["intervals"]
+    json.dumps(evaluate.without_nan(report))
+
+
+def test_fits_without_a_stored_start_have_one_column(fitted):
+    folder, predicted = fitted
+    truth, _ = relative_human_truth(folder, predicted)
+    path = folder / "out" / "fits" / "101.npz"
+    fit = results.load(path)
+    fit.start_transl = np.full_like(fit.start_transl, np.nan)
+    results.save(fit, path)
+    report = evaluate.evaluate(str(folder / "out"), truth, "relative_human")
+    assert list(report["pooled"]) == ["fit"]
+    assert all(list(scene) == ["fit"] for scene in report["per_scene"].values())
+
+
+def test_the_program(fitted):
+    folder, predicted = fitted
+    truth, _ = relative_human_truth(folder, predicted)
+    command = [sys.executable, "-m", "experiments.evaluate", f"--fits={folder / 'out'}", f"--truth={truth}"]
+    command += ["--protocol=relative_human", "--bootstrap=5", f"--json={folder / 'report.json'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPO, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "mPCKh_0.6" in done.stdout
+    assert "people not fitted: 2; scenes without a fit: 0" in done.stdout
+    assert "matching: greedy 2D, 14 joints, IoU 0.05" in done.stdout
+    report = json.loads((folder / "report.json").read_text())
+    assert report["pooled"]["fit"]["mPCKh_0.6"] == pytest.approx(1.0)
+    assert set(report["per_scene"]) == {"100", "101"}
+    broken = [*command[:4], f"--truth={folder / 'none'}", "--protocol=agora"]
+    done = subprocess.run(broken, capture_output=True, text=True, timeout=300, cwd=REPO, check=False)
+    assert done.returncode == 2
+    assert "none: no such file or folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ the same people on both sides
+
+
+def coco_file(tmp_path, fit):
+    """Annotations whose keypoints are 10 px right of the fit's projections for the first two people."""
+    intrinsics = fit.K.astype(np.float64)
+    annotations = []
+    for row, layer in ((0, 1), (1, 0), (2, 2)):
+        pixels = np.zeros((17, 2))
+        if row < 2:
+            pixels = metrics.project(fit.fitted_keypoints_3d[row].astype(np.float64), intrinsics) + np.array([10, 0])
+        keypoints = np.concatenate([pixels, np.full((17, 1), 2)], 1)
+        keypoints[5:, 2] = 0  # only the head is labelled
+        annotations.append(
+            {"id": row, "image_id": 1, "category_id": 1, "keypoints": keypoints.ravel().tolist(), "num_keypoints": 5}
+            | {"bbox": [0, 0, 50, 200], "hand_label": {"age": 0, "gender": 0, "depth_id": layer}}
+        )
+    image = {"id": 1, "file_name": "photo.jpg", "width": 640, "height": 480, "intrinsics": intrinsics.tolist()}
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps({"images": [image], "annotations": annotations, "categories": []}))
+    return path
+
+
+@pytest.fixture
+def layered(tmp_path, meshes):
+    fit = make_fit(person_ids=np.array(["0", "1", "2"]))
+    parameters = BodyParameters(fit.root_rotvec, fit.transl, fit.pose, fit.shape)
+    fit.fitted_keypoints_3d = meshes.keypoints_and_height(parameters)[0]
+    fit.start_transl = fit.transl * np.float32(2.0)
+    results.save(fit, tmp_path / "out" / "fits" / "photo.npz")
+    return fit, tmp_path / "out", coco_file(tmp_path, fit)
+
+
+def test_layers_protocol(layered):
+    _, output, truth = layered
+    report = evaluate.evaluate(str(output), str(truth), "layers")
+    pooled = report["pooled"]["fit"]
+    assert (pooled["people"], pooled["keypoints"], pooled["pairs"]) == (2, 10, 1)
+    assert pooled["err2d_px"] == pytest.approx(10.0, abs=1e-2)
+    assert pooled["err2d_box"] == pytest.approx(10.0 / np.sqrt(50 * 200), abs=1e-4)
+    assert pooled["ordered_pairs"] == 1.0  # the second person is nearer, as labelled
+    assert report["pooled"]["init"]["err2d_px"] > 20.0
+    assert report["not_fitted"] == 1
+    assert "ordered_pairs" in evaluate.table(report["pooled"])
+    assert "err2d_box" in report["settings"]["units"]
+
+
+def test_fits_of_other_people_are_refused(layered):
+    fit, output, truth = layered
+    fit.person_ids = np.array(["0", "5", "2"])
+    results.save(fit, output / "fits" / "photo.npz")
+    with pytest.raises(ValueError, match=r"photo\.npz: person_ids: expected the people .*'1'.* got .*'5'"):
+        evaluate.evaluate(str(output), str(truth), "layers")
+
+
+def test_fits_of_another_input_are_refused(layered, tmp_path):
+    fit, _, truth = layered
+    results.save(fit, tmp_path / "other" / "elsewhere.npz")
+    with pytest.raises(ValueError, match="none of its 1 scenes has a fit"):
+        evaluate.evaluate(str(tmp_path / "other"), str(truth), "layers")
+
+
+def test_truth_without_ground_truth_is_refused(layered):
+    _, output, truth = layered
+    with pytest.raises(ValueError, match=r"photo: the synthetic protocol needs gt_coco3d.*gt_transl"):
+        evaluate.evaluate(str(output), str(truth), "synthetic")
