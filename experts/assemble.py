@@ -78,7 +78,9 @@ def scene_of(name: str, path: str, entries: dict[str, Entry], rules: Rules, note
     skipped += [(people.ids[i], reason) for i, reason in sorted(reasons.items())]
     kept = np.array([i for i in range(len(people)) if i not in reasons], int)
     if not len(kept):
-        raise SceneError("nobody to fit" + "".join(f"; {person}: {reason}" for person, reason in skipped[:3]))
+        raise SceneError(
+            "nobody to fit" + "".join(f"; {people.ids[i]}: {reason}" for i, reason in sorted(reasons.items())[:3])
+        )
 
     depth_map = usable["depth"].arrays["depth"] if "depth" in usable else None
     masks = None if people.masks is None else people.masks[kept]

@@ -106,7 +106,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _NEGATED = re.compile(
-    r"(?:\b(?:not|no|never|neither|nor|without|than)|n't)\s+(?:(?:an?|the|any|really|quite)\s+)*$", re.IGNORECASE
+    r"(?:\b(?:not|no|never|neither|nor|without|than)|n't)\s+(?:(?:an?|the|any|really|quite|longer|yet)\s+)*$",
+    re.IGNORECASE,
 )
 
 

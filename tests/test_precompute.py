@@ -238,7 +238,7 @@ def test_photos_to_cues(photos, tmp_path):
     assert scene.extra["anchor_weight"].tolist() == [0.8, 0.8]
     np.testing.assert_allclose(scene.extra["probabilities_age"], np.tile([0, 0, 0.7, 0.1, 0, 0], (2, 1)))
     np.testing.assert_allclose(scene.extra["detection_scores"], [0.9, 0.8])
-    assert scene.extra["gender_words"] == ["", ""]
+    assert "gender_words" not in scene.extra  # nothing is known
     # Person 0 reaches from the 2 m into the part that person 1 also claims; 1 is mostly at 4 m.
     assert scene.median_depth.tolist() == [2.0, 4.0]
     assert scene.start is not None

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annyfit_jax import results
+from annyfit_jax import files, results
 from annyfit_jax.results import FitFileError, SceneFit
 
 UPRIGHT = (np.pi / 2, 0.0, 0.0)
@@ -103,7 +103,7 @@ class Unwritable:
 
 def test_a_failing_write_leaves_no_file_behind(tmp_path):
     with pytest.raises(RuntimeError, match="disk is full"):
-        results.write_npz(tmp_path / "photo.npz", {"a": np.zeros(1000), "b": Unwritable()})
+        files.write_npz(tmp_path / "photo.npz", {"a": np.zeros(1000), "b": Unwritable()})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,7 +111,7 @@ def test_a_failing_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "photo.npz"
     results.save(make_fit(), path)
     with pytest.raises(RuntimeError, match="disk is full"):
-        results.write_npz(path, {"a": np.zeros(1000), "b": Unwritable()})
+        files.write_npz(path, {"a": np.zeros(1000), "b": Unwritable()})
     assert [p.name for p in tmp_path.iterdir()] == ["photo.npz"]
     assert results.load(path).name == "photo"
 

@@ -26,8 +26,8 @@ from annyfit_jax.synthetic.world import RenderedScene, World, jpeg
 from annyfit_jax.viz.raster import rasterise
 from experiments import evaluate
 
-COUNT = 40
-SIZE = 160
+COUNT = 32
+SIZE = 144
 SMALL = [f"camera.image_sizes=(({SIZE},{SIZE}),)"]
 
 
@@ -60,7 +60,8 @@ def truth(scene):
 
 @pytest.mark.parametrize(
     ("years", "sex", "cm", "cv"), [(1, 0, 75.7, 3.1), (4, 2, 102.7, 4.2), (8, 0, 127.3, 4.4), (12, 2, 151.2, 4.5), (25, 0, 176.5, 4.1),
-                                   (25, 2, 163.2, 4.0), (70, 0, 173.5, 4.1), (80, 2, 155.2, 4.0)]
+                                   (25, 2, 163.2, 4.0),
+     (70, 0, 173.5, 4.1), (80, 2, 155.2, 4.0)]
 )  # fmt: skip
 def test_drawn_heights_have_who_means_and_spreads(years, sex, cm, cv, monkeypatch):
     """WHO's medians and coefficients of variation, less 3 cm (men, 70 years) and 8 cm (women, 80 years)."""
@@ -101,7 +102,7 @@ def test_phenotypes_are_solved_for_height_and_mass(world):
     np.testing.assert_allclose(world._sizer.height(shape), height, atol=1e-3)
     free = (shape[:, 3] > 0.021) & (shape[:, 3] < 0.979)
     np.testing.assert_allclose(world._sizer.mass(shape)[free], mass[free], rtol=0.04)
-    assert free[years > 4].mean() > 0.6
+    assert free.mean() > 0.9
 
 
 def test_mass_is_the_volume_of_the_whole_mesh(world, scenes, meshes):
@@ -197,7 +198,7 @@ def test_bodies_do_not_stand_in_each_other(scenes):
         nobody_moved = np.zeros((len(scene), 2))
         assert layout.overlaps(centres, radii, nobody_moved).max() < 0.002
         centres[1] += centres[0].mean(0) - centres[1].mean(0)
-        assert layout.overlaps(centres, radii, nobody_moved).max() > 0.05
+        assert layout.overlaps(centres, radii, nobody_moved).max() > 0.02
 
 
 # ------------------------------------------------------------------------------------------------ pictures
@@ -215,7 +216,7 @@ def test_scenes_are_valid(scenes):
 
 
 def test_masks_depth_and_points_agree(scenes):
-    """Masks are disjoint; depth in them is the body's surface; visible joints lie in their person's mask, behind its surface."""
+    """Masks are disjoint; depth in them is the body's surface; visible joints lie in their person's mask, behind it."""
     shares, hidden = [], 0
     for scene in scenes:
         masks, depth, body = scene.masks, scene.true_depth, truth(scene)
@@ -235,7 +236,8 @@ def test_masks_depth_and_points_agree(scenes):
             x, y = pixels[row][seen].T
             shares.append(masks[row][y, x])
             hit = masks[row][y, x]
-            assert (depth[y, x][hit] < joints[seen, 2][hit] + 0.05).all()
+            pixel = joints[seen, 2][hit] / scene.intrinsics[0, 0]  # metres at the joint: the surface may be steep
+            assert (depth[y, x][hit] < joints[seen, 2][hit] + 0.05 + 4 * pixel).all()
             covered = level[row] == cues.HIDDEN
             x, y = pixels[row][covered].T
             assert not masks[row][y, x].any()
@@ -289,15 +291,15 @@ def test_the_ground_has_its_depth(scenes):
         depth, plane, k = scene.true_depth, scene.extra["gt_ground"], scene.intrinsics
         assert depth is not None
         assert scene.masks is not None
-        y, x = np.nonzero(~scene.masks.any(0))
+        y, x = np.nonzero(~scene.masks.any(0) & np.isfinite(depth))
         rays = np.stack([(x + 0.5 - k[0, 2]) / k[0, 0], (y + 0.5 - k[1, 2]) / k[1, 1], np.ones(len(x))], axis=1)
-        above = (rays * np.minimum(depth[y, x], 1e6)[:, None]) @ plane[:3] + plane[3]
+        above = (rays * depth[y, x][:, None]) @ plane[:3] + plane[3]
         near = np.abs(above) < 1e-3 * np.maximum(depth[y, x], 1.0)
         assert near.mean() > 0.2
         assert above.min() > -0.02
 
 
-def test_sizes_in_the_picture_follow_the_config(load_anny):
+def test_sizes_in_the_picture_follow_the_config(world):
     far, cut = (
         World(
             1,
@@ -336,7 +338,7 @@ def test_evaluation_of_the_truth_finds_no_error(scenes, meshes):
 
 
 def test_starts_are_adult_biased_and_fit_the_image(world, scenes):
-    mild = World(3, override(preset("standard", "camerahmr"), SMALL), None)
+    mild = world.with_config(override(preset("standard", "camerahmr"), SMALL))
     ratios = {}
     for name, some in (("multihmr", scenes), ("camerahmr", list(mild.scenes(range(COUNT))))):
         age = pooled(some, lambda s: s.extra["gt_age_cat"])
@@ -360,10 +362,10 @@ def test_boxes_go_round_the_visible_pixels(scenes):
             assert mask[y0].any() and mask[y1 - 1].any() and mask[:, x0].any() and mask[:, x1 - 1].any()
 
 
-def test_difficulties_differ_in_the_right_direction(load_anny):
+def test_difficulties_differ_in_the_right_direction(world):
     errors, seen = [], []
     for name in ("easy", "hard"):
-        some = list(World(2, override(preset(name), SMALL), load_anny()).scenes(range(24)))
+        some = list(world.with_config(override(preset(name), SMALL), 2).scenes(range(16)))
         found = pooled(some, lambda s: (s.keypoints[..., 2] > 0) & s.extra["gt_visible"])
         error = pooled(some, lambda s: np.linalg.norm(s.keypoints[..., :2] - s.extra["gt_coco2d"], axis=-1))
         errors.append(np.mean(np.minimum(error[found], 20)))
@@ -388,12 +390,12 @@ def test_a_scene_depends_only_on_seed_and_index(world, scenes, load_anny):
     fresh = World(3, world.config, load_anny())
     for scene in fresh.scenes(range(14, 18)):  # across a block's border, out of order
         same(scene, scenes[int(scene.name[-7:])])
-    other = next(World(4, world.config, load_anny()).scenes(range(1)))
+    other = next(world.with_config(world.config, 4).scenes(range(1)))
     assert not np.array_equal(other.image, scenes[0].image)
 
 
-def test_noise_leaves_geometry_and_picture_alone(world, scenes, load_anny):
-    noisy = World(3, override(world.config, ["keypoints.missed=0.5", "depth.scale=0.3", "start.root=0.3"]), load_anny())
+def test_noise_leaves_geometry_and_picture_alone(world, scenes):
+    noisy = world.with_config(override(world.config, ["keypoints.missed=0.5", "depth.scale=0.3", "start.root=0.3"]))
     for a, b in zip(noisy.scenes(range(3)), scenes):
         np.testing.assert_array_equal(a.image, b.image)
         np.testing.assert_array_equal(a.extra["gt_coco3d"], b.extra["gt_coco3d"])
@@ -415,7 +417,7 @@ def test_processes_write_the_same_records_and_mixing_is_refused(tmp_path, world)
     assert len(files) == 3
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    changed = World(3, override(world.config, ["depth.scale=0.2"]), None).fingerprint()
+    changed = world.with_config(override(world.config, ["depth.scale=0.2"])).fingerprint()
     newer = {**world.fingerprint(), "world": -1}
     for source in (changed, newer):
         with pytest.raises(dataset.DatasetError, match="source"):
@@ -463,6 +465,17 @@ def test_flags_that_do_not_belong_together_are_refused(flags, tmp_path):
     assert done.returncode != 0
     assert flags[-1].partition("=")[0] in done.stdout + done.stderr
     assert not (tmp_path / "d").exists()
+
+
+def test_unknown_parameters_are_refused():
+    with pytest.raises(ValueError, match="no field 'none'"):
+        override(preset("easy"), ["keypoints.none=1"])
+    with pytest.raises(ValueError, match="image_sizes"):
+        override(preset("easy"), ["camera.image_sizes=((4,4),)"])
+    with pytest.raises(ValueError, match="difficulty"):
+        preset("impossible")
+    with pytest.raises(ValueError, match=r"words\.age"):
+        override(preset("easy"), ["words.age=((1.0,),)"])
 
 
 def test_joint_names_cover_the_depth_table():

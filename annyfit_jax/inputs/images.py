@@ -22,7 +22,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from jaxtyping import UInt8
@@ -118,7 +118,8 @@ def scene_names(relative: Sequence[str | Path]) -> list[str]:
     names: list[str] = []
     taken: set[str] = set()
     for position, path in enumerate(relative):
-        stem = unicodedata.normalize("NFC", Path(path).with_suffix("").as_posix())
+        pure = PurePath(path)
+        stem = unicodedata.normalize("NFC", (pure.with_suffix("") if pure.name else pure).as_posix())
         base = re.sub(r"[^\w.-]+", "_", stem).strip("._")[:120] or f"photo_{position}"
         name = base if base.casefold() not in taken else f"{base}_{position}"
         while name.casefold() in taken:

@@ -42,8 +42,8 @@ class PeopleConfig:
     """Relative frequency of each kind of group (`people.GROUPS`)."""
     max_people: int = 8
     """Larger groups lose their last members."""
-    muscle_sd: float = 0.12
-    """Phenotype, around 0.5; clipped to [0.1, 0.9]. The same for proportions."""
+    muscle_sd: float = 0.15
+    """Phenotype, around 0.5; clipped to [0.1, 0.9]. The same for proportions. See `people.solve_phenotypes`."""
     mass_cv: float = 0.16
     """Log-normal spread of adults' mass around the population's at their height; children's is two thirds of it."""
 

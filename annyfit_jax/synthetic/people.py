@@ -29,6 +29,8 @@ _AGE_RANGES = ((0.3, 1.0), (1.0, 4.0), (4.0, 11.0), (11.0, 16.0), (16.0, 64.0), 
 _AGE_SHARES = np.array([0.07, 0.11, 0.19, 0.14, 0.35, 0.14])
 _CHILD_YEARS = 18.0
 _WHO_MASS_YEARS = 10.0
+_LIGHTEST = 0.02
+_MUSCLE_SHARES = (1.0, 0.7, 0.4, 0.1)
 
 SizeOf = Callable[[Float[np.ndarray, "n 6"]], Float[np.ndarray, "n"]]
 """Phenotypes to the height (m) or mass (kg) of the resting body."""
@@ -178,26 +180,35 @@ def draw_people(rng: np.random.Generator, config: PeopleConfig) -> People:
 
 
 def solve_phenotypes(people: People, height_of: SizeOf, mass_of: SizeOf) -> Float[np.ndarray, "n 6"]:
-    """Phenotypes whose resting body has the drawn height (to 1 mm), and the drawn mass as far as `weight` in [0.02, 0.98] goes.
+    """Phenotypes whose resting body has the drawn height (to 1 mm), and the drawn mass as far as it can be reached.
 
-    Height is affine in its phenotype, x = (H - h0) / (h1 - h0); mass rises with `weight`. So: the right height at three
-    weights, the weight between them that gives the mass, and the right height for it.
+    Height is affine in its phenotype, x = (H - h0) / (h1 - h0), and mass rises with `weight`: the right height at three
+    weights, the weight between them that gives the mass, and the right height for it. A body of average muscle can be
+    neither thin nor heavy in this model, so `muscle` gives way in steps towards 0 until the mass is in reach.
     """
-    shape = np.full((len(people), 6), 0.5)
+    n = len(people)
+    shape = np.full((n, 6), 0.5)
     shape[:, 0], shape[:, 1] = people.femininity, age_phenotype(people.years)
     shape[:, 2], shape[:, 5] = people.build.T
 
-    def at_height(weight: np.ndarray) -> np.ndarray:
-        """Shapes of the drawn height at a weight phenotype."""
+    def at_height(muscle: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Shapes of the drawn height."""
         ends = [shape.copy(), shape.copy()]
         for end, x in zip(ends, (0.0, 1.0)):
-            end[:, 3], end[:, 4] = weight, x
+            end[:, 2], end[:, 3], end[:, 4] = muscle, weight, x
         low, high = (height_of(end) for end in ends)
         out = ends[0]
         out[:, 4] = ((people.height - low) / (high - low)).clip(0.0, 1.0)
         return out
 
-    weights = np.array([0.02, 0.5, 0.98])
-    masses = np.stack([mass_of(at_height(np.full(len(people), w))) for w in weights])
-    wanted = np.array([np.interp(m, np.maximum.accumulate(row), weights) for m, row in zip(people.mass, masses.T)])
-    return at_height(wanted)
+    weights = np.array([_LIGHTEST, 0.5, 1 - _LIGHTEST])
+    muscle, weight = shape[:, 2].copy(), np.full(n, 0.5)
+    open_ = np.ones(n, bool)
+    for share in _MUSCLE_SHARES:
+        tried = np.maximum(share * shape[:, 2], 0.05)
+        masses = np.stack([mass_of(at_height(tried, np.full(n, w))) for w in weights])
+        masses = np.maximum.accumulate(masses, axis=0)
+        reached = np.array([np.interp(m, row, weights) for m, row in zip(people.mass, masses.T)])
+        muscle, weight = np.where(open_, tried, muscle), np.where(open_, reached, weight)
+        open_ &= (people.mass < masses[0]) | (people.mass > masses[2])
+    return at_height(muscle, weight)

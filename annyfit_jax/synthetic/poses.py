@@ -8,6 +8,7 @@ puts the sole level. What is left (unequal legs, rounding) is settled by a small
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -79,7 +80,7 @@ class PoseSampler:
         bones, axes, ranges = anatomy.joint_axes(model)
         # The limited angle is the component along an axis, and the axes of an arm are not orthogonal.
         self._to_rotvec = np.linalg.inv(axes)
-        self._low, self._high = config.limit_share * ranges[..., 0], config.limit_share * ranges[..., 1]
+        self._ranges = ranges
         names = model.labels.bones
         self._rows = np.array(bones) - 1
         self._index = {names[bone]: i for i, bone in enumerate(bones)}
@@ -94,6 +95,12 @@ class PoseSampler:
         self.extremities = np.array([name.startswith((*_FACE, *_DIGITS)) for name in names[1:]])
         """(162,) bones of face, fingers and toes."""
 
+    def with_config(self, config: PoseConfig) -> PoseSampler:
+        """The same body's sampler with other parameters."""
+        other = copy.copy(self)
+        other.config = config
+        return other
+
     def draw(self, rng: np.random.Generator, years: float) -> Posture:
         """A posture that a person of this age takes."""
         shares = next(shares for limit, shares in SHARES if years <= limit)
@@ -106,7 +113,7 @@ class PoseSampler:
         angles = _Angles(self._index)
         pitch, contacts, max_tilt = _MAKERS[name](rng, angles, years)
         values = angles.values + self.config.spread * self._spread * rng.normal(size=angles.values.shape)
-        values = values.clip(self._low, self._high)
+        values = values.clip(*(self.config.limit_share * np.moveaxis(self._ranges, -1, 0)))
         pose = rng.normal(size=(len(self._small), 3)) * self._small[:, None]
         pose[self._rows] = np.einsum("bja,ba->bj", self._to_rotvec, values)
         return Posture(name, pose, pitch, contacts, max_tilt, seated=name == "sit")

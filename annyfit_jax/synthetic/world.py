@@ -21,6 +21,7 @@ fixed by i. Truth beyond what every cue dataset holds is in `Scene.extra`:
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import io
@@ -117,6 +118,14 @@ class World:
         self._joints = functools.partial(points, anny.contract(model, joints))
         self._sizer = Sizer(model, self.mesh.vertices, self.mesh.faces)
         self._block = functools.lru_cache(maxsize=2)(self._make_block)
+
+    def with_config(self, config: WorldConfig, seed: int | None = None) -> World:
+        """A world of another config (and seed) that shares this one's compiled bodies."""
+        other = copy.copy(self)
+        other.config, other.seed = config, self.seed if seed is None else seed
+        other._sampler = self._sampler.with_config(config.pose)
+        other._block = functools.lru_cache(maxsize=2)(other._make_block)
+        return other
 
     def fingerprint(self) -> dict:
         """JSON that names what the scenes are: equal fingerprints, equal scenes."""

@@ -34,7 +34,7 @@ class _Folder:
 
     def load(self) -> None:
         """Raises ExpertError where there is no such folder."""
-        if not Path(self.path).is_dir():
+        if not self.path or not Path(self.path).is_dir():
             raise ExpertError(f"expert folder: no folder {self.path or '(none given)'}")
 
     def close(self) -> None:

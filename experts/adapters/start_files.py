@@ -16,7 +16,7 @@ import numpy as np
 from annyfit_jax.inputs.npz import PLAIN_PICKLES, open_npz
 from annyfit_jax.inputs.official import _body as hmr_body
 from annyfit_jax.inputs.validate import NUM_PHENOTYPES, NUM_POSED_BONES, checked_array
-from annyfit_jax.scene import BodyParameters, SceneError
+from annyfit_jax.scene import UNKNOWN_WORD, BodyParameters, SceneError
 from experts.interfaces import Card, ExpertError, People, Photo
 from experts.people import match_boxes
 
@@ -31,7 +31,7 @@ class _StartFiles:
 
     def load(self) -> None:
         """Raises ExpertError where there is no such folder."""
-        if not Path(self.path).is_dir():
+        if not self.path or not Path(self.path).is_dir():
             raise ExpertError(f"start: no folder {self.path or '(none given)'}; give --set=start.path=FOLDER")
 
     def close(self) -> None:
@@ -72,6 +72,72 @@ class MultiHmrFiles(_StartFiles):
                     bodies.root_rotvec[i], bodies.transl[i], bodies.pose[i], bodies.shape[i] = root, transl, pose, shape
             result.append(bodies)
         return result
+
+
+@dataclass
+class CameraHmrFiles(_StartFiles):
+    """SMPL parameters as CameraHMR (like HMR 2.0) predicts them, one `<stem>.npz` per photo.
+
+    Its program draws pictures and saves no parameters; these entries hold what it computes:
+
+        boxes (m, 4)                            x0, y0, x1, y1 of each person, pixels
+        global_orient (m, 3) or (m, 3, 3)       `pred_smpl_params["global_orient"]`
+        body_pose (m, 23, 3) or (m, 23, 3, 3)   `pred_smpl_params["body_pose"]`
+        pelvis (m, 3)                           first joint plus `pred_cam_t`: camera space, metres
+
+    Pose and place are carried over to Anny's bones (`experts.retarget`); the shape stays the average adult's until the words
+    say otherwise.
+    """
+
+    licence: str = "CameraHMR and SMPL model licences (non-commercial)"
+    commercial: bool = False
+
+    @property
+    def card(self) -> Card:
+        return Card("camerahmr_files", Path(self.path).name, "", self.licence, self.commercial)
+
+    def load(self) -> None:
+        super().load()
+        from body_models import anny
+        from experts.retarget import SmplToAnny
+
+        self._to_anny = SmplToAnny(anny.load())
+
+    def start(self, photos: Sequence[Photo], people: Sequence[People]) -> list[BodyParameters]:
+        from experts.keypoint_start import calibrated_phenotypes
+
+        result = []
+        for photo, crowd in zip(photos, people, strict=True):
+            with open_npz(self.file(photo)) as npz:
+                boxes = checked_array(npz.read("boxes"), npz.where("boxes"), ("m", 4))
+                m = len(boxes)
+                pelvis = checked_array(npz.read("pelvis"), npz.where("pelvis"), (m, 3))
+                root = _rotations(npz.read("global_orient"), npz.where("global_orient"), m, 1)
+                joints = _rotations(npz.read("body_pose"), npz.where("body_pose"), m, 23)
+            bodies = unknown_bodies(len(crowd))
+            average = calibrated_phenotypes(np.array([UNKNOWN_WORD]), np.array([UNKNOWN_WORD]))[0]
+            for i, k in enumerate(match_boxes(crowd.boxes, boxes, _LEAST_OVERLAP)):
+                if k is not None:
+                    made = self._to_anny(np.concatenate([root[k], joints[k]]), pelvis[k])
+                    bodies.root_rotvec[i], bodies.transl[i], bodies.pose[i] = made
+                    bodies.shape[i] = average
+            result.append(bodies)
+        return result
+
+
+def _rotations(value: Any, where: str, m: int, joints: int) -> np.ndarray:
+    """(m, joints, 3, 3) rotation matrices from matrices or rotation vectors, with or without an axis of one joint."""
+    from experts.retarget import rotation_matrices
+
+    array = np.asarray(value)
+    matrices = array.size == m * joints * 9
+    wanted = (m, joints, 3, 3) if matrices else (m, joints, 3)
+    if array.size != np.prod(wanted):
+        raise SceneError(f"{where}: expected shape {(m, joints, 3)} or {(m, joints, 3, 3)}, got {array.shape}")
+    rotations = checked_array(array.reshape(wanted), where, wanted)
+    if not np.isfinite(rotations).all():
+        raise SceneError(f"{where}: expected finite rotations, got NaN or infinity")
+    return rotations if matrices else rotation_matrices(rotations)
 
 
 def unknown_bodies(n: int) -> BodyParameters:

@@ -8,9 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from annyfit_jax.regressors.aios.config import ResNetConfig
-from annyfit_jax.regressors.aios.layers import EPSILON, XAVIER, ZEROS
-
-_HE = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+from annyfit_jax.regressors.aios.layers import EPSILON, HE, XAVIER, ZEROS
 
 
 class Frozen(nnx.Variable):
@@ -38,7 +36,7 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, rngs: nnx.R
     """A convolution without bias, padded by half its kernel on every side."""
     return nnx.Conv(
         inputs, outputs, (kernel, kernel), strides=stride, padding=kernel // 2, use_bias=False, rngs=rngs,
-        dtype=jnp.dtype(dtype), kernel_init=_HE,
+        dtype=jnp.dtype(dtype), kernel_init=HE,
     )  # fmt: skip
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -15,38 +16,55 @@ EPSILON = 1e-5
 """Of all norms (Flax has 1e-6)."""
 
 Initializer = Callable[..., Array]
-XAVIER = nnx.initializers.xavier_uniform()
 ZEROS = nnx.initializers.zeros
 
 
-class _Keys:
-    """Hands out random keys by counting in Python.
+class HostRandom:
+    """Random start values drawn on the host; takes the place of `nnx.Rngs` in constructors of modules.
 
-    `nnx.Rngs` counts in an array: under a trace each key then costs a search through the trace, minutes for a whole network.
+    Hundreds of differently shaped draws cost minutes of compilation, and `nnx.Rngs` counts in an array, which costs as much
+    again under a trace. Without a seed all draws are zeros: for shapes only.
     """
 
-    def __init__(self, key: Array):
-        self._key = key
-        self._count = 0
+    def __init__(self, seed: Sequence[int] | None):
+        self.generator = None if seed is None else np.random.default_rng(list(seed))
 
-    def params(self) -> Array:
-        self._count += 1
-        return jax.random.fold_in(self._key, self._count)
+    def params(self) -> HostRandom:
+        """What modules hand to initialisers as their key."""
+        return self
+
+    @classmethod
+    def of(cls, key: Array | None) -> nnx.Rngs:
+        """Draws decided by a JAX key; None: shapes only."""
+        return cast(nnx.Rngs, cls(None if key is None else np.asarray(jax.random.key_data(key)).ravel().tolist()))
 
 
-def random_keys(key: Array) -> nnx.Rngs:
-    """What constructors of modules take as `rngs`."""
-    return cast(nnx.Rngs, _Keys(key))
+def _drawn(draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]) -> Initializer:
+    def init(random: HostRandom, shape: tuple[int, ...], dtype=jnp.float32, **_: Any) -> Array:
+        if random.generator is None:
+            return jnp.zeros(shape, dtype)
+        return jnp.asarray(draw(random.generator, tuple(shape)), dtype)
+
+    return init
 
 
 def fan_in_uniform(fan_in: int) -> Initializer:
     """U(-1/sqrt(n), 1/sqrt(n)), PyTorch's start of weights and biases of a linear layer with n inputs."""
     bound = 1.0 / math.sqrt(fan_in)
+    return _drawn(lambda generator, shape: generator.uniform(-bound, bound, shape))
 
-    def init(key, shape, dtype=jnp.float32, **_: Any) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return init
+def _xavier(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    bound = math.sqrt(6.0 / (math.prod(shape[:-2]) * (shape[-2] + shape[-1])))
+    return generator.uniform(-bound, bound, shape)
+
+
+XAVIER = _drawn(_xavier)
+"""Xavier-uniform."""
+HE = _drawn(lambda generator, shape: generator.normal(0, math.sqrt(2 / math.prod(shape) * shape[-2]), shape))
+"""He-normal by the outputs of a convolution."""
+NORMAL = _drawn(lambda generator, shape: generator.normal(0, 1, shape))
+"""Standard normal."""
 
 
 def linear(

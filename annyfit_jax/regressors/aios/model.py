@@ -24,10 +24,8 @@ from annyfit_jax.regressors.aios.config import AiosConfig
 from annyfit_jax.regressors.aios.decoder import Decoded, Decoder, Denoising, LayerTokens
 from annyfit_jax.regressors.aios.encoder import Encoder, Levels, Selection, TwoStage, flatten_levels
 from annyfit_jax.regressors.aios.heads import BodyHeads, BodyPrediction, RefinementHeads
-from annyfit_jax.regressors.aios.layers import random_keys
+from annyfit_jax.regressors.aios.layers import NORMAL, HostRandom
 from annyfit_jax.regressors.aios.positions import level_mask
-
-_TABLE = nnx.initializers.normal(1.0)
 
 
 class LayerOutput(NamedTuple):
@@ -66,10 +64,10 @@ class Aios(nnx.Module):
         self.config = config
         self.backbone = ResNet(config.backbone, rngs=rngs, dtype=dtype)
         self.input_levels = InputLevels(config.backbone, config.width, rngs=rngs, dtype=dtype)
-        self.level_embedding = nnx.Param(_TABLE(rngs.params(), (config.levels, config.width)))
+        self.level_embedding = nnx.Param(NORMAL(rngs.params(), (config.levels, config.width)))
         self.encoder = Encoder(config, rngs=rngs)
         self.two_stage = TwoStage(config, rngs=rngs)
-        self.label_embedding = nnx.Param(_TABLE(rngs.params(), (config.denoising_labels + 1, config.width)))
+        self.label_embedding = nnx.Param(NORMAL(rngs.params(), (config.denoising_labels + 1, config.width)))
         """Content of denoising queries by label."""
         self.decoder = Decoder(config, rngs=rngs)
         self.heads = RefinementHeads(config, rngs=rngs)
@@ -129,17 +127,13 @@ class Aios(nnx.Module):
 @functools.cache
 def graph_and_shapes(config: AiosConfig) -> tuple[nnx.GraphDef, nnx.State]:
     """The static part of the network, and its variables as shapes without values."""
-    return nnx.split(nnx.eval_shape(lambda: Aios(config, rngs=random_keys(jax.random.key(0)))))
+    return nnx.split(nnx.eval_shape(lambda: Aios(config, rngs=HostRandom.of(None))))
 
 
 def init(config: AiosConfig, key: jax.Array) -> nnx.State:
     """Variables to train from scratch."""
 
-    @jax.jit
-    def make(key: jax.Array) -> nnx.State:
-        return nnx.state(Aios(config, rngs=random_keys(key)))
-
-    return make(key)
+    return nnx.state(Aios(config, rngs=HostRandom.of(key)))
 
 
 def bind(config: AiosConfig, variables: nnx.State) -> Aios:
