@@ -50,9 +50,9 @@ class LevenbergMarquardt:
 
     objective: str = "map"
     """`map`: the objective of `MapObjective`; `released`: the last of `FitConfig.stages`, the ones before it by Adam."""
-    rounds: int = 4
+    rounds: int = 6
     """How often noise scales, visibility and other frozen quantities are estimated anew (`map` only)."""
-    iterations: int = 3
+    iterations: int = 2
     """Iterations per round; `released`: of the last stage."""
     damping: float = 1e-3
     """First damping, relative to the diagonal."""
@@ -94,20 +94,20 @@ class MapObjective:
     depth_order: str = "auto"
     """Ranking of depth cues: `auto` in scenes without metric depth, `always`, or `never`."""
 
-    noise_share: float = 0.013
+    noise_share: float = 0.018
     """Pixel noise of a point as a share of the person's extent in the image, before residuals are seen."""
     noise_floor_px: float = 1.2
     noise_prior_points: float = 40.0
     """What `noise_share` counts for, in points, against the residuals."""
-    robust_sigmas: float = 4.0
+    robust_sigmas: float = 5.0
     """Width of the Geman-McClure function of points, in noise scales."""
     min_confidence: float = 0.05
     """Points below this confidence do not count; others count with their confidence squared."""
-    depth_sd: float = 0.03
+    depth_sd: float = 0.022
     """Relative error of one person's depth cue."""
     depth_scale_sd: float = 0.06
     """Relative error common to an image's depth cues."""
-    depth_robust_sigmas: float = 4.0
+    depth_robust_sigmas: float = 7.0
     order_sd_m: float = 0.1
     """Ranking: how far a pair may be on the wrong side, metres."""
     pose_sd: FrozenDict[str, float] = field(
@@ -123,12 +123,12 @@ class MapObjective:
     """Spread of the age phenotype within a class."""
     word_right: float = 0.85
     """Probability that an age word names the right class; neighbours share most of the rest."""
-    unknown_age_sd: float = 0.35
-    gender_sd: float = 0.1
+    unknown_age_sd: float = 0.45
+    gender_sd: float = 0.15
     unknown_gender_sd: float = 0.4
-    height_sd: float = 0.09
+    height_sd: float = 0.15
     """Spread of the height phenotype about its mean for age and sex."""
-    build_sd: float = 0.15
+    build_sd: float = 0.2
     """Spread of muscle, weight, proportions (and height without `anthropometry`) about 0.5."""
     limit_sd: float = 0.1
     """Joint limits, radians."""

@@ -3,8 +3,8 @@
     python -m experiments.inspect --cues=dataset --output=out/cues
     python -m experiments.inspect --cues=annotations.json --images=photos --output=out/cues --limit=20
 
---cues takes whatever experiments.fit reads. Per photo: boxes with words, skeletons, dense points, masks, depth as colour, a table
-of people, who was set aside and why, and where each cue comes from.
+--cues takes whatever experiments.fit reads. Per photo: boxes with words, skeletons, dense points, masks, depth as colour,
+a table of people, who was set aside and why, and where each cue comes from.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def main(_: list[str]) -> None:
 
 def run(cues: str, output: str, *, limit: int = 50, images: str | None = None) -> Path:
     """Writes the page of the first `limit` scenes; returns its path. Raises SceneError on an input that cannot be read."""
+    from annyfit_jax.files import write_text
     from annyfit_jax.inputs import open_input
     from annyfit_jax.viz import page as template
 
@@ -74,7 +75,7 @@ def run(cues: str, output: str, *, limit: int = 50, images: str | None = None) -
         sections="\n".join(sections),
     )
     path = folder / "index.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

@@ -26,10 +26,11 @@ from typing import Any
 
 from absl import logging
 
+from annyfit_jax.files import clean_leftovers, read_json
 from annyfit_jax.inputs.images import list_photos, read_photo, scene_names
 from annyfit_jax.jobs.claims import DEFAULT_LEASE_S, Claims
 from annyfit_jax.jobs.feed import POLL_S
-from annyfit_jax.jobs.files import JobWriteError, clean_leftovers, publish_json, read_json
+from annyfit_jax.jobs.files import JobWriteError, publish_json
 from annyfit_jax.jobs.hosts import Process
 from annyfit_jax.jobs.plan import Plan
 from annyfit_jax.jobs.runner import Interrupted
@@ -124,6 +125,7 @@ class Stages:
     stop: threading.Event = field(default_factory=threading.Event)
     redone: set[int] = field(default_factory=set)
     """Units of which an answer was replaced (`retry_failed`)."""
+    _tried: set[tuple[str, int]] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.keys = stage_keys(self.collection, self.experts)
@@ -199,10 +201,6 @@ class Stages:
         if entries is None or len(entries) != len(self.collection.plan.scenes(unit)):
             return True
         return self.retry_failed and (cue, unit) not in self._tried and any(entry.error for entry in entries)
-
-    @property
-    def _tried(self) -> set[tuple[str, int]]:
-        return self.__dict__.setdefault("_tried_units", set())
 
     def _run_unit(self, cue: str, expert: Expert, unit: int, progress: StageProgress) -> None:
         indices = list(self.collection.plan.scenes(unit))

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,10 +108,13 @@ def test_token_probabilities_go_to_the_classes_they_can_begin():
     glued = tokens(('{"age": "adult', {'{"age": "adult': 1.0}), ('"}', {'"}': 1.0}))
     assert attributes.probabilities_from_tokens(glued, AGE).tolist() == [0, 0, 0, 0, 1, 0]  # pyright: ignore
     merged = tokens(('{"age":', {'{"age":': 1.0}), (' "ba', {' "ba': 0.8, ' "to': 0.2}), ('by"}', {'by"}': 1}))
-    np.testing.assert_allclose(attributes.probabilities_from_tokens(merged, AGE), [0.8, 0.2, 0, 0, 0, 0])  # pyright: ignore
+    values = attributes.probabilities_from_tokens(merged, AGE)
+    assert values is not None
+    np.testing.assert_allclose(values, [0.8, 0.2, 0, 0, 0, 0])
     ambiguous = tokens(('{"age": "', {'{"age": "': 1}), ("child", {"child": 0.6, "t": 0.4}), ('"}', {'"}': 1}))
     values = attributes.probabilities_from_tokens(ambiguous, AGE)
-    np.testing.assert_allclose(values, [0, 0.2, 0.6, 0.2, 0, 0])  # pyright: ignore[reportArgumentType]
+    assert values is not None
+    np.testing.assert_allclose(values, [0, 0.2, 0.6, 0.2, 0, 0])
     assert attributes.probabilities_from_tokens(tokens(("adult", {"adult": 1.0})), AGE) is None
     assert attributes.probabilities_from_tokens(tokens(('{"age": "', {'{"age": "': 1.0})), AGE) is None
     assert attributes.probabilities_from_tokens([], AGE) is None
@@ -412,8 +416,10 @@ class NumpyArrayWrapper:
 NumpyArrayWrapper.__module__ = "joblib.numpy_pickle"
 
 
-def joblib_bytes(matrix: np.ndarray, order: str) -> bytes:
-    class Pickler(pickle._Pickler):  # pyright: ignore[reportAttributeAccessIssue]
+def joblib_bytes(matrix: np.ndarray, order: Any) -> bytes:
+    base: Any = vars(pickle)["_Pickler"]  # in Python, so that its methods can be replaced
+
+    class Pickler(base):
         def save(self, obj, save_persistent_id=True):
             if not isinstance(obj, np.ndarray):
                 return super().save(obj, save_persistent_id)
@@ -430,7 +436,7 @@ def joblib_bytes(matrix: np.ndarray, order: str) -> bytes:
             return None
 
     stream = io.BytesIO()
-    pickler = Pickler(stream, 3)
+    pickler: Any = Pickler(stream, 3)
     pickler.stream = stream
     pickler.dump({"matrix": matrix})
     return stream.getvalue()
@@ -454,8 +460,7 @@ class Evil:
 
 def _broken_csr(**changes):
     matrix = sparse.csr_matrix(MATRIX)
-    for name, value in changes.items():
-        matrix.__dict__[name] = value
+    vars(matrix).update(changes)
     return matrix
 
 
@@ -516,7 +521,9 @@ def test_smpl_limbs_point_the_same_way_on_anny(load_anny, tmp_path):
     expert.load()
     (bodies,) = expert.start([photo()], [People(boxes, ["0", "1"])])
     assert not expert.card.commercial
-    parts = (np.asarray(part, np.float32) for part in (bodies.shape, bodies.root_rotvec, bodies.pose, bodies.transl))
+    parts: Any = (
+        np.asarray(part, np.float32) for part in (bodies.shape, bodies.root_rotvec, bodies.pose, bodies.transl)
+    )
     model = load_anny()
     heads = np.asarray(anny.forward(model, anny.Params(*parts)).bone_poses)[..., :3, 3]
     at = {name: heads[:, k] for k, name in enumerate(model.labels.bones)}

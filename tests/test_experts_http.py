@@ -112,7 +112,7 @@ def photo(name: str = "p", seed: int = 0) -> Photo:
     return Photo(name, name, np.random.default_rng(seed).integers(0, 255, (100, 120, 3), np.uint8))
 
 
-def vlm(server: Server, tmp_path, **options: Any) -> HttpVlm:
+def vlm(server: Server, tmp_path, **options: Any) -> Any:
     settings = {"cache": str(tmp_path / "cache"), "first_pause_s": 0.001, "timeout_s": 5.0, **options}
     expert = HttpVlm(url=server.url, **settings)
     expert.load()
@@ -310,7 +310,13 @@ def test_the_cache_knows_picture_prompt_and_model(server, tmp_path):
     second = ask(reduce="expected", minimum=0.1, concurrency=1, timeout_s=9.0)  # nothing that changes the question
     assert len(server.requests) == 2
     np.testing.assert_array_equal(first[0].anchors["age"], second[0].anchors["age"])
-    for k, options in enumerate(({"model": "other"}, {"prompts": ("person",)}, {"max_side": 20}, {"samples": 2}), 1):
+    changes: tuple[dict[str, Any], ...] = (
+        {"model": "other"},
+        {"prompts": ("person",)},
+        {"max_side": 20},
+        {"samples": 2},
+    )
+    for k, options in enumerate(changes, 1):
         before = len(server.requests)
         ask(**options)
         assert len(server.requests) == before + 2 * options.get("samples", 1), (k, options)

@@ -408,9 +408,9 @@ def test_depth_pro_gives_depth_and_the_camera(tmp_path, monkeypatch):
         focal = 0.5 * width / np.tan(np.radians(fov / 2))
         # 0.25 is the inverse depth of a camera whose focal length is the image's width: 4 m there, nearer with a wider view.
         np.testing.assert_allclose(found.depth, 4.0 * focal / width, rtol=1e-4)
-        np.testing.assert_allclose(
-            found.intrinsics, [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], rtol=1e-6
-        )
+        assert found.intrinsics is not None
+        wanted = [[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]
+        np.testing.assert_allclose(found.intrinsics, wanted, rtol=1e-6)
     assert not expert.card.commercial
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import subprocess
@@ -203,14 +204,19 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def short_fit(scenes) -> list:
+@functools.cache
+def short_fitter() -> Any:
     """The real solver, two steps of the last stage."""
     from annyfit_jax.fitting import Fitter
     from body_models import anny
 
     config = configs.load_config(REPO / "experiments" / "configs" / "annyfit_keypoints.py")
     last = dataclasses.replace(config.stages[-1], steps=2)
-    fitter = Fitter(dataclasses.replace(config, stages=(last,)), anny.load())
+    return Fitter(dataclasses.replace(config, stages=(last,)), anny.load())
+
+
+def short_fit(scenes) -> list:
+    fitter = short_fitter()
     return fitter.collect(fitter.dispatch([fitter.prepare(scene) for scene in scenes]))
 
 
@@ -228,6 +234,7 @@ def test_photos_to_cues(photos, tmp_path):
     assert scene.image_size == (160, 120)
     assert scene.image_path == str(photos / "a.jpg")
     assert scene.person_ids == ["0", "1"]
+    assert scene.boxes is not None
     np.testing.assert_allclose(scene.boxes, [[8, 12, 72, 114], [64, 24, 128, 116.4]])  # highest score first
     assert scene.skipped == [("2", "duplicate of person 0 (box)"), ("3", "too small: box of 5 x 5 pixels")]
     np.testing.assert_allclose(scene.keypoints[0, 0], [40, 20.16, 0.9])
@@ -637,6 +644,30 @@ def test_a_missing_extra_is_named_with_the_command():
     for cue in ("detector", "segmenter", "keypoints", "depth", "words"):
         with pytest.raises(ExpertError, match=r"pip install 'annyfit-jax\[experts\]'"):
             getattr(build("default"), cue).load()
+
+
+def test_the_experts_of_the_documentation_work(photos, tmp_path, monkeypatch):
+    text = (REPO / "docs" / "experts.md").read_text()
+    blocks = re.findall(r"```python\n# my_package/(\w+)\.py\n(.*?)```", text, re.DOTALL)
+    assert [name for name, _ in blocks] == ["words", "detect"]
+    package = tmp_path / "my_package"
+    package.mkdir()
+    for name, code in blocks:
+        (package / f"{name}.py").write_text(code)
+    (tmp_path / "my_model.py").write_text(
+        "import numpy as np\n"
+        "def load():\n"
+        "    return lambda pixels, threshold: (np.array([[10.0, 10, 60, 100]]), np.array([threshold + 0.1]))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    more = ("detector=my_package.detect:MyDetector", "detector.threshold=0.6")
+    precompute.run(options(photos, tmp_path / "out", *more, limit=1))
+    scene = open_input(str(tmp_path / "out")).load(0)
+    np.testing.assert_allclose(scene.extra["detection_scores"], [0.7])
+    assert scene.extra["provenance"]["cues"]["detector"]["checkpoint"] == "weights-v3"
+    words = build("none", ["words=my_package.words:BodyWords", "words.model=mine"]).words
+    assert [a.name for a in words.attributes] == ["age", "gender", "weight", "muscle", "height"]
+    assert words.model == "mine"
 
 
 def test_the_program_runs_from_the_command_line(photos, tmp_path):

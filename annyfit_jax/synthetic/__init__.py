@@ -2,14 +2,13 @@
 
 Two generators of `annyfit_jax.scene.Scene`, both seeded per scene:
 
-| | `Generator(Recipe)` | `World(WorldConfig)` |
+| | `Generator(Recipe)`, `plain.py` | `world.World(seed, WorldConfig)` |
 |---|---|---|
 | picture, masks, depth map | none | rendered |
 | people | calibrated phenotypes, plain postures | ages in years, heights and masses of the WHO tables, families and groups |
 | on the ground | lowest point of each | contacts of the posture: soles, seat, hands and knees |
 | who hides whom | capsules around limbs | z-buffer |
-| noise of the cues | that of the shared development scenes | `config.py`: easy, standard, hard |
-| cost of a scene on one core | 8 ms | 25 ms (128 x 128 pixels) |
+| noise of the cues | that of the shared development scenes | `config.py`: easy, standard, hard, every parameter settable |
 """
 
 from annyfit_jax.synthetic.plain import COCO_SHARES, GENERATOR_VERSION, Generator, Recipe

@@ -48,6 +48,23 @@ def in_chunks(function: Callable[[anny.Params], Array], bodies: BodyParameters) 
     return np.concatenate(out)
 
 
+def surface_points(
+    model: anny.AnnyModel, regressor: Float[np.ndarray, "k V"], vertices: Int[np.ndarray, "v"]
+) -> anny.AnnyPoints:
+    """Contracted points (`anny.points`): those of a regressor, then plain vertices.
+
+    The contraction sees only the vertices that are used: a dense table over all of them would take hundreds of megabytes.
+    """
+    used = np.union1d(np.flatnonzero((regressor != 0).any(0)), vertices)
+    part = model.replace(  # pyright: ignore[reportAttributeAccessIssue]
+        vertices_mean=model.vertices_mean[:, used],
+        vertices_basis=model.vertices_basis[:, :, used],
+        skin=model.skin[:, used],
+    )
+    one_hot = anny.vertex_regressor(part, np.searchsorted(used, vertices))
+    return anny.contract(part, np.concatenate([regressor[:, used], one_hot]))
+
+
 # ------------------------------------------------------------------------------------------------ sizes at rest
 
 

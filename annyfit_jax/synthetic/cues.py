@@ -123,7 +123,8 @@ def detect_joints(
     for indices in _SIDES.values():
         swap = rng.random(len(pixels)) < noise.swapped
         left, right = indices
-        found[np.ix_(swap, left + right)] = found[np.ix_(swap, right + left)]
+        rows = np.flatnonzero(swap)[:, None]
+        found[rows, left + right] = found[rows, right + left]
     chance = np.where(
         level == HIDDEN, noise.missed_hidden, np.where(level == SELF_HIDDEN, 0.5 * noise.missed_hidden, noise.missed)
     )

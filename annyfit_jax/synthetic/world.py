@@ -35,7 +35,7 @@ from jaxtyping import Float, UInt8
 from annyfit_jax.camera import project
 from annyfit_jax.scene import COCO17, BodyParameters, Scene
 from annyfit_jax.synthetic import cameras, contact, cues, layout, render
-from annyfit_jax.synthetic.bodies import Sizer, concatenate, in_chunks, rounded, single
+from annyfit_jax.synthetic.bodies import Sizer, concatenate, in_chunks, rounded, single, surface_points
 from annyfit_jax.synthetic.cameras import Camera
 from annyfit_jax.synthetic.config import WorldConfig, describe, preset
 from annyfit_jax.synthetic.looks import draw_looks
@@ -112,10 +112,10 @@ class World:
         self.mesh: RenderMesh = load_render_mesh(model)
         self._sampler = PoseSampler(model, self.config.pose)
         joints = np.asarray(model.keypoint_regressor)[:_NUM_JOINTS]
-        surface = anny.vertex_regressor(model, np.concatenate([dense_vertex_indices(), self.mesh.vertices]))
+        surface = np.concatenate([dense_vertex_indices(), self.mesh.vertices])
         points = jax.jit(anny.points)
-        self._points = functools.partial(points, anny.contract(model, np.concatenate([joints, surface])))
-        self._joints = functools.partial(points, anny.contract(model, joints))
+        self._points = functools.partial(points, surface_points(model, joints, surface))
+        self._joints = functools.partial(points, surface_points(model, joints, surface[:0]))
         self._sizer = Sizer(model, self.mesh.vertices, self.mesh.faces)
         self._block = functools.lru_cache(maxsize=2)(self._make_block)
 

@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from annyfit_jax.camera import intrinsics_from_fov
+from annyfit_jax.files import sha256
 from annyfit_jax.inputs import coco_people
 from annyfit_jax.inputs.coco import read_json
 from annyfit_jax.inputs.masks import decode_segmentation
 from annyfit_jax.inputs.validate import checked_array
-from annyfit_jax.jobs.files import sha256
 from annyfit_jax.scene import DEFAULT_FOV_DEGREES, SceneError
 from experts.attributes import DEFAULT_ATTRIBUTES, Attribute
 from experts.interfaces import Card, Detections, ExpertError, People, Photo, Words

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from annyfit_jax.jobs.files import publish_json, read_json
+from annyfit_jax.files import read_json
+from annyfit_jax.jobs.files import publish_json
 from experts.adapters.http_client import Budget, ChatClient, ServerError
 from experts.adapters.vlm import Questions
 from experts.attributes import (
