@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 from annyfit_jax import anatomy
 from annyfit_jax.config import FitConfig
 from annyfit_jax.objective import Prediction, Shared
-from annyfit_jax.problem import ATTRIBUTES, Variables
+from annyfit_jax.problem import ATTRIBUTES, AnyArray, Variables
 from annyfit_jax.scene import NUM_DENSE
-from body_models import anny, smplx
+from body_models import anny, contraction, smplx
 from experts import dense_points
 
 _BETA_LIMIT = 10.0
@@ -46,6 +46,8 @@ class BodyLayout:
     """Contracted points of the body model."""
     vertices: PointFunction | None
     """Full mesh, for the exact mesh regulariser only."""
+    coefficients: Callable[..., Float[Array, "rank N"]]
+    """(contracted points, shape (S, N)) -> coefficients of the linear rest state."""
 
 
 @struct.dataclass
@@ -66,6 +68,9 @@ class FitBody:
     limit_high: Float[Array, "L"]
     pose_rest: Float[Array, "3 B"]
     pose_precision: Float[Array, "B"]
+    up_mean: Float[Array, "H"]
+    """Height above the ground, at rest, of the vertices that can be the highest or the lowest; metres."""
+    up_basis: Float[Array, "rank H"]
     layout: BodyLayout = struct.field(pytree_node=False)
 
     @property
@@ -95,6 +100,12 @@ class FitBody:
             else:
                 m = jnp.zeros((3, mesh, variables.transl.shape[-1]), variables.transl.dtype)
         return Prediction(k, d, m)
+
+    def height(self, shape: Float[AnyArray, "S N"]) -> Float[Array, "N"]:
+        """Extent of the resting body along its vertical axis, metres; the shape is clamped to its range first."""
+        clamped = jnp.clip(shape, self.shape_low[:, None], self.shape_high[:, None])
+        up = contraction.linear(self.up_mean, self.up_basis, self.layout.coefficients(self.points, clamped))
+        return up.max(0) - up.min(0)
 
 
 def anny_body(
@@ -126,6 +137,8 @@ def anny_body(
         rows = anny.vertex_regressor(model, index)
     limits = limits or anatomy.joint_limits(model)
     rest = anatomy.relaxed_pose(model) if pose_rest is None else pose_rest
+    corners = np.asarray(model.rest.corner_map, np.float64) @ np.asarray(model.vertices_basis[:, 2], np.float64)
+    tall = extreme_vertices(np.asarray(model.vertices_mean[2], np.float64) + corners)
     cast = lambda x: jnp.asarray(np.asarray(x, model.dtype))  # noqa: E731
     labels = model.labels
     return FitBody(
@@ -140,6 +153,8 @@ def anny_body(
         limit_high=cast(limits.high),
         pose_rest=cast(rest.T),
         pose_precision=cast(1.0 / anatomy.pose_spread(labels.bones[1:]) ** 2),
+        up_mean=model.vertices_mean[2, tall],
+        up_basis=model.vertices_basis[:, 2, tall],
         layout=BodyLayout(
             counts=(17, len(dense_regressor), len(weights)),
             bones=labels.bones[1:],
@@ -149,6 +164,7 @@ def anny_body(
             limit_bones=limits.bones,
             points=anny.points_people_last,
             vertices=anny.vertices_people_last if exact else None,
+            coefficients=_anny_coefficients,
         ),
     )
 
@@ -178,6 +194,9 @@ def smplx_body(
     index, weights = sample_mesh(template, config.mesh_samples)
     cast = lambda x: jnp.asarray(np.asarray(x, model.dtype))  # noqa: E731
     num_bones = len(model.labels.bones) - 1
+    num_shape = model.labels.num_betas + model.labels.num_expression
+    sideways = 3.0 * np.asarray(model.vertices_basis[:num_shape, 1], np.float64)
+    tall = extreme_vertices(template[:, 1] + np.concatenate([sideways, -sideways]))
     num_betas = model.labels.num_betas
     regressor = np.concatenate([np.asarray(model.keypoint_regressor), dense_regressor, smplx.vertex_regressor(index)])
     return FitBody(
@@ -192,6 +211,8 @@ def smplx_body(
         limit_high=cast(np.zeros(0)),
         pose_rest=cast(np.zeros((3, num_bones)) if pose_rest is None else pose_rest.T),
         pose_precision=cast(np.ones(num_bones)),
+        up_mean=model.vertices_mean[1, tall],
+        up_basis=model.vertices_basis[:num_shape, 1, tall],
         layout=BodyLayout(
             counts=(17, len(dense_regressor), len(weights)),
             bones=model.labels.bones[1:],
@@ -201,8 +222,23 @@ def smplx_body(
             limit_bones=(),
             points=smplx.points_people_last,
             vertices=None,
+            coefficients=_smplx_coefficients,
         ),
     )
+
+
+def extreme_vertices(up: Float[np.ndarray, "shape V"], candidates: int = 12) -> np.ndarray:
+    """Indices of vertices that are among the highest or the lowest of any of some shapes."""
+    order = np.argpartition(up, (candidates - 1, up.shape[1] - candidates), axis=1)
+    return np.unique(np.concatenate([order[:, :candidates], order[:, -candidates:]], axis=1))
+
+
+def _anny_coefficients(points: anny.AnnyPoints, shape: Array) -> Array:
+    return anny.coefficients(points.rest, shape, None)
+
+
+def _smplx_coefficients(points: smplx.SmplxPoints, shape: Array) -> Array:
+    return smplx.shape_coefficients(points.labels, shape, None)
 
 
 def free_bones(bones: Sequence[str], frozen_prefixes: Sequence[str]) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ class LevenbergMarquardt:
     rounds: int = 6
     """How often noise scales, visibility and other frozen quantities are estimated anew (`map` only)."""
     iterations: int = 2
-    """Iterations per round; `released`: of the last stage."""
+    """Iterations per round; `released`: the last stage takes rounds x iterations."""
     damping: float = 1e-3
     """First damping, relative to the diagonal."""
     raise_damping: float = 8.0
@@ -163,8 +163,8 @@ class FitConfig:
     """Usable age and gender words overwrite the start's phenotypes."""
     start: str = "auto"
     """`cue`: the feed-forward initialisation; `keypoints`: from 2D keypoints and words; `auto`: the cue where there is one."""
-    person_lengths: tuple[int, ...] = (8, 32, 128)
-    """Lengths of the flat list of people that programs are compiled for."""
+    person_lengths: tuple[int, ...] = ()
+    """Lengths of the flat list of people that programs are compiled for; () = chosen for the device."""
     solver: str = "adam"
     """`adam`: `stages` by Adam; `lm`: second order, see `lm` and `map`."""
     lm: LevenbergMarquardt = LevenbergMarquardt()
@@ -285,6 +285,32 @@ def to_json(config: FitConfig) -> dict:
     return json.loads(json.dumps(_plain(config)))
 
 
+def from_json(data: dict) -> FitConfig:
+    """The inverse of `to_json`. Raises ValueError where a field is missing or unknown, or has a value of the wrong kind."""
+    return _from_plain(FitConfig, data, "config")
+
+
+def _from_plain(kind: Any, data: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        names = {f.name for f in dataclasses.fields(kind)}
+        if not isinstance(data, dict) or set(data) != names:
+            got = sorted(set(data) ^ names) if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"{path}: expected the fields of {typing.cast(Any, kind).__name__}; these differ: {got}")
+        hints = typing.get_type_hints(kind)
+        return typing.cast(Any, kind)(**{n: _from_plain(hints[n], data[n], f"{path}.{n}") for n in names})
+    origin = typing.get_origin(kind) or kind
+    if origin is tuple and isinstance(data, list):
+        item = typing.get_args(kind)[0]
+        return tuple(_from_plain(item, value, f"{path}.{i}") for i, value in enumerate(data))
+    if origin is FrozenDict and isinstance(data, dict):
+        return table(**{name: _from_plain(float, value, f"{path}.{name}") for name, value in data.items()})
+    if origin is float and isinstance(data, int | float) and not isinstance(data, bool):
+        return float(data)
+    if origin in (bool, int, str) and type(data) is origin:
+        return data
+    raise ValueError(f"{path}: expected {origin.__name__}, got {data!r}")
+
+
 def _plain(node: Any) -> Any:
     if dataclasses.is_dataclass(node):
         return {f.name: _plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
@@ -301,6 +327,6 @@ def config_hash(config: FitConfig) -> str:
 
 
 __all__ = [
-    "GROUPS", "FitConfig", "LevenbergMarquardt", "MapObjective", "Stage", "apply_overrides", "config_hash", "load_config",
-    "table", "to_json",
+    "GROUPS", "FitConfig", "LevenbergMarquardt", "MapObjective", "Stage", "apply_overrides", "config_hash", "from_json",
+    "load_config", "table", "to_json",
 ]  # fmt: skip

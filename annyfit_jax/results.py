@@ -6,19 +6,25 @@ the lower back. `shape` and `pose` are inside the body's ranges: what you load i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 
-from annyfit_jax.files import write_bytes as write_bytes
-from annyfit_jax.files import write_npz as write_npz
-from annyfit_jax.files import write_text as write_text
+from annyfit_jax.files import write_npz
 from annyfit_jax.inputs.npz import open_npz
 from annyfit_jax.scene import BodyParameters, SceneError
 
 FRAME = "camera axes: x right, y down, z forward; metres; radians; transl = head of the root bone"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = (1, FORMAT_VERSION)
+"""Version 1 has none of `ADDED`."""
+ADDED: dict[str, tuple[int, ...]] = {
+    "depth_cue_m": (), "depth_scale": (), "visible_depth_m": (), "sd_depth_m": (), "sd_height_m": (),
+    "sd_joints_m": (17,), "converged": (),
+}  # fmt: skip
+"""Per-person float32 arrays that older files and other solvers leave out, and the shape of a row; unknown is NaN."""
+_UNKNOWN = np.zeros(0, np.float32)
 
 
 @dataclass
@@ -87,8 +93,27 @@ class SceneFit:
     """(m, 2) str: (person id, reason) of people that the reader set aside before the fit."""
     frame: str = FRAME
     format_version: int = FORMAT_VERSION
+    depth_cue_m: np.ndarray = field(default_factory=lambda: _UNKNOWN)
+    """(n,) float32 metric depth cue; NaN = none. This and what follows are optional, see `ADDED`."""
+    depth_scale: np.ndarray = field(default_factory=lambda: _UNKNOWN)
+    """(n,) float32 factor that the fit found for the depth cues of the scene, the same for all its people."""
+    visible_depth_m: np.ndarray = field(default_factory=lambda: _UNKNOWN)
+    """(n,) float32 median camera z of the visible surface: what `depth_cue_m` x `depth_scale` measures."""
+    sd_depth_m: np.ndarray = field(default_factory=lambda: _UNKNOWN)
+    """(n,) float32 standard deviation of `depth_m`."""
+    sd_height_m: np.ndarray = field(default_factory=lambda: _UNKNOWN)
+    """(n,) float32 standard deviation of `height_m`."""
+    sd_joints_m: np.ndarray = field(default_factory=lambda: _UNKNOWN)
+    """(n, 17) float32 standard deviation of `fitted_keypoints_3d`: root mean square over the axes."""
+    converged: np.ndarray = field(default_factory=lambda: _UNKNOWN)
+    """(n,) float32 1 where the solver had little left to gain, else 0."""
     vertices: np.ndarray | None = None
     """(n, 13718, 3) float32 posed vertices in camera space, only on request."""
+
+    def __post_init__(self) -> None:
+        for name, shape in ADDED.items():
+            if getattr(self, name) is _UNKNOWN:
+                setattr(self, name, np.full((len(self.status), *shape), np.nan, np.float32))
 
     def __len__(self) -> int:
         return len(self.status)
@@ -121,6 +146,7 @@ _SHAPES: dict[str, tuple[int | str, ...]] = {
     "shape_raw": ("n", "phenotypes"), "height_m": ("n",), "depth_m": ("n",), "reprojection_px": ("n",),
     "start_reprojection_px": ("n",), "keypoints_2d": ("n", 17, 3), "fitted_keypoints_3d": ("n", 17, 3), "age_word": ("n",),
     "gender_word": ("n",), "loss_names": ("terms",), "loss_curve": ("steps", "losses"), "scene_notes": ("notes",),
+    **{name: ("n", *shape) for name, shape in ADDED.items()},
     "set_aside": ("aside", 2), "bone_labels": ("labels",), "phenotype_labels": ("columns",), "vertices": ("n", "vertices", 3),
 }  # fmt: skip
 _TEXTS = {"person_ids", "status", "notes", "loss_names", "bone_labels", "phenotype_labels", "scene_notes", "set_aside"}
@@ -144,16 +170,16 @@ def load(path: str | Path) -> SceneFit:
     except SceneError as error:
         raise FitFileError(str(error)) from None
     version = arrays.get("format_version")
-    if version is None or version.shape or version != FORMAT_VERSION:
-        raise FitFileError(f"{path}: format_version {version}, expected {FORMAT_VERSION}")
+    if version is None or version.shape or version not in _READABLE_VERSIONS:
+        raise FitFileError(f"{path}: format_version {version}, expected {' or '.join(map(str, _READABLE_VERSIONS))}")
     known = {f.name for f in fields(SceneFit)}
-    missing = known - set(arrays) - {"vertices"}
+    missing = known - set(arrays) - set(ADDED) - {"vertices"}
     if missing:
         raise FitFileError(f"{path}: missing {', '.join(sorted(missing))}")
     _check(arrays, path)
     strings = {"name", "image_path", "start_origin", "asset_version", "config_hash", "config_json", "frame"}
     values = {k: str(v) if k in strings else v for k, v in arrays.items() if k in known}
-    return SceneFit(**{**values, "format_version": int(values["format_version"])})
+    return SceneFit(**{**values, "format_version": FORMAT_VERSION})
 
 
 def _check(arrays: dict[str, np.ndarray], path: str | Path) -> None:

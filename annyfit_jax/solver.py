@@ -32,6 +32,10 @@ class BatchFit(NamedTuple):
     """The same before the first step."""
     stage_variables: tuple[Variables, ...]
     """Variables after each stage."""
+    keypoints: Float[Array, "3 17 N"]
+    """Body keypoints at the end, metres."""
+    height: Float[Array, "N"]
+    """Of the resting body at the end, metres."""
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
@@ -68,7 +72,7 @@ def solve(config: FitConfig, body: FitBody, problem: Problem, variables: Variabl
             variables, rigid_values = rigid.run(variables, at_start, start, row["rigid"], rigid_values)
         if full.stages:
             variables, full_values = full.run(variables, at_start, start, row["full"], full_values)
-        return (variables, rigid_values, full_values), (variables, before)
+        return (variables, rigid_values, full_values), (variables, before, at_start.keypoints)
 
     # One more phase without a step: its prediction judges the end.
     rows = {
@@ -76,13 +80,13 @@ def solve(config: FitConfig, body: FitBody, problem: Problem, variables: Variabl
         for name, loop in (("rigid", rigid), ("full", full))
     }
     carry = (variables, rigid.empty(dtype), full.empty(dtype))
-    (end, *values), (after, errors) = jax.lax.scan(phase, carry, rows)
+    (end, *values), (after, errors, keypoints) = jax.lax.scan(phase, carry, rows)
     curves = {"rigid": rigid.curves(values[0]), "full": full.curves(values[1])}
     losses = tuple(
         curves[kind].pop(0) if kind in curves else _no_curve(s, problem, dtype) for s, kind in zip(config.stages, kinds)
     )
     stages = tuple(jax.tree.map(lambda x, k=k: x[k], after) for k in range(len(config.stages)))
-    return BatchFit(end, losses, errors[-1], errors[0], stages)
+    return BatchFit(end, losses, errors[-1], errors[0], stages, keypoints[-1], body.height(end.shape))
 
 
 def _kind(stage: Stage) -> str:

@@ -11,6 +11,7 @@ import collections
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Mapping
 from typing import IO, Any
@@ -25,13 +26,22 @@ class RestrictedUnpickler(pickle.Unpickler):
       file: binary file at the start of the pickle.
       allowed: (module, name) as written in the pickle -> the object to use in its place. Nothing is imported: give
         stand-ins for classes of libraries that are absent, and never a callable that trusts its arguments.
+      mixed: the stream holds more than the pickle's instructions (joblib puts array bytes between them), so they cannot be
+        looked through beforehand.
       **options: `encoding`, `errors`, `fix_imports` as in `pickle.Unpickler`. Python 2 names ("copy_reg") are not
         translated: list them too.
 
-    Raises (from `load`): pickle.UnpicklingError naming the global, for every other global and persistent reference.
+    Raises: pickle.UnpicklingError for a memo that would fill the memory; from `load`, naming the global, for every other
+      global and persistent reference.
     """
 
-    def __init__(self, file: IO[bytes], allowed: Mapping[tuple[str, str], object], **options: Any):
+    def __init__(
+        self, file: IO[bytes], allowed: Mapping[tuple[str, str], object], *, mixed: bool = False, **options: Any
+    ) -> None:
+        if not mixed:
+            start = file.tell()
+            _check_memo(file)
+            file.seek(start)
         super().__init__(file, **options)
         self._allowed = allowed
 
@@ -43,6 +53,13 @@ class RestrictedUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("refused: the pickle refers to an object outside itself")
+
+
+def _check_memo(file: IO[bytes]) -> None:
+    """Refuses places in the memo that no program writes: the unpickler would fill memory up to them (64 GB for the largest)."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > count:
+            raise pickle.UnpicklingError(f"refused: place {argument} of the memo after {count} instructions")
 
 
 # ------------------------------------------------------------------------------------------------------ numpy arrays

@@ -290,7 +290,7 @@ def pelvis(
     fields = [("betas", betas, (model.labels.num_betas,)), ("expression", expression, (model.labels.num_expression,))]
     batch, (shape, face) = batching.people_last(fields, "smplx.pelvis")
     assert shape is not None
-    z = _shape_coefficients(model.labels, shape, face)
+    z = shape_coefficients(model.labels, shape, face)
     return contraction.linear(model.joints_mean[:, 0], model.joints_basis[:, :, 0], z).T.reshape(*batch, 3)
 
 
@@ -328,7 +328,8 @@ def _people_last(labels: Labels, params: Params) -> tuple[tuple[int, ...], list]
     return batching.people_last(fields, "smplx.Params")
 
 
-def _shape_coefficients(labels: Labels, betas: Array, expression: Array | None) -> Float[Array, "shape person"]:
+def shape_coefficients(labels: Labels, betas: Array, expression: Array | None) -> Float[Array, "shape person"]:
+    """Coefficients of the linear rest state, people last: betas, then expression (None means zero)."""
     if expression is None:
         expression = jnp.zeros((labels.num_expression, betas.shape[-1]), betas.dtype)
     return jnp.concatenate([betas, expression])
@@ -358,7 +359,7 @@ def forward(model: SmplxModel, params: Params) -> Output:
     """
     labels = model.labels
     batch, (betas, root, pose, translation, expression) = _people_last(labels, params)
-    z = _shape_coefficients(labels, betas, expression)
+    z = shape_coefficients(labels, betas, expression)
     delta = rotations.rotvec_to_matrix_axes_first(pose)
     rest_joints = contraction.linear(model.joints_mean, model.joints_basis, z)
     transforms = _bone_transforms(labels.tree, rest_joints[:, np.asarray(labels.tree.order, np.int32)], delta)
@@ -451,7 +452,7 @@ def points_people_last(
     expression: Float[Array, "expression person"] | None = None,
 ) -> Float[Array, "3 point person"]:
     """`points` with people as the last axis: the form the solver differentiates."""
-    z = _shape_coefficients(mp.labels, betas, expression)
+    z = shape_coefficients(mp.labels, betas, expression)
     delta = skeleton.rotation_matrices(pose_rotvec)
     joints = contraction.linear(mp.joints_mean, mp.joints_basis, z)
     tree = mp.layout.tree

@@ -134,20 +134,19 @@ class Worker:
         return ready
 
     def _lanes(self, fitter: Fitter, batch: list[PreparedScene]) -> int:
-        """Length of the flat list that a batch is padded to."""
-        return int(fitter.capacity(batch).people)
+        """People that the lists of a batch have room for, padding included."""
+        lists, capacity = fitter.lists(batch)
+        return len(lists) * capacity.people
 
     def step_memory(self, scenes: list[int]) -> dict:
         """What XLA sets aside for the compiled fit of one batch, bytes: arguments, results and temporaries."""
-        from annyfit_jax import problem as problems
-        from annyfit_jax import solver
+        from annyfit_jax import fitting
 
         fitter = self._fitter([])
         ready = self._prepared(fitter, self.problem, scenes)
-        batch = ([p.scene for p in ready], [p.start for p in ready])
-        arrays = problems.assemble(*batch, fitter.config, fitter.capacity(ready))
-        arrays = jax.tree.map(jnp.asarray, arrays)
-        analysis: Any = solver.fit_batch.lower(fitter.config, fitter.body, *arrays).compile().memory_analysis()
+        _, problem, variables = fitter.assemble(ready)
+        program = fitting.fit_lists(fitter.config, fitter.devices).lower(fitter.body, problem, variables).compile()
+        analysis: Any = program.memory_analysis()
         constants = sum(leaf.nbytes for leaf in jax.tree.leaves(fitter.body))
         used = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes - constants
         return {"lanes": self._lanes(fitter, ready), "bytes": int(used), "model_bytes": int(constants)}

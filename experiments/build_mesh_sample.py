@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags
 from jaxtyping import Float
 
-from annyfit_jax import anatomy, bodies, config, results
+from annyfit_jax import anatomy, bodies, config, files
 from body_models import anny
 from experts import dense_points
 
@@ -57,7 +57,7 @@ def main(_: list[str]) -> None:
         f"{keep.sum()} vertices ({(~dense).sum()} besides dense points), relative residual "
         f"{residual / np.linalg.norm(target):.1e}, weights sum to {weights.sum():.1f} of {model.skin.shape[1]} vertices"
     )
-    results.write_npz(
+    files.write_npz(
         _OUTPUT.value,
         {
             "index": candidates[keep].astype(np.int32),

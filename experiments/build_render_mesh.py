@@ -13,7 +13,7 @@ import numpy as np
 from absl import app, flags
 from jaxtyping import Float
 
-from annyfit_jax import results
+from annyfit_jax import files
 from annyfit_jax.synthetic.decimate import decimate
 from body_models import anny
 from experts.keypoint_start import calibrated_phenotypes
@@ -37,7 +37,7 @@ def main(_: list[str]) -> None:
     faces = np.asarray(model.faces)
     faces = faces[~tongue[faces].any(1)]
     vertices, reduced = decimate(shapes, faces, _VERTICES.value, importance(model)[0])
-    results.write_npz(
+    files.write_npz(
         _OUTPUT.value,
         {
             "vertices": vertices.astype(np.int32),

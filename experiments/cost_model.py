@@ -170,9 +170,9 @@ def measure_step(people: int) -> tuple[Sizes, float, dict[str, float]]:
     import jax.numpy as jnp
 
     from annyfit_jax import config as configs
-    from annyfit_jax import objective, solver
     from annyfit_jax import problem as problems
-    from annyfit_jax.bodies import FitBody, anny_body
+    from annyfit_jax import solver
+    from annyfit_jax.bodies import anny_body
     from body_models import anny
     from experiments import benchmark_scenes
 
@@ -190,15 +190,13 @@ def measure_step(people: int) -> tuple[Sizes, float, dict[str, float]]:
         only = dataclasses.replace(config, stages=(stage,))
         return solver.fit_batch.lower(only, body, problem, start).compile()
 
-    few, many, none = compiled(STEPS[0]), compiled(STEPS[1]), compiled(0)
+    few, many, none = compiled(STEPS[0]), compiled(STEPS[1]), compiled(0)  # without steps, no loop is compiled
     seconds = best_time(lambda: many(body, problem, start)) - best_time(lambda: few(body, problem, start))
     count = start.transl.shape[-1]
-    # XLA counts the body of a loop once, whatever its length. A stage less an empty one is a step and its start's points.
-    at_start: Any = jax.jit(FitBody.predict, static_argnums=2).lower(body, start, objective.clamp).compile()
-    account = {}
-    for name in ("flops", "bytes accessed"):
-        parts_of_it = (program.cost_analysis()[name] for program in (few, none, at_start))
-        account[name] = (next(parts_of_it) - sum(parts_of_it)) / count
+    # XLA counts the body of a loop once, whatever its length; so a program less one without the loop is a step.
+    account = {
+        name: (few.cost_analysis()[name] - none.cost_analysis()[name]) / count for name in ("flops", "bytes accessed")
+    }
     return sizes_of(body, tuple(config.stages[-1].lr)), 1e6 * seconds / (STEPS[1] - STEPS[0]) / count, account
 
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 
-from annyfit_jax import export, metrics, results
+from annyfit_jax import files, metrics
 from annyfit_jax.fit_source import open_fits
 from annyfit_jax.inputs import open_input
 from annyfit_jax.meshes import BodyMeshes
@@ -104,7 +104,7 @@ def main(_: list[str]) -> None:
     for name, text in report["settings"].items():
         print(f"{name}: {text}")
     if values.json:
-        results.write_text(values.json, json.dumps(without_nan(report), indent=1) + "\n")
+        files.write_text(values.json, json.dumps(without_nan(report), indent=1) + "\n")
 
 
 def evaluate(
@@ -177,7 +177,7 @@ def _judge_scenes(fits: str, truth: str, protocol: str, collected: dict[str, Col
             start = start_parameters(fit) if scene.start is None else scene.start
             collected[scene.name] = {
                 "init": errors_of(scene, rows, start.select(rows), meshes),
-                "fit": errors_of(scene, rows, export.fit_parameters(fit).select(rows), meshes),
+                "fit": errors_of(scene, rows, fit.parameters.select(rows), meshes),
             }
     if not collected:
         raise ValueError(f"{fits}: nobody was fitted")
@@ -305,7 +305,7 @@ class _Predictions:
 
     def _fit(self, fit: SceneFit, body: AnnyPeople) -> dict[str, PredictedPeople]:
         self.unfitted = int((~fit.ok).sum())
-        fitted = body.predict(export.fit_parameters(fit).select(np.flatnonzero(fit.ok)), fit.K)
+        fitted = body.predict(fit.parameters.select(np.flatnonzero(fit.ok)), fit.K)
         start = body.predict(start_parameters(fit), fit.K)
         # Fitted people had a start: where there is none, it is not stored.
         return {"init": start, "fit": fitted} if len(start) or not len(fitted) else {"fit": fitted}

@@ -3,14 +3,17 @@
     python -m experiments.inspect --cues=dataset --output=out/cues
     python -m experiments.inspect --cues=annotations.json --images=photos --output=out/cues --limit=20
 
---cues takes whatever experiments.fit reads. Per photo: boxes with words, skeletons, dense points, masks, depth as colour,
-a table of people, who was set aside and why, and where each cue comes from.
+--cues takes whatever experiments.fit reads. Per photo: boxes with words, skeletons, whole-body and dense points, initial
+bodies, masks, depth as colour, a table of people, who was set aside and why, and where each cue comes from.
 """
 
 from __future__ import annotations
 
+import functools
 import html
 import io
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from annyfit_jax.scene import Scene, SceneError
 FLAGS = flags.FLAGS
 _MAX_SIDE = 1280
 _JPEG_QUALITY = 88
-_COLUMNS = ("Person", "Score", "Keypoints", "Age", "Gender", "Median depth (m)", "Start")
+_ANSWER_LENGTH = 160
 
 
 def define_flags() -> None:
@@ -56,12 +59,13 @@ def run(cues: str, output: str, *, limit: int = 50, images: str | None = None) -
     folder = Path(output)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     sections, links, licences = [], [], []
+    starts = StartPictures()
     for index, slug in enumerate(template._slugs(names)):
         title = html.escape(names[index])
         links.append(f'<li><a href="#scene-{slug}">{title}</a></li>')
         try:
             scene = source.load(index)
-            sections.append(_section(scene, photo_of(source, scene, index), slug, folder))
+            sections.append(_section(scene, photo_of(source, scene, index), starts(scene), slug, folder))
             licences += _licences(scene)
         except SceneError as error:
             sections.append(f'<section id="scene-{slug}"><h2>{title}</h2><p>{html.escape(str(error))}</p></section>')
@@ -102,13 +106,38 @@ def photo_of(source: Any, scene: Scene, index: int) -> np.ndarray:
     return pixels
 
 
-def _section(scene: Scene, photo: np.ndarray, slug: str, folder: Path) -> str:
+class StartPictures:
+    """Initial bodies in pixels; the body model is loaded when a scene has any."""
+
+    def __init__(self) -> None:
+        self._meshes: Any = None
+
+    def __call__(self, scene: Scene) -> np.ndarray | None:
+        """(n, 17, 2) COCO keypoints of the initial bodies in pixels, NaN for whoever has none; None where nobody has one."""
+        from annyfit_jax.camera import project
+
+        if scene.start is None:
+            return None
+        known = (scene.start.transl[:, 2] > 0) & np.isfinite(scene.start.pose).all(axis=(1, 2))
+        if not known.any():
+            return None
+        if self._meshes is None:
+            from annyfit_jax.meshes import BodyMeshes
+
+            self._meshes = BodyMeshes()
+        points, _ = self._meshes.keypoints_and_height(scene.start)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            pixels = project(np.asarray(points, np.float64), scene.intrinsics)
+        return np.where(known[:, None, None] & (points[..., 2:] > 0), pixels, np.nan)
+
+
+def _section(scene: Scene, photo: np.ndarray, start: np.ndarray | None, slug: str, folder: Path) -> str:
     from PIL import Image
 
     from experts.pictures import cue_pictures
 
     figures = []
-    for kind, caption, picture in [("photo", "Photo", photo), *cue_pictures(scene, photo)]:
+    for kind, caption, picture in [("photo", "Photo", photo), *cue_pictures(scene, photo, start)]:
         file = f"images/{slug}-{kind}.jpg"
         shown = Image.fromarray(picture)
         shown.thumbnail((_MAX_SIDE, _MAX_SIDE))
@@ -134,32 +163,42 @@ def _section(scene: Scene, photo: np.ndarray, slug: str, folder: Path) -> str:
 
 def _table(scene: Scene) -> str:
     from annyfit_jax.viz import palette
-    from experts.pictures import word_list
+    from experts.pictures import whole_body, word_list
 
+    further = [name.removeprefix("anchor_") for name in scene.extra if name.startswith("anchor_")]
     words = {name: word_list(scene, name) for name in ("age", "gender")}
+    words |= {name: [str(word) for word in scene.extra.get(f"{name}_words", [""] * len(scene))] for name in further}
+    scores, answers = scene.extra.get("detection_scores"), scene.extra.get("answers")
+    count = 17 + whole_body(scene).shape[1]
+    columns: dict[str, Callable[[int], str]] = {
+        "Score": lambda i: "–" if scores is None else f"{scores[i]:.2f}",
+        "Keypoints": lambda i: f"{_seen(scene, whole_body(scene), i)} of {count}",
+        **{name.capitalize(): functools.partial(_word, scene, words[name], name) for name in words},
+        "Median depth (m)": lambda i: f"{scene.median_depth[i]:.2f}" if np.isfinite(scene.median_depth[i]) else "–",
+        "Start": lambda i: "keypoints" if scene.start is None or not scene.start.transl[i].any() else "given",
+    }
+    if answers is not None:
+        columns["Answer"] = lambda i: textwrap.shorten(str(answers[i]), _ANSWER_LENGTH, placeholder=" …")
     rows = []
     for i, colour in enumerate(palette(len(scene))):
         ink = "#000" if float(np.dot(colour, (0.299, 0.587, 0.114))) > 120 else "#fff"
         swatch = f'<span class="swatch" style="background:rgb{tuple(map(int, colour))};color:{ink}">{i}</span>'
-        scores = scene.extra.get("detection_scores")
-        cells = [
-            "–" if scores is None else f"{scores[i]:.2f}",
-            f"{int((scene.keypoints[i, :, 2] > 0).sum())} of 17",
-            *(_word(scene, words[name][i], name, i) for name in ("age", "gender")),
-            f"{scene.median_depth[i]:.2f}" if np.isfinite(scene.median_depth[i]) else "–",
-            "keypoints" if scene.start is None else "network",
-        ]
         rows.append(
             f'<tr><th scope="row">{swatch}{html.escape(scene.person_ids[i])}</th>'
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            + "".join(f"<td>{html.escape(cell(i))}</td>" for cell in columns.values())
             + "</tr>"
         )
-    header = "".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
+    header = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ("Person", *columns))
     return f'<div class="table"><table><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _word(scene: Scene, word: str, attribute: str, person: int) -> str:
-    anchor = float(getattr(scene, attribute)[person])
+def _seen(scene: Scene, more: np.ndarray, person: int) -> int:
+    return int((scene.keypoints[person, :, 2] > 0).sum() + (more[person, :, 2] > 0).sum())
+
+
+def _word(scene: Scene, words: list[str], attribute: str, person: int) -> str:
+    anchors = scene.extra.get(f"anchor_{attribute}", getattr(scene, attribute, None))
+    anchor, word = float(np.asarray(anchors)[person]), words[person]
     table = scene.extra.get(f"probabilities_{attribute}")
     sure = "" if table is None or not word else f", p {float(np.max(table[person])):.2f}"
     return "–" if anchor < 0 else f"{word or 'anchor'} ({anchor:.2f}{sure})"

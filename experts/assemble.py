@@ -50,7 +50,8 @@ def provenance(stages: Stages) -> dict[str, Any]:
     """What the records say about where their cues come from."""
     cards = {cue: stages.card(cue) for cue in stages.keys}
     licences = sorted({card.licence or "not stated" for card in cards.values() if card.checkpoint or card.licence})
-    attributes = getattr(stages.experts.words, "attributes", ())
+    words = stages.experts.words
+    attributes = getattr(words, "asked", getattr(words, "attributes", ()))
     return {
         "cues": {cue: card.to_json() for cue, card in cards.items()},
         "licences": licences,
@@ -142,6 +143,9 @@ def _words(entry: Entry | None, kept: np.ndarray) -> tuple[dict[str, np.ndarray]
     for name, words in entry.texts["words"].items():
         chosen = [str(words[i]) for i in kept]
         extra[f"{name}_words"] = chosen if name in anchors else np.array(chosen)
+    answers = entry.texts.get("answers") or []
+    if any(answers):
+        extra["answers"] = np.array([str(answers[i]) for i in kept])
     return anchors, extra
 
 

@@ -86,7 +86,10 @@ def _words(answer: Words, photo: Photo, people: People, rules: Rules):
         arrays[f"anchors/{name}"] = anchors
     for name, values in answer.probabilities.items():
         arrays[f"probabilities/{name}"] = checked_array(values, f"words: probabilities {name}", (n, "c"))
-    return arrays, {"words": answer.words, "answers": answer.answers}
+    for name, texts in (*answer.words.items(), *([("answers", answer.answers)] if answer.answers else [])):
+        if len(texts) != n:
+            raise SceneError(f"words: {name}: expected {n} texts, one per person, got {len(texts)}")
+    return arrays, {"words": {k: list(v) for k, v in answer.words.items()}, "answers": list(answer.answers)}
 
 
 def _start(answer: BodyParameters, photo: Photo, people: People, rules: Rules):

@@ -16,6 +16,12 @@ Each returns a list with one entry per photo; an exception in place of an entry 
 that some photo of the list did (they are then asked about in halves), an ExpertError that going on makes no sense. `n` is the
 number of people of a photo; pixels have their origin at the top-left corner of the photo in display orientation; metres; a cue
 that is not known is NaN, -1 or confidence 0.
+
+An expert may also have
+
+    place(process)      called before `load` with the number of this process: processes of one machine take different devices
+    photos_at_once      at least so many photos a call (a server that answers many questions at once)
+    fingerprint()       checksum of files that its answers are read from
 """
 
 from __future__ import annotations

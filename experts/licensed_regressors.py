@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -124,7 +125,21 @@ def read_matrix(path: str | Path, entry: str | None = None) -> SparseMatrix:
 def read_pickle(data: bytes) -> Any:
     """The content of a pickle of matrices. Raises pickle.UnpicklingError, ValueError, SceneError on anything else."""
     stream = io.BytesIO(data)
-    return RestrictedUnpickler(stream, {**_GLOBALS, _JOBLIB: _joblib_reader(stream)}, encoding="latin1").load()
+    return _MixedUnpickler(stream, {**_GLOBALS, _JOBLIB: _joblib_reader(stream)}).load()
+
+
+class _MixedUnpickler(pickle._Unpickler):
+    """`RestrictedUnpickler` for streams with array bytes between the instructions, which cannot be looked through beforehand.
+
+    In Python, where the memo is a dictionary: no place in it, however far, takes memory.
+    """
+
+    find_class = RestrictedUnpickler.find_class  # pyright: ignore[reportAssignmentType]
+    persistent_load = RestrictedUnpickler.persistent_load  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, file: IO[bytes], allowed: Mapping[tuple[str, str], object]) -> None:
+        super().__init__(file, encoding="latin1")
+        self._allowed = allowed
 
 
 # ------------------------------------------------------------------------------------------------ stand-ins

@@ -85,8 +85,16 @@ def draw_dense(photo: UInt8[np.ndarray, "H W 3"], points: Float[np.ndarray, "n k
     return np.asarray(Image.alpha_composite(Image.fromarray(photo).convert("RGBA"), layer).convert("RGB"))
 
 
-def cue_pictures(scene: Scene, photo: UInt8[np.ndarray, "H W 3"]) -> list[tuple[str, str, UInt8[np.ndarray, "H W 3"]]]:
-    """(kind, caption, picture) of every cue that a scene has. `photo` has the scene's size."""
+def cue_pictures(
+    scene: Scene, photo: UInt8[np.ndarray, "H W 3"], start: Float[np.ndarray, "n 17 2"] | None = None
+) -> list[tuple[str, str, UInt8[np.ndarray, "H W 3"]]]:
+    """(kind, caption, picture) of every cue that a scene has.
+
+    Args:
+      scene: its cues.
+      photo: RGB of the scene's size.
+      start: COCO keypoints of the initial bodies in pixels, NaN rows where there is none.
+    """
     words = [
         ", ".join(part for part in pair if part) for pair in zip(*(word_list(scene, a) for a in ("age", "gender")))
     ]
@@ -96,6 +104,10 @@ def cue_pictures(scene: Scene, photo: UInt8[np.ndarray, "H W 3"]) -> list[tuple[
         result.append(("boxes", "Boxes and words", draw_boxes(photo, scene.boxes, labels)))
     pale = np.clip(0.6 * photo + 0.4 * 255, 0, 255).astype(np.uint8)
     result.append(("keypoints", "Keypoints", draw_keypoints(pale, scene.keypoints, None)))
+    if np.any(whole_body(scene)[..., 2] > 0):
+        result.append(("wholebody", "Whole-body keypoints", draw_dense(pale, whole_body(scene))))
+    if start is not None:
+        result.append(("start", "Initial bodies", draw_keypoints(pale, scene.keypoints, start)))
     if np.any(scene.dense_keypoints[..., 2] > 0):
         result.append(("dense", "Dense points", draw_dense(pale, scene.dense_keypoints)))
     if scene.masks is not None and scene.masks.any():
@@ -111,6 +123,12 @@ def cue_pictures(scene: Scene, photo: UInt8[np.ndarray, "H W 3"]) -> list[tuple[
             ("depth", caption, depth_colours(scene.depth_map, span if np.isfinite(span).all() else (1.0, 2.0)))
         )
     return result
+
+
+def whole_body(scene: Scene) -> Float[np.ndarray, "n k 3"]:
+    """The keypoints of feet, face and hands, where the scene has them: 116, else none."""
+    stored = scene.extra.get("keypoints_133")
+    return np.zeros((len(scene), 0, 3)) if stored is None else np.asarray(stored)[:, 17:]
 
 
 def word_list(scene: Scene, attribute: str) -> list[str]:

@@ -4,9 +4,9 @@
     STAGES/<cue>-<key>/card.json      what the expert was: checkpoint, version, licence
     STAGES/<cue>-<key>/claims/        who works on a unit just now
 
-The key is a checksum of everything that decides the answers: the photos' names, the expert, its options, and the keys of the
-experts whose answers it was given. Another expert for one cue has another key, so only it and what depends on it are computed
-again, and a killed run goes on with the first missing unit.
+The key is a checksum of everything that decides the answers: the photos' names and sizes, the expert, its options, and the keys
+of the experts whose answers it was given. Another expert for one cue has another key, so only it and what depends on it are
+computed again, and a killed run goes on with the first missing unit.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ UPSTREAM: Mapping[str, tuple[str, ...]] = {
     "start": ("detector", "keypoints", "camera"),
 }
 """Cue -> the cues whose answers its expert is given."""
-_KEY_VERSION = 1
+_KEY_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,21 @@ class Collection:
         paths = list_photos(folder)
         files = [path.relative_to(folder).as_posix() for path in paths]
         names = scene_names(files)[:limit]  # of all photos: a limit changes no name
+        sizes = tuple(path.stat().st_size if path.exists() else -1 for path in paths[:limit])  # a link may lead nowhere
         paths = tuple(str(path) for path in paths[:limit])
-        return Collection(tuple(names), paths, tuple(files[:limit]), Plan(len(paths), photos_per_unit))
+        return Collection(tuple(names), paths, tuple(files[:limit]), Plan(len(paths), photos_per_unit), sizes)
+
+    sizes: tuple[int, ...]
+    """Bytes of each file: a photo that is replaced by another one of the same name is noticed."""
 
     def checksum(self) -> str:
-        """Of names and cut."""
+        """Of names, sizes and cut."""
         content = [
             _KEY_VERSION,
             self.plan.scenes_per_shard,
             list(self.names),
             [os.fsencode(file).hex() for file in self.files],
+            list(self.sizes),
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -158,6 +163,7 @@ class Stages:
             return
         progress = StageProgress(self.folder, self.process, cue, share, self.log_every_s)
         loaded, state, batch = False, "stopped", self.batch
+        self.batch = max(batch, getattr(expert, "photos_at_once", 0))
         try:
             with Claims(folder, self.lease_s) as claims:
                 while left:
@@ -181,19 +187,22 @@ class Stages:
         finally:
             if loaded:
                 expert.close()
-                gc.collect()
             self.batch = batch  # memory that ran out is no news about the next expert
             progress.report(state)
 
     def _load(self, cue: str, expert: Expert) -> None:
+        if hasattr(expert, "place"):  # another device for another process
+            expert.place(self.process.index)  # pyright: ignore[reportAttributeAccessIssue]
         expert.load()
         path, card = self.path(cue) / "card.json", expert.card
         publish_json(path, card.to_json(), first_wins=True)
         found = self.card(cue)
         if found != card:
+            local = found.version.startswith("sha256:")
+            pin = "give the earlier folder" if local else f"pin it with --set={cue}.revision={found.version}"
             raise ExpertError(
                 f"{cue}: {card.expert}: the earlier answers in {path.parent} are of version {found.version}, the checkpoint "
-                f"is now {card.version}: pin it with --set={cue}.revision={found.version}, or choose another --stages"
+                f"is now {card.version}: {pin}, or choose another --stages"
             )
 
     def _needed(self, cue: str, unit: int) -> bool:

@@ -146,6 +146,12 @@ def build(experts: str, assignments: list[str] | tuple[str, ...] = ()) -> Expert
             raise ExpertError(f"--set={assignment}: there is no expert for {cue}; choose one with --set={cue}=NAME")
         if cue != "people" and not is_dataclass(made[cue]):
             raise ExpertError(f"--set={assignment}: {type(made[cue]).__name__} is not a dataclass and has no options")
+        option = assignment.partition("=")[0].split(".")[1]
+        holder: Any = Rules if cue == "people" else made[cue]
+        known = [f.name for f in fields(holder) if f.init]
+        if option not in known:
+            owner = "people" if cue == "people" else type(made[cue]).__name__
+            raise ExpertError(f"--set={assignment}: {owner} has no option {option!r}; there are {', '.join(known)}")
     options = [_quoted(assignment, made) for assignment in options]
     return apply_overrides(ExpertSet(**made), options)  # pyright: ignore[reportArgumentType, reportReturnType]
 

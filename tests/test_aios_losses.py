@@ -59,29 +59,29 @@ def suffix(layer: str) -> str:
 def recorded_targets(found: dict[str, np.ndarray]) -> Targets:
     """Targets of the two recorded images, padded to `PEOPLE` with values that must not matter."""
 
-    def padded(key: str) -> np.ndarray:
+    def padded(key: str) -> jax.Array:
         rows = []
         for image in range(2):
             x = found[key.format(image)].astype(np.float32)
             rows.append(np.concatenate([x, np.full((PEOPLE - len(x), *x.shape[1:]), 0.5, np.float32)]))
-        return np.stack(rows)
+        return jnp.asarray(np.stack(rows))
 
-    def joints(key: str, count: int) -> np.ndarray:
+    def joints(key: str, count: int) -> jax.Array:
         flat = padded(key)
-        return np.concatenate([flat[..., : 2 * count].reshape(2, PEOPLE, count, 2), flat[..., 2 * count :, None]], -1)
+        return jnp.concatenate([flat[..., : 2 * count].reshape(2, PEOPLE, count, 2), flat[..., 2 * count :, None]], -1)
 
-    def by_part(x: np.ndarray) -> PartArrays:
+    def by_part(x: jax.Array) -> PartArrays:
         return PartArrays(x[:, :, :22], x[:, :, 22:37], x[:, :, 37:52], x[:, :, 52:])
 
-    heatmap = np.array([12, 16, 1], np.float32)  # the unit of the recorded 2D points
+    heatmap = jnp.array([12.0, 16.0, 1.0])  # the unit of the recorded 2D points
     counts = [len(found[f"tgt{image}/labels"]) for image in range(2)]
     return Targets(
         people=jnp.asarray(np.arange(PEOPLE) < np.array(counts)[:, None]),
         boxes=padded("tgt{}/boxes"),
-        part_boxes=np.stack([padded(f"tgt{{}}/{side}_boxes") for side in SIDES], 2),
-        part_boxes_valid=np.stack([padded(f"batch{{}}/{side}_bbox_valid") for side in SIDES], 2),
+        part_boxes=jnp.stack([padded(f"tgt{{}}/{side}_boxes") for side in SIDES], 2),
+        part_boxes_valid=jnp.stack([padded(f"batch{{}}/{side}_bbox_valid") for side in SIDES], 2),
         body_joints=joints("tgt{}/keypoints", 17),
-        part_joints=np.stack([joints(f"tgt{{}}/{side}_keypoints", 6) for side in SIDES], 2),
+        part_joints=jnp.stack([joints(f"tgt{{}}/{side}_keypoints", 6) for side in SIDES], 2),
         body=BodyTargets(
             by_part(padded("batch{}/smplx_pose").reshape(2, PEOPLE, 53, 3)), by_part(padded("batch{}/smplx_pose_valid")),
             padded("batch{}/smplx_shape"), padded("batch{}/smplx_shape_valid"),
@@ -90,8 +90,8 @@ def recorded_targets(found: dict[str, np.ndarray]) -> Targets:
         points=padded("batch{}/joint_cam"),
         relative_points=padded("batch{}/smplx_joint_cam"),
         image_points=padded("batch{}/joint_img") / heatmap,
-        has_3d=np.stack([found[f"batch{image}/is_3D"] for image in range(2)]),
-        image_size=np.stack([found[f"batch{image}/img_shape"][::-1] for image in range(2)]).astype(np.float32),
+        has_3d=jnp.stack([found[f"batch{image}/is_3D"] for image in range(2)]),
+        image_size=jnp.stack([found[f"batch{image}/img_shape"][::-1] for image in range(2)]).astype(jnp.float32),
     )  # fmt: skip
 
 
@@ -111,10 +111,13 @@ def recorded_layer(found: dict, prefix: str) -> LayerOutput:
             jnp.concatenate([found["pred_smpl_cam"], points.reshape(*points.shape[:2], -1)], -1),
             found["pred_smpl_expr"],
         )
+    sides = dict(zip(("left_hand", "right_hand", "face"), SIDES))
     return LayerOutput(
         found["pred_logits"], found["pred_boxes"], found.get("dn_class_pred"), found.get("dn_bbox_pred"),
-        *(found.get(f"pred_{side}_boxes") for side in SIDES), joints("pred_keypoints", 17),
-        *(joints(f"pred_{side}_keypoints", 6) for side in SIDES), body=body,
+        **{f"{name}_boxes": found.get(f"pred_{side}_boxes") for name, side in sides.items()},
+        body_joints=joints("pred_keypoints", 17),
+        **{f"{name}_joints": joints(f"pred_{side}_keypoints", 6) for name, side in sides.items()},
+        body=body,
     )  # fmt: skip
 
 
@@ -187,14 +190,14 @@ def test_gradients_of_all_predictions(recorded_loss):
 def test_weights_are_the_released_table(kind):
     table = golden.table(f"loss_weights_{kind}")
     config = LossConfig(fifth_layer_parts=1.0)
-    checked = 0
+    checked = set()
     for layer in (None, 0, 1, 2, 3, 4, 5):
         for term, name in NAMES.items():
             key = name + {None: "_interm", 5: ""}.get(layer, f"_{layer}")
             if key in table:
                 assert losses.weight(config, term, layer) == table[key], key
-                checked += 1
-    assert checked == len([k for k in table if not k.endswith("query_expand") and "kp2d_ba" not in k])
+                checked.add(key)
+    assert checked == {key for key in table if not key.endswith("query_expand") and "kp2d_ba" not in key}
 
 
 def test_weights_of_the_paper():
@@ -251,6 +254,9 @@ def recorded_match(case: str, joints: bool) -> tuple[LayerOutput, Targets, list[
     return output, targets, counts
 
 
+MATCH = jax.jit(matching.match)
+
+
 @pytest.mark.parametrize(
     ("case", "joints"),
     [(case, joints) for case in ("kp", "empty", "more_gt") for joints in (True, False)] + [("box", False)],
@@ -261,7 +267,7 @@ def test_matching(case, joints):
     output, targets, counts = recorded_match(case, joints)
     prefix = "" if joints or case == "box" else "naive_"
     cost = matching.costs(output, targets)
-    query = np.asarray(matching.match(output, targets))
+    query = np.asarray(MATCH(output, targets))
     for image, count in enumerate(counts):
         expected = found[f"{prefix}cost{image}"]
         np.testing.assert_allclose(cost[image, :, :count], expected, rtol=1e-4, atol=1e-4)

@@ -46,7 +46,7 @@ def images_last(x: np.ndarray) -> jax.Array:
 def test_sampling_and_its_gradients(step_bytes):
     found = golden.arrays("msda")
     inputs = [jnp.asarray(found[f"core_{key}"]) for key in ("value", "loc", "attn")]
-    result, vjp = jax.vjp(lambda *x: deformable.sample(*x, sizes_of(found), step_bytes), *inputs)
+    result, vjp = jax.vjp(lambda v, x, a: deformable.sample(v, x, a, sizes_of(found), step_bytes), *inputs)
     assert max_abs(result.reshape(2, 6, 32), found["core_out"]) < TOLERANCE
     for gradient, key in zip(vjp(jnp.asarray(found["core_grad_out"]).reshape(result.shape)), ("value", "loc", "attn")):
         expected = found[f"core_grad_{key}"]
@@ -84,8 +84,8 @@ def test_steps_bound_the_memory():
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
 
     def reserved(step_bytes: int, gradient: bool) -> int:
-        def total(*x: jax.Array) -> jax.Array:
-            return jnp.square(deformable.sample(*x, sizes, step_bytes)).sum()
+        def total(value: jax.Array, locations: jax.Array, weights: jax.Array) -> jax.Array:
+            return jnp.square(deformable.sample(value, locations, weights, sizes, step_bytes)).sum()
 
         function = jax.grad(total, argnums=(0, 1, 2)) if gradient else total
         analysis = jax.jit(function).lower(*inputs).compile().memory_analysis()

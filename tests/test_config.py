@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from fit_cases import released_config
+from flax.core import FrozenDict
 from helpers import REPO
 
-from annyfit_jax.config import FitConfig, Stage, apply_overrides, config_hash, load_config, table, to_json
+from annyfit_jax.config import FitConfig, Stage, apply_overrides, config_hash, from_json, load_config, table, to_json
 
 
 def changed(*assignments: str) -> FitConfig:
@@ -36,7 +38,8 @@ def test_the_released_schedule():
 
 @pytest.mark.parametrize("path", sorted((REPO / "experiments" / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_every_shipped_config_loads(path):
-    assert load_config(path).stages
+    config = load_config(path)
+    assert config.stages or (config.solver, config.lm.objective) == ("lm", "map")
 
 
 # ------------------------------------------------------------------------------------------------ overrides
@@ -133,30 +136,91 @@ def config_of(lr) -> FitConfig:
     return FitConfig(stages=(Stage("s", 1, lr, table()),))
 
 
+def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Paths of everything in a config that is not itself a record."""
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, (*path, field.name))
+        else:
+            yield (*path, field.name)
+
+
+def differing(node: Any, path: Sequence[str]) -> Any:
+    """The config with one leaf changed."""
+    value = getattr(node, path[0])
+    if len(path) > 1:
+        return dataclasses.replace(node, **{path[0]: differing(value, path[1:])})
+    words = {"sampled": "exact", "auto": "never", "map": "released", "adam": "lm"}
+    if list(path) == ["start"]:
+        words = {"auto": "cue"}
+    if isinstance(value, bool):
+        other: Any = not value
+    elif isinstance(value, str):
+        other = words[value]
+    elif isinstance(value, tuple):
+        other = value[:-1] if value else ("x",)
+    elif isinstance(value, FrozenDict):
+        other = value.copy({"added": 1.0})
+    else:
+        other = value + 1
+    return dataclasses.replace(node, **{path[0]: other})
+
+
 def test_the_hash_changes_with_every_field():
-    base = released_config()
-    other = {str: lambda v: {"sampled": "exact", "auto": "cue"}[v], bool: lambda v: not v, tuple: lambda v: v[:-1]}
-    hashes = {config_hash(base)}
-    for field in dataclasses.fields(base):
-        value = getattr(base, field.name)
-        if field.type == "str" and value not in ("sampled", "auto"):
-            continue
-        change = other.get(type(value), lambda v: v + 1)
-        hashes.add(config_hash(dataclasses.replace(base, **{field.name: change(value)})))
+    base = dataclasses.replace(released_config(), person_lengths=(8, 64))
+    paths = list(leaves(base))
+    assert ("lm", "rounds") in paths
+    assert ("map", "pose_sd") in paths
+    hashes = {config_hash(base)} | {config_hash(differing(base, path)) for path in paths}
     inner = ["stages.pose.steps=1", "stages.pose.lr.pose=0.5", "stages.pose.weights.dense=0.5", "stages.pose.name=p"]
-    hashes |= {config_hash(changed(a)) for a in inner}
-    assert len(hashes) == 1 + len(dataclasses.fields(base)) + len(inner)
+    hashes |= {config_hash(apply_overrides(base, [a])) for a in inner}
+    assert len(hashes) == 1 + len(paths) + len(inner)
 
 
-def test_json_holds_everything():
-    data = to_json(released_config())
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        (),
+        ("solver=lm", "map.metric_depth=false", "map.pose_sd.limb=0.2", "lm.iterations=9", "map.depth_order=always"),
+        ("person_lengths=[4, 16]", "stages.pose.lr.pose=0.5", "sigma_px=3"),
+    ],
+)
+def test_json_holds_everything(assignments):
+    config = changed(*assignments)
+    data = to_json(config)
     assert json.loads(json.dumps(data)) == data
     assert set(data) == {f.name for f in dataclasses.fields(FitConfig)}
-    stages = tuple(
-        Stage(s["name"], s["steps"], table(**s["lr"]), table(**s["weights"])) for s in data.pop("stages")
-    )  # fmt: skip
-    lists: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-    assert FitConfig(stages=stages, **lists) == released_config()
+    back = from_json(data)
+    assert back == config
+    assert hash(back) == hash(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sigma_px": "wide"}, r"config\.sigma_px: expected float, got 'wide'"),
+        ({"sigma_py": 1.0}, r"config: expected the fields of FitConfig; these differ: \['sigma_py'\]"),
+        ({"lm": {"rounds": 3}}, r"config\.lm: expected the fields of LevenbergMarquardt; .*'damping'"),
+        ({"stages": [{"name": "s"}]}, r"config\.stages\.0: expected the fields of Stage"),
+        ({"mesh_samples": True}, r"config\.mesh_samples: expected int, got True"),
+        ({"solver": "newton"}, r"config\.solver must be 'adam' or 'lm'"),
+    ],
+)
+def test_json_of_something_else_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        from_json({**to_json(released_config()), **change})
+
+
+def test_settings_of_the_second_order_solver_are_overridden_like_all_others():
+    config = changed("solver=lm", "map.interpenetration=false", "map.age_sd.baby=0.5", "lm.objective=released")
+    assert (config.solver, config.map.interpenetration, config.lm.objective) == ("lm", False, "released")
+    assert config.map.age_sd["baby"] == 0.5
+    with pytest.raises(ValueError, match=r"MapObjective has no field 'metric'; it has .*'metric_depth'"):
+        changed("map.metric=false")
+    for assignment in ("solver=newton", "lm.objective=none", "map.depth_order=often"):
+        with pytest.raises(ValueError, match="must be"):
+            changed(assignment)
 
 
 def test_a_config_is_a_static_argument():

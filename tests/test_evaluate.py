@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from test_results import make_fit
 from test_truth_readers import agora_frame, write_ply
 
-from annyfit_jax import export, metrics, results
+from annyfit_jax import metrics, results
 from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.metrics.skeletons import ANNY, LIMBS12, PANOPTIC19, RH14, pick
 from annyfit_jax.scene import BodyParameters, SceneError
@@ -41,7 +41,7 @@ def body(load_anny):
 
 def test_predicted_joints_are_those_of_the_body(body, meshes):
     """COCO-17 as everywhere; the crown tops an upright body, the neck is above the shoulders, the pelvis between the hips."""
-    people = export.fit_parameters(make_fit()).select(np.array([0, 1]))
+    people = make_fit().parameters.select(np.array([0, 1]))
     joints = body.joints(people)
     coco, _ = meshes.keypoints_and_height(people)
     np.testing.assert_allclose(joints[:, :17], coco, atol=1e-5)
@@ -57,7 +57,7 @@ def test_predicted_joints_are_those_of_the_body(body, meshes):
 
 def test_people_without_a_fit_are_no_predictions(body):
     fit = make_fit()
-    predicted = body.predict(export.fit_parameters(fit), fit.K)
+    predicted = body.predict(fit.parameters, fit.K)
     assert len(predicted) == 2
     np.testing.assert_array_equal(predicted.depth, fit.transl[:2, 2])
     np.testing.assert_array_equal(predicted.age, fit.shape[:2, 1])
@@ -78,7 +78,7 @@ def fitted(tmp_path, body):
         fit.start_transl = fit.transl * np.float32(1.5)
         results.save(fit, tmp_path / "out" / "fits" / f"{name}.npz")
         fits[name] = fit
-    return tmp_path, {name: body.predict(export.fit_parameters(fit), fit.K) for name, fit in fits.items()}
+    return tmp_path, {name: body.predict(fit.parameters, fit.K) for name, fit in fits.items()}
 
 
 def relative_human_truth(folder, predicted, *, image=".jpg"):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -486,6 +487,17 @@ def test_hostile_pickles_are_refused(tmp_path, monkeypatch, content, message):
     with pytest.raises(ExpertError, match=message):
         licensed_regressors.read_matrix(path, "matrix" if isinstance(content, dict) else None)
     assert not (tmp_path / "evil").exists()
+
+
+def test_a_pickle_cannot_fill_the_memory(tmp_path):
+    """A far place in the memo: the C unpickler would take 32 GB for it."""
+    path = tmp_path / "m.pkl"
+    path.write_bytes(b"\x80\x02Nr\xff\xff\xff\x7f.")
+    tracemalloc.start()
+    with pytest.raises(ExpertError, match="expected a matrix"):
+        licensed_regressors.read_matrix(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 @given(st.binary(max_size=60), st.integers(0, 400))

@@ -44,7 +44,11 @@ class Server:
                     outer.headers.append({**dict(self.headers.items()), "path": self.path})
                     count = len(outer.requests)
                 try:
-                    reply = outer.answer(self, count)
+                    try:
+                        reply = outer.answer(self, count)
+                    finally:  # before the answer is sent: whoever has it may ask the next question
+                        with lock:
+                            outer.active -= 1
                     if reply is not None:
                         code, headers, content = reply
                         self.send_response(code)
@@ -56,8 +60,6 @@ class Server:
                     pass
                 finally:
                     self.close_connection = True
-                    with lock:
-                        outer.active -= 1
 
         self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
@@ -443,6 +445,35 @@ def test_an_answer_without_text(server, tmp_path, content):
         assert answer.words == {"age": [""], "gender": [""]}
     else:
         assert isinstance(answer, ServerError)
+
+
+def test_further_attributes_are_asked_by_name(server, tmp_path):
+    reply = {"age": "adult", "weight": "heavy", "height": "tall"}
+    server.answer = lambda *_: (200, {}, said(json.dumps(reply)))
+    asked = ("age", "weight", "height")
+    (answer,) = vlm(server, tmp_path, ask=asked).words([photo()], [people(1)])
+    assert answer.words == {"age": ["adult"], "weight": ["heavy"], "height": ["tall"]}
+    assert answer.anchors["weight"].tolist() == [0.8]
+    assert server.requests[0]["response_format"]["json_schema"]["schema"]["required"] == list(asked)
+    vlm(server, tmp_path, ask=asked, together=False, concurrency=1).words([photo()], [people(1)])
+    assert len(server.requests) == 1 + 3
+    for wrong in ((), ("age", "age"), ("shoes",)):
+        with pytest.raises(ExpertError, match=r"words\.ask: expected some of age, gender, weight, muscle, height"):
+            vlm(server, tmp_path, ask=wrong)
+
+
+def test_the_licence_is_the_models_or_must_be_stated():
+    assert HttpVlm().card.licence == "apache-2.0"
+    assert HttpVlm().card.commercial
+    for closed in (
+        HttpVlm(model="Qwen/Qwen2.5-VL-3B-Instruct"),
+        HttpVlm(model="hosted"),
+        HttpVlm(licence="cc-by-nc-4.0"),
+    ):
+        assert not closed.card.commercial
+    assert HttpVlm(model="hosted", licence="mit").card.commercial
+    hosted = HttpVlm(model="hosted", licence="terms of the host", commercial=True).card
+    assert (hosted.licence, hosted.commercial) == ("terms of the host", True)
 
 
 def test_options_that_cannot_be_are_refused(server, tmp_path):

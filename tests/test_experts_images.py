@@ -90,6 +90,23 @@ def test_sixteen_bits_keep_their_high_byte(tmp_path):
     np.testing.assert_array_equal(big, read)
 
 
+@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_sixteen_bit_colours_keep_their_high_byte(tmp_path, colour_type, channels):
+    """Pillow writes no such PNG: made by hand, opaque where it has alpha."""
+    deep = np.random.default_rng(0).integers(0, 65536, (6, 8, channels)).astype(">u2")
+    if channels != 3:
+        deep[..., -1] = 65535
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    chunk = lambda name, data: (  # noqa: E731
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    )
+    header = struct.pack(">IIBBBBB", 8, 6, 16, colour_type, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(content)
+    wanted = (deep[..., :3] if channels > 2 else np.repeat(deep[..., :1], 3, axis=2)) >> 8
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), wanted)
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_values_without_a_range_are_refused(tmp_path, kind):
     path = save(tmp_path / "a.tif", Image.fromarray(np.ones((5, 5), kind)))
@@ -217,6 +234,16 @@ def test_photos_are_found_in_subfolders_by_suffix(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SceneError, match=r"no photo; looked for \.jpg"):
         list_photos(tmp_path / "empty")
+
+
+def test_photos_of_kinds_that_are_not_read_are_counted(tmp_path, caplog):
+    for name in ("a.HEIC", "b.heic", "c.dng", "notes.txt", ".hidden.heic"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(SceneError, match=r"no photo; .*; 1 \.dng, 2 \.heic files are not read, convert them"):
+        list_photos(tmp_path)
+    Image.new("RGB", (4, 4)).save(tmp_path / "d.jpg")
+    assert [path.name for path in list_photos(tmp_path)] == ["d.jpg"]
+    assert "1 .dng, 2 .heic files are not read" in caplog.text
 
 
 def test_names_of_photos_with_spaces_and_other_scripts(tmp_path):

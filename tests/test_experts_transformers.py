@@ -7,15 +7,19 @@ mark `parity` is asked for.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from helpers import require_shared
 
-from experts.adapters.torch_common import Batches, Meter, TorchExpert, normalised
+from experts.adapters.torch_common import Batches, Meter, TorchExpert, checksum, choose_device, normalised
 from experts.interfaces import ExpertError, People, Photo
 
 torch = pytest.importorskip("torch")
@@ -362,18 +366,25 @@ def test_depth_anything_plane_comes_back_at_full_size(tmp_path, monkeypatch):
     )
     expert = DepthAnything(checkpoint=saved(tmp_path, tiny_depth_anything(), processor))
     expert.load()
-    photos = [photo(120, 80), photo(50, 100, seed=1)]
-    for shown, found in zip(photos, expert.depth(photos), strict=True):
+    photos = [photo(120, 80), photo(120, 80, seed=2), photo(50, 100, seed=1)]
+    random = expert.depth(photos)
+    for shown, found in zip(photos, random, strict=True):
         assert found.depth.shape == shown.pixels.shape[:2]
         assert np.isfinite(found.depth).all()
         assert found.intrinsics is None
+    for shown, found in zip(photos, random, strict=True):  # alone as in a batch of photos of one size
+        np.testing.assert_allclose(expert.depth([shown])[0].depth, found.depth, rtol=1e-4)
+    batches = []
 
     def forward(pixel_values):
-        _, _, height, width = pixel_values.shape
+        count, _, height, width = pixel_values.shape
+        batches.append(count)
         slope = (torch.arange(width) + 0.5) / width  # 2 m at the left, 6 m at the right border
-        return type("Output", (), {"predicted_depth": (2.0 + 4.0 * slope).expand(1, height, width)})()
+        return type("Output", (), {"predicted_depth": (2.0 + 4.0 * slope).expand(count, height, width)})()
 
     monkeypatch.setattr(expert._model, "forward", forward)
+    assert len(expert.depth(photos)) == 3
+    assert batches == [2, 1]
     for shown, found in zip(photos, expert.depth(photos), strict=True):
         width = shown.size[0]
         wanted = np.broadcast_to(2.0 + 4.0 * (np.arange(width) + 0.5) / width, found.depth.shape)
@@ -421,6 +432,42 @@ def test_unidepth_says_how_to_get_its_package():
         UniDepth().load()
 
 
+def test_unidepth_through_its_own_package(monkeypatch):
+    """A stand-in for the package, with its interface: `from_pretrained`, `infer`; no camera for the second photo."""
+    from experts.adapters import depth
+    from experts.interfaces import DepthEstimate
+
+    class UniDepthV2(torch.nn.Module):
+        @classmethod
+        def from_pretrained(cls, name, revision):
+            assert (name, revision) == ("lpiccinelli/unidepth-v2-vitl14", "main")
+            return cls()
+
+        def infer(self, rgb):
+            assert (rgb.dtype, rgb.shape[0]) == (torch.uint8, 3)
+            height, width = rgb.shape[1:]
+            k = torch.tensor([[300.0, 0, width / 2], [0, 310, height / 2], [0, 0, 1]])
+            return {
+                "depth": 0.01 * rgb[:1].float()[None],
+                "intrinsics": (k if width != 60 else torch.full((3, 3), torch.nan))[None],
+            }
+
+    models = types.ModuleType("unidepth.models")
+    models.UniDepthV2 = UniDepthV2  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "unidepth", types.ModuleType("unidepth"))
+    monkeypatch.setitem(sys.modules, "unidepth.models", models)
+    expert = depth.UniDepth()
+    expert.load()
+    photos = [photo(120, 80), photo(60, 100, seed=1)]
+    found: list[DepthEstimate] = expert.depth(photos)
+    for shown, one in zip(photos, found, strict=True):
+        np.testing.assert_allclose(one.depth, 0.01 * shown.pixels[..., 0], rtol=1e-6)
+    assert found[0].intrinsics is not None
+    np.testing.assert_allclose(found[0].intrinsics, [[300, 0, 60], [0, 310, 40], [0, 0, 1]])
+    assert found[1].intrinsics is None
+    assert not expert.card.commercial
+
+
 # ------------------------------------------------------------------------------------------------ words
 
 
@@ -462,18 +509,62 @@ def test_qwen_scores_are_those_of_each_answer_on_its_own(kind, tmp_path, monkeyp
     np.testing.assert_allclose(scores, wanted / wanted.sum(), rtol=2e-3, atol=1e-6)
     assert scores.max() - scores.min() > 1e-3  # the comparison says something
 
-    def forward(input_ids, **_):
+    class Cache:
+        def batch_repeat_interleave(self, times):
+            assert times in (len(AGE.classes) + 1, 4)  # age; gender and weight have three classes
+
+    shown_pictures = []
+
+    def forward(input_ids, pixel_values=None, **_):
         """Sure of every next token of an answer that says child, indifferent otherwise."""
         logits = torch.zeros((*input_ids.shape, 300))
+        (c,) = tokenizer("c")["input_ids"]
+        if pixel_values is not None:  # all that the answers share: the first letter comes next
+            shown_pictures.append(pixel_values.shape)
+            logits[:, -1, c] = 50.0
         for row, ids in enumerate(input_ids):
-            if "child" in tokenizer.decode(ids[prefix:]):
+            if tokenizer.decode(ids).startswith("child"):
                 logits[row, torch.arange(len(ids) - 1), ids[1:]] = 50.0
-        return type("Output", (), {"logits": logits})()
+        return type("Output", (), {"logits": logits, "past_key_values": Cache()})()
 
     monkeypatch.setattr(expert._model, "forward", forward)
     planted = expert.scores(picture, text, begin, AGE)
     assert planted.argmax() == AGE.classes.index("child")
     assert planted.max() > 0.99
+    assert len(shown_pictures) == 1  # not once per answer
+    expert.ask = ("age", "gender", "weight")
+    (said,) = expert.words([shown], [People(np.array([[10.0, 10, 60, 80]]), ["0"])])
+    assert said.words["age"] == ["child"]
+    assert set(said.anchors) == {"age", "gender", "weight"}
+
+
+def test_a_lora_is_a_name_and_its_licence_must_be_stated(tmp_path):
+    peft = pytest.importorskip("peft")
+    from experts.adapters.qwen_vl import QwenVl
+    from experts.attributes import AGE
+
+    tokenizer = byte_tokenizer()
+    images = transformers.Qwen2VLImageProcessorPil(min_pixels=56 * 56, max_pixels=84 * 84)
+    base = tiny_qwen("qwen2", tokenizer)
+    checkpoint = saved(tmp_path / "base", base, tokenizer, images)
+    tuned = peft.get_peft_model(
+        base, peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=False)
+    )
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.5)
+    tuned.save_pretrained(tmp_path / "lora")
+    options = {"checkpoint": checkpoint, "dtype": "float32", "max_side": 80}
+    plain, adapted = QwenVl(**options), QwenVl(**options, adapter=str(tmp_path / "lora"))
+    scores = []
+    for expert in (plain, adapted):
+        expert.load()
+        scores.append(expert.scores(photo(56, 56).pixels, "Who is it?", '{"age": "', AGE))
+    assert np.abs(scores[0] - scores[1]).max() > 1e-4
+    assert adapted.card.checkpoint == f"{checkpoint} + {tmp_path / 'lora'}"
+    assert not QwenVl(adapter="somebody/lora").card.commercial
+    assert QwenVl(adapter="somebody/lora", licence="apache-2.0").card.commercial
 
 
 # ------------------------------------------------------------------------------------------------ loading, memory
@@ -495,6 +586,50 @@ def test_the_card_knows_the_licence_only_of_known_checkpoints():
     assert not RtDetr(checkpoint="somebody/else").card.commercial
     assert RtDetr(checkpoint="somebody/else", licence="mit").card.commercial
     assert isinstance(RtDetr(), TorchExpert)
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "stated", "found"),
+    [
+        # `image_processor_type` as it stands in preprocessor_config.json of the hub's checkpoints.
+        ("rtdetr", "AutoImageProcessor", "RTDetrImageProcessor", "RTDetrImageProcessorPil"),
+        ("vitpose", "AutoImageProcessor", "VitPoseImageProcessor", "VitPoseImageProcessorPil"),
+        ("depth_anything", "AutoImageProcessor", "DPTImageProcessor", "DPTImageProcessorPil"),
+        ("qwen_vl", "AutoImageProcessor", "Qwen2VLImageProcessor", "Qwen2VLImageProcessorPil"),
+        ("qwen_vl", "AutoImageProcessor", "Qwen2VLImageProcessorFast", "Qwen2VLImageProcessorPil"),
+        ("grounding_dino", "AutoImageProcessor", "GroundingDinoImageProcessor", "GroundingDinoImageProcessorPil"),
+    ],
+)
+def test_processors_load_without_torchvision_by_the_names_of_the_hub(module, kind, stated, found, tmp_path):
+    if importlib.util.find_spec("torchvision"):
+        pytest.skip("torchvision is installed")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": stated}))
+    expert = TorchExpert(checkpoint=str(tmp_path))
+    expert.NAME = module
+    assert type(expert.pretrained(kind)).__name__ == found
+
+
+def test_a_folder_is_known_by_the_checksum_of_its_files(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    first = checksum(tmp_path)
+    assert first == checksum(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"Weights")
+    assert checksum(tmp_path) != first
+    assert first.startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "process", "gpus", "device"),
+    [
+        ("auto", 0, 0, "cpu"),
+        ("auto", 0, 1, "cuda:0"),
+        ("auto", 5, 4, "cuda:1"),
+        ("cuda:2", 5, 4, "cuda:2"),
+        ("cpu", 1, 8, "cpu"),
+    ],
+)
+def test_processes_of_one_machine_take_different_gpus(wanted, process, gpus, device):
+    assert choose_device(wanted, process, gpus) == device
 
 
 class FakeMeter(Meter):
@@ -589,7 +724,7 @@ def test_photos_through_tiny_models_to_fits(tmp_path):
     assert json.loads(json.dumps(scene.extra["provenance"]))["licences"] == ["mit"]
     config = configs.load_config(Path(precompute.__file__).parent / "configs" / "annyfit_keypoints.py")
     last = dataclasses.replace(config.stages[-1], steps=2)
-    fitter = Fitter(dataclasses.replace(config, stages=(last,)), anny.load())
+    fitter = Fitter(dataclasses.replace(config, stages=(last,)), anny.load(), jax.local_devices()[:1])
     (fit,) = fitter.collect(fitter.dispatch([fitter.prepare(scene)]))
     assert len(fit) == len(scene)
     assert any("licences of the cues: mit" in note for note in fit.scene_notes)

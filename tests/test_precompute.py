@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -13,19 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from helpers import REPO, require_shared
 from PIL import Image
 
 from annyfit_jax import config as configs
+from annyfit_jax import results
 from annyfit_jax.cues.dataset import DatasetError, verify
 from annyfit_jax.inputs import open_input
 from annyfit_jax.jobs.runner import Interrupted
 from annyfit_jax.scene import BodyParameters, SceneError
 from experiments import inspect, precompute
 from experts.interfaces import Card, DepthEstimate, Detections, ExpertError, Loaded, Words
-from experts.registry import build
+from experts.registry import BUILT_IN, build, create
 
 # ------------------------------------------------------------------------------------------------ experts for the purpose
 
@@ -212,7 +218,7 @@ def short_fitter() -> Any:
 
     config = configs.load_config(REPO / "experiments" / "configs" / "annyfit_keypoints.py")
     last = dataclasses.replace(config.stages[-1], steps=2)
-    return Fitter(dataclasses.replace(config, stages=(last,)), anny.load())
+    return Fitter(dataclasses.replace(config, stages=(last,)), anny.load(), jax.local_devices()[:1])
 
 
 def short_fit(scenes) -> list:
@@ -282,6 +288,26 @@ def test_real_photos_through_tiny_experts_to_fits(tmp_path):
     assert "Licences: CC0-1.0" in text
     kinds = {path.stem.rpartition("-")[2] for path in (tmp_path / "page" / "images").iterdir()}
     assert kinds == {"photo", "boxes", "keypoints", "masks", "depth"}
+
+
+def test_the_photos_of_the_demo_to_fits_through_the_programs_own_writer(tmp_path):
+    """The fit that is stored and read back still says what it depends on."""
+    demo = REPO / "experiments" / "demo_data"
+    state = precompute.run(options(demo / "photos", tmp_path / "computed", limit=2))
+    assert (state.scenes, state.people) == (2, 4)
+    given = precompute.Options(
+        str(demo / "photos"), str(tmp_path / "given"), "none", annotations=str(demo / "annotations.json"), limit=2
+    )
+    assert precompute.run(given).scenes == 2
+    for name, licence in (("computed", "CC0-1.0"), ("given", "as given by the user")):
+        scene = open_input(str(tmp_path / name)).load(0)
+        (fit,) = short_fit([scene])
+        assert (fit.status == "ok").any()
+        results.save(fit, tmp_path / f"{name}.npz")
+        (note,) = [
+            n for n in results.load(tmp_path / f"{name}.npz").scene_notes if n.startswith("licences of the cues")
+        ]
+        assert licence in note
 
 
 def test_real_annotations_to_fits(tmp_path):
@@ -387,28 +413,48 @@ class Killed(BaseException):
     """The process is gone."""
 
 
-@pytest.mark.parametrize("victim", ["Detector", "Keypoints", "Speak"])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(photos, tmp_path, victim):
+def test_processes_that_are_killed_lose_nothing_and_do_nothing_twice(photos, tmp_path):
+    """SIGKILL in the middle of three stages; the last run ends with the bytes of a run that nobody disturbed."""
     precompute.run(options(photos, tmp_path / "whole"))
-    CALLS.clear()
-    left = [2]
-
-    def kill(_):
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
-    FAILS[victim] = kill
-    with pytest.raises(Killed):
-        precompute.run(options(photos, tmp_path / "torn"))
-    before = list(CALLS)
-    FAILS.clear()
-    CALLS.clear()
-    precompute.run(options(photos, tmp_path / "torn"))
-    assert shards(tmp_path / "torn") == shards(tmp_path / "whole")
-    done = {(name, photo) for name, names in before[:-1] for photo in names}
-    again = {(name, photo) for name, names in CALLS for photo in names}
-    assert not done & again  # the unit under way had one call: nothing finished is asked twice
+    log = tmp_path / "calls.txt"
+    (tmp_path / "mortal.py").write_text(
+        "import os, signal\n"
+        "from dataclasses import dataclass\n"
+        f"import {__name__} as t\n"
+        "def of(kind):\n"
+        "    def called(self, photos):\n"
+        "        with open(os.environ['CALLS'], 'a') as file:\n"
+        "            file.writelines(f'{kind.__name__} {photo.name}\\n' for photo in photos)\n"
+        "        if os.environ['VICTIM'] == f'{kind.__name__} {photos[0].name}':\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return dataclass(type(kind.__name__, (kind,), {'called': called}))\n"
+        + "".join(f"{kind.__name__} = of(t.{kind.__name__})\n" for kind in TINY.values())
+    )
+    command = [
+        sys.executable, "-m", "experiments.precompute", f"--images={photos}", f"--output={tmp_path / 'torn'}",
+        "--experts=none", "--photos_per_shard=2", "--batch=1", "--log_every_s=0",
+        *(f"--set={cue}=mortal:{kind.__name__}" for cue, kind in TINY.items()),
+    ]  # fmt: skip
+    path = os.pathsep.join([str(tmp_path), str(REPO), str(REPO / "tests")])
+    for victim in ("Detector b", "Keypoints schön_neu", "Speak sub_a", ""):
+        environment = {**os.environ, "PYTHONPATH": path, "CALLS": str(log), "VICTIM": victim}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=200, env=environment)
+        assert done.returncode == (-signal.SIGKILL if victim else 0), done.stderr[-2000:]
+        if victim:
+            assert not (tmp_path / "torn" / "dataset_info.json").exists()
+    assert verify(tmp_path / "torn") == []
+    torn, whole = (open_input(str(tmp_path / name)) for name in ("torn", "whole"))
+    assert torn.names == whole.names
+    for i in range(len(whole)):
+        ours, theirs = torn.load(i), whole.load(i)
+        np.testing.assert_array_equal(ours.keypoints, theirs.keypoints)
+        np.testing.assert_array_equal(ours.age, theirs.age)
+    asked = collections.Counter(log.read_text().splitlines())
+    assert set(asked) == {f"{kind.__name__} {name}" for kind in TINY.values() for name in whole.names}
+    # Units are two photos: a, b; schön_neu, sub_a. Only those of a unit that was under way are asked about again.
+    again = {line for line, count in asked.items() if count > 1}
+    assert again == {"Detector a", "Detector b", "Keypoints schön_neu", "Speak schön_neu", "Speak sub_a"}
+    assert max(asked.values()) == 2
     assert not list((tmp_path / "torn").rglob(".*.tmp"))
 
 
@@ -418,6 +464,31 @@ def test_a_finished_run_asks_nothing_and_loads_nothing(photos, tmp_path):
     state = precompute.run(options(photos, tmp_path))
     assert state.finished
     assert not CALLS
+
+
+def test_photos_and_files_that_changed_are_noticed(photos, tmp_path):
+    folder, depths = tmp_path / "photos", tmp_path / "depth"
+    shutil.copytree(photos, folder, ignore=shutil.ignore_patterns("zz*", "sub", "schön*"))
+    depths.mkdir()
+    np.save(depths / "a.npy", np.full((120, 160), 3.0, np.float32))
+    run = lambda name: precompute.run(  # noqa: E731
+        options(folder, tmp_path / name, stages=str(tmp_path / "stages"), depth=str(depths), assignments=given)
+    )
+    given = tuple(a for a in ASSIGNMENTS if not a.startswith("depth"))
+    run("first")
+    assert "depth: none" in " ".join(open_input(str(tmp_path / "first")).load(1).notes)
+    CALLS.clear()
+    np.save(depths / "b.npy", np.full((121, 160), 5.0, np.float32))
+    run("second")
+    assert not CALLS  # only the depth maps are read anew
+    assert open_input(str(tmp_path / "second")).load(1).median_depth.tolist() == [5.0, 5.0]
+    (tmp_path / "elsewhere").mkdir()
+    depths = depths.rename(tmp_path / "elsewhere" / "depth")
+    assert run("second").finished
+    assert not CALLS
+    Image.fromarray(np.zeros((130, 160, 3), np.uint8)).save(folder / "a.jpg")
+    run("third")
+    assert {name for name, _ in CALLS} == {"Detector", "Segmenter", "Keypoints", "Speak"}
 
 
 def test_a_damaged_answer_file_is_computed_again(photos, tmp_path):
@@ -571,6 +642,40 @@ def test_an_answer_of_another_form_is_named(photos, tmp_path, monkeypatch, cue, 
     assert re.search(reason, row["reason"]), row["reason"]
 
 
+def test_a_folder_of_hostile_files(tmp_path):
+    """Each is a scene of the right size, or set aside with a reason; none stops the run."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    plain = Image.fromarray(np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    plain.save(folder / "rotated.jpg", exif=exif)
+    plain.convert("L").save(folder / "grey.jpg")
+    plain.convert("CMYK").save(folder / "cmyk.jpg")
+    plain.convert("RGBA").save(folder / "alpha.png")
+    Image.fromarray(np.full((120, 160), 40000, np.uint16)).save(folder / "deep.png")
+    plain.save(folder / "moving.gif", save_all=True, append_images=[plain.convert("L")] * 2)
+    plain.save(folder / "名前 with space & ünï.webp")
+    whole = (folder / "grey.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")
+    (folder / "text.jpg").write_text("<html>")
+    (folder / "empty.png").touch()
+    os.symlink(folder / "nowhere", folder / "link.jpg")
+    (folder / "folder.jpg").mkdir()
+    state = precompute.run(options(folder, tmp_path / "out"))
+    source = open_input(str(tmp_path / "out"))
+    sizes = {name: source.load(i).image_size for i, name in enumerate(source.names)}
+    names = ("alpha", "cmyk", "deep", "grey", "moving", "名前_with_space_ünï")
+    assert sizes == {"rotated": (120, 160), **dict.fromkeys(names, (160, 120))}
+    reasons = {row["scene"]: row["reason"] for row in lines(tmp_path / "out" / "set_aside.jsonl")}
+    assert state.set_aside == 5
+    for name, said in {
+        "bomb": "20000 x 20000 pixels", "cut": "truncated", "empty": "cannot be read", "link": "no such file", "text": "cannot",
+    }.items():  # fmt: skip
+        assert said in reasons[name], reasons[name]
+
+
 def test_crowds_and_empty_photos_are_set_aside(photos, tmp_path, monkeypatch):
     precompute.run(options(photos, tmp_path / "crowd", "people.max_people=1"))
     reasons = [row["reason"] for row in lines(tmp_path / "crowd" / "set_aside.jsonl")]
@@ -609,7 +714,8 @@ def test_licences_that_do_not_allow_commercial_use_need_a_flag(photos, tmp_path)
         ({}, ("depth",), "expected cue=expert"),
         ({}, ("sound=loud",), "no cue 'sound'"),
         ({}, ("dense.path=x",), "no expert for dense"),
-        ({}, ("depth.speed=3",), "has no field 'speed'"),
+        ({}, ("depth.speed=3",), r"Depth has no option 'speed'; there are licence, revision, commercial"),
+        ({"experts": "default"}, ("depth._model=3",), "has no option '_model'"),
         ({}, ("people.min_keypoints=many",), "expected int"),
         ({}, ("keypoints=none",), "no expert for keypoints"),
         ({"words": "words.json"}, (), "give --annotations"),
@@ -646,14 +752,12 @@ def test_a_missing_extra_is_named_with_the_command():
             getattr(build("default"), cue).load()
 
 
-def test_the_experts_of_the_documentation_work(photos, tmp_path, monkeypatch):
+def test_the_expert_of_the_documentation_works(photos, tmp_path, monkeypatch):
     text = (REPO / "docs" / "experts.md").read_text()
-    blocks = re.findall(r"```python\n# my_package/(\w+)\.py\n(.*?)```", text, re.DOTALL)
-    assert [name for name, _ in blocks] == ["words", "detect"]
+    ((name, code),) = re.findall(r"```python\n# my_package/(\w+)\.py\n(.*?)```", text, re.DOTALL)
     package = tmp_path / "my_package"
     package.mkdir()
-    for name, code in blocks:
-        (package / f"{name}.py").write_text(code)
+    (package / f"{name}.py").write_text(code)
     (tmp_path / "my_model.py").write_text(
         "import numpy as np\n"
         "def load():\n"
@@ -665,9 +769,30 @@ def test_the_experts_of_the_documentation_work(photos, tmp_path, monkeypatch):
     scene = open_input(str(tmp_path / "out")).load(0)
     np.testing.assert_allclose(scene.extra["detection_scores"], [0.7])
     assert scene.extra["provenance"]["cues"]["detector"]["checkpoint"] == "weights-v3"
-    words = build("none", ["words=my_package.words:BodyWords", "words.model=mine"]).words
-    assert [a.name for a in words.attributes] == ["age", "gender", "weight", "muscle", "height"]
-    assert words.model == "mine"
+
+
+def test_every_expert_and_option_of_the_documentation_exists():
+    """The table of experts names what the registry has, with the checkpoint and licence of the code."""
+    text = (REPO / "docs" / "experts.md").read_text()
+    for cue, named in BUILT_IN.items():
+        for name in named:
+            card = create(cue, name).card
+            row = next((line for line in text.splitlines() if line.startswith(f"| `{cue}` | `{name}` |")), None)
+            assert row is not None, f"{cue} {name} has no row in docs/experts.md"
+            assert not card.checkpoint or f"`{card.checkpoint}`" in row, row
+            assert not card.version or f"`{card.version}`" in row, row
+            assert not card.licence or card.licence.lower() in row.lower(), row
+            assert ("needs `--allow_noncommercial`" in row) == (not card.commercial), row
+    assignments = re.findall(r"--set=([a-z]+\.[a-z_.]+=[^\s`]+)", text)
+    assert len(assignments) >= 5
+    for assignment in assignments:
+        cue = assignment.partition(".")[0]
+        if cue == "start":
+            build("default", ["start=multihmr_files", assignment])
+        elif assignment != "detector.threshold=0.4":  # of the reader's own expert
+            known = {f.name for f in dataclasses.fields(build("default").words)}
+            option = assignment.partition("=")[0].split(".")[1]
+            build("server" if cue == "words" and option not in known else "default", [assignment])
 
 
 def test_the_program_runs_from_the_command_line(photos, tmp_path):

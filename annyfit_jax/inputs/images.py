@@ -7,7 +7,7 @@
 | truncated or damaged | refused: half a person is no person |
 | EXIF orientation | applied: pixels are in display orientation, as in all our coordinates |
 | grey, palette, CMYK, YCCK, 1 bit | converted to RGB |
-| 16 bits a channel, grey | the high byte (65535 -> 255) |
+| 16 bits a channel | the high byte (65535 -> 255) |
 | floating point or 32-bit integers | refused: their range means nothing to a photo expert |
 | alpha | over white |
 | animated, several pages | the first frame |
@@ -21,10 +21,12 @@ import io
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
+from absl import logging
 from jaxtyping import UInt8
 
 from annyfit_jax.inputs.validate import MAX_IMAGE_SIDE
@@ -34,6 +36,23 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Decoders that are tried (JPEG's also reads MPO); the others of Pillow are old, rare and a larger surface."""
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 """What `list_photos` looks for, in either case."""
+NOT_READ = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jxl",
+    ".jp2",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".orf",
+    ".rw2",
+    ".raf",
+    ".psd",
+)
+"""Photos of kinds that are not read: `list_photos` says how many it leaves out."""
 MAX_PIXELS = 80_000_000
 """A larger photo is refused: decoded it would take more than 240 MB, and compressed it may be a few kB."""
 _ORIENTATION = 0x0112
@@ -95,17 +114,25 @@ def jpeg_bytes(path: str | Path) -> bytes:
 def list_photos(folder: str | Path) -> list[Path]:
     """Photo files below a folder, by suffix, sorted by their path; hidden files and folders are left out.
 
+    Photos of kinds that are not read (HEIC, raw files) are counted in a warning.
+
     Raises SceneError where there is no such folder, or no photo in it.
     """
     root = Path(folder)
     if not root.is_dir():
         raise SceneError(f"{folder}: no such folder of photos")
-    found = []
+    found, others = [], Counter()
     for place, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place) / name for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
+        visible = [name for name in files if not name.startswith(".")]
+        found += [Path(place) / name for name in visible if name.lower().endswith(SUFFIXES)]
+        others.update(PurePath(name).suffix.lower() for name in visible if name.lower().endswith(NOT_READ))
+    left_out = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
     if not found:
-        raise SceneError(f"{folder}: no photo; looked for {', '.join(SUFFIXES)}")
+        hint = f"; {left_out} files are not read, convert them to JPEG or PNG" if others else ""
+        raise SceneError(f"{folder}: no photo; looked for {', '.join(SUFFIXES)}{hint}")
+    if others:
+        logging.warning("%s: %s files are not read; convert them to JPEG or PNG", folder, left_out)
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 

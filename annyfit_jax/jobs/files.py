@@ -8,23 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from annyfit_jax.files import (
-    Owner,
-    clean_leftovers,
-    is_dead,
-    read_json,
-    replacing,
-    sha256,
-    sync,
-    temporary_name,
-    this_process,
-)
+from annyfit_jax.files import replacing
 from annyfit_jax.jobs.faults import fault_point
-
-__all__ = [
-    "JobWriteError", "Owner", "clean_leftovers", "is_dead", "publish", "publish_json", "publish_parts", "read_json", "sha256",
-    "sync", "temporary_name", "this_process", "writing",
-]  # fmt: skip
 
 
 class JobWriteError(RuntimeError):

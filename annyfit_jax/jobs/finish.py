@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from annyfit_jax.cues.shards import Kind, write_metadata
-from annyfit_jax.files import json_lines
+from annyfit_jax.files import json_lines, read_json
 from annyfit_jax.jobs import rows
 from annyfit_jax.jobs.claims import claim_path, read_claims
 from annyfit_jax.jobs.faults import fault_point
-from annyfit_jax.jobs.files import publish_json, publish_parts, read_json, writing
+from annyfit_jax.jobs.files import publish_json, publish_parts, writing
 from annyfit_jax.jobs.ledger import Ledger
 from annyfit_jax.jobs.plan import DATASET, SPLIT, read_plan
 

@@ -10,18 +10,10 @@ from typing import Any
 
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
+from annyfit_jax.files import read_json, sha256, sync, temporary_name, this_process
 from annyfit_jax.jobs import rows
 from annyfit_jax.jobs.faults import fault_point
-from annyfit_jax.jobs.files import (
-    JobWriteError,
-    publish_json,
-    read_json,
-    sha256,
-    sync,
-    temporary_name,
-    this_process,
-    writing,
-)
+from annyfit_jax.jobs.files import JobWriteError, publish_json, writing
 from annyfit_jax.jobs.plan import Plan
 from annyfit_jax.jobs.rows import SceneRow
 

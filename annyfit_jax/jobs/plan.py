@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from annyfit_jax.jobs.files import JobWriteError, publish_json, read_json
+from annyfit_jax.files import read_json
+from annyfit_jax.jobs.files import JobWriteError, publish_json
 from annyfit_jax.jobs.hosts import Process
 
 DATASET, SPLIT = "fits", "train"

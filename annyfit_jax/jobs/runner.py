@@ -14,11 +14,12 @@ from typing import Any
 from absl import logging
 
 from annyfit_jax import results
+from annyfit_jax.files import clean_leftovers, sync
 from annyfit_jax.jobs import rows
 from annyfit_jax.jobs.claims import DEFAULT_LEASE_S, Claims
 from annyfit_jax.jobs.faults import fault_point
 from annyfit_jax.jobs.feed import Batch, End, Failure, Feed, Finished, Found, Job, Row, Unit, failed_row
-from annyfit_jax.jobs.files import clean_leftovers, sync, writing
+from annyfit_jax.jobs.files import writing
 from annyfit_jax.jobs.hosts import Process
 from annyfit_jax.jobs.progress import Profiler, Progress
 from annyfit_jax.results import SceneFit

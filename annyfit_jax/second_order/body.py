@@ -6,6 +6,7 @@ import functools
 import importlib.resources
 import json
 from dataclasses import dataclass
+from typing import cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float
 
 from annyfit_jax.bodies import FitBody
 from annyfit_jax.config import FitConfig
+from annyfit_jax.problem import AnyArray
 from annyfit_jax.scene import COCO17
 from annyfit_jax.second_order.plan import Plan, make_plan
 from body_models import anny, contraction
@@ -35,7 +37,6 @@ _SPHERES: tuple[tuple[dict[str, float], float], ...] = (
     *(({f"{s}_elbow": 0.5, f"{s}_wrist": 0.5}, 0.07) for s in ("left", "right")),
 )
 _NEIGHBOURS = 4
-_HEIGHT_CANDIDATES = 4
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class MapLayout:
 class MapBody:
     """A body prepared for the MAP objective: a pytree, passed to the compiled fit as an argument."""
 
+    fit: FitBody
+    """Ranges of shape and pose; heights."""
     points: AnnyPoints
     """17 keypoints, then the dense points."""
     plan: Plan
@@ -61,12 +64,6 @@ class MapBody:
     """Outward unit normals of the dense points on the mean body at rest."""
     normal_skin: Float[Array, "138 B"]
     """Skinning weights of the dense points, bones in tree order."""
-    up_mean: Float[Array, "H"]
-    up_basis: Float[Array, "rank H"]
-    """Vertical coordinate at rest of the vertices that can be highest or lowest."""
-    shape_low: Float[Array, "S"]
-    shape_high: Float[Array, "S"]
-    pose_limit: Float[Array, ""]
     pose_sd: Float[Array, "F"]
     """Error of the start's rotations, free bones in column order, radians."""
     relaxed_pose: Float[Array, "3 F"]
@@ -92,29 +89,24 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody:
     free = np.asarray(plan.layout.bones)
     axes, low, high = _limits(body, free)
     order = np.asarray(points.layout.tree.order)
-    height_index = _height_vertices(model)
     ages, male, female = _population()
     dtype = model.dtype
-    cast = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
+    array = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
     template = np.asarray(model.vertices_mean, np.float64)
     return MapBody(
+        fit=body,
         points=points,
         plan=plan,
-        normals=cast(_normals(template, np.asarray(model.faces))[:, dense]),
-        normal_skin=cast(np.asarray(model.skin)[order][:, dense].T),
-        up_mean=model.vertices_mean[2, height_index],
-        up_basis=model.vertices_basis[:, 2, height_index],
-        shape_low=body.shape_low,
-        shape_high=body.shape_high,
-        pose_limit=body.pose_limit,
-        pose_sd=cast([_pose_sd(body.layout.bones[row], config) for row in free]),
-        relaxed_pose=cast(np.asarray(body.pose_rest)[:, free]),
-        relaxed_sd=cast(1.0 / np.sqrt(np.asarray(body.pose_precision)[free])),
-        limit_axes=cast(axes),
-        limit_low=cast(low),
-        limit_high=cast(high),
-        population_age=cast(ages),
-        population_height=cast(np.stack([male, female])),
+        normals=array(_normals(template, np.asarray(model.faces))[:, dense]),
+        normal_skin=array(np.asarray(model.skin)[order][:, dense].T),
+        pose_sd=array([_pose_sd(body.layout.bones[row], config) for row in free]),
+        relaxed_pose=array(np.asarray(body.pose_rest)[:, free]),
+        relaxed_sd=array(1.0 / np.sqrt(np.asarray(body.pose_precision)[free])),
+        limit_axes=array(axes),
+        limit_low=array(low),
+        limit_high=array(high),
+        population_age=array(ages),
+        population_height=array(np.stack([male, female])),
         layout=MapLayout(
             neighbours=_neighbours(template[:, dense]),
             spheres=tuple(tuple(w.get(name, 0.0) for name in COCO17) for w, _ in _SPHERES),
@@ -123,9 +115,11 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody:
     )
 
 
-def body_height(body: MapBody, shape: Float[Array, "S N"]) -> Float[Array, "N"]:
-    """Vertical extent of the resting body, metres."""
-    up = contraction.linear(body.up_mean, body.up_basis, anny.coefficients(body.points.rest, shape, None))
+def body_height(body: MapBody, shape: Float[AnyArray, "S N"]) -> Float[Array, "N"]:
+    """Vertical extent of the resting body, metres: `FitBody.height` without its clamp, which hides slopes at bounds."""
+    up = contraction.linear(
+        body.fit.up_mean, body.fit.up_basis, anny.coefficients(body.points.rest, jnp.asarray(shape), None)
+    )
     return up.max(0) - up.min(0)
 
 
@@ -145,8 +139,9 @@ def population_mean(
 
 
 def _pose_sd(bone: str, config: FitConfig) -> float:
-    table = config.map.pose_sd
-    return next((table[stem] for stem in sorted(table, key=len, reverse=True) if bone.startswith(stem)), table["limb"])
+    table = cast("dict[str, float]", config.map.pose_sd)
+    stems = [stem for stem in table if bone.startswith(stem)]
+    return table[max(stems, key=len) if stems else "limb"]
 
 
 def _limits(body: FitBody, free: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -159,13 +154,6 @@ def _limits(body: FitBody, free: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
             low[axis, column] = np.asarray(body.limit_low)[limit]
             high[axis, column] = np.asarray(body.limit_high)[limit]
     return axes, low, high
-
-
-def _height_vertices(model: AnnyModel) -> np.ndarray:
-    """Vertices that are among the highest or lowest at rest in a corner of the shape space."""
-    corners = np.asarray(model.rest.corner_map) @ np.asarray(model.vertices_basis[:, 2])
-    up = np.argsort(np.asarray(model.vertices_mean[2]) + corners, axis=1)
-    return np.unique(np.concatenate([up[:, :_HEIGHT_CANDIDATES], up[:, -_HEIGHT_CANDIDATES:]], axis=1))
 
 
 def _normals(vertices: Float[np.ndarray, "3 V"], faces: np.ndarray) -> Float[np.ndarray, "3 V"]:
@@ -189,4 +177,5 @@ def _population() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     by_sex = {sex: sorted((r["age"], r["mean_height_phenotype"]) for r in rows if r["sex"] == sex)
               for sex in ("male", "female")}  # fmt: skip
     ages = np.array([age for age, _ in by_sex["male"]])
-    return ages, *(np.array([height for _, height in by_sex[sex]]) for sex in ("male", "female"))
+    male, female = (np.array([height for _, height in by_sex[sex]]) for sex in ("male", "female"))
+    return ages, male, female

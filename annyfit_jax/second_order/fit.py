@@ -2,63 +2,108 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import DTypeLike
 
+from annyfit_jax import problem as problems
+from annyfit_jax.bodies import FitBody
 from annyfit_jax.config import FitConfig
 from annyfit_jax.objective import project
-from annyfit_jax.problem import Problem, Variables
-from annyfit_jax.second_order import lm, map_objective, uncertainty
-from annyfit_jax.second_order.body import MapBody
-from annyfit_jax.second_order.cues import MapCues
+from annyfit_jax.problem import Capacity, Problem, Variables
+from annyfit_jax.second_order import lm, map_objective, released, uncertainty
+from annyfit_jax.second_order.body import MapBody, map_body
+from annyfit_jax.second_order.columns import bounds, pack, unpack
+from annyfit_jax.second_order.cues import MapCues, assemble_cues
 from annyfit_jax.second_order.frozen import Frozen
 from annyfit_jax.second_order.map_objective import Context
+from annyfit_jax.second_order.released import ReleasedBody
 from annyfit_jax.second_order.start import closed_form_start
+from annyfit_jax.second_order.uncertainty import Uncertainty
+from annyfit_jax.starts import PreparedScene
+from body_models.anny import AnnyModel
+
+
+class MapProblem(NamedTuple):
+    """Constants of one batch."""
+
+    problem: Problem
+    cues: MapCues
 
 
 class SecondOrderFit(NamedTuple):
-    """Outcome of a batch; the first five fields are those of `solver.BatchFit`."""
+    """Outcome of a batch; the fields up to `height` are those of `solver.BatchFit`."""
 
     variables: Variables
     losses: tuple[dict[str, Float[Array, "step scene"]], ...]
-    """One stage, one term: the energy before every iteration and at the end."""
+    """Of the last stage: one term, the energy before every iteration and at the end."""
     reprojection_px: Float[Array, "N"]
     start_reprojection_px: Float[Array, "N"]
     stage_variables: tuple[Variables, ...]
-    """The closed-form start, then the end."""
+    """After the closed-form start (`released`: after each stage of Adam), then the end."""
+    keypoints: Float[Array, "3 17 N"]
+    height: Float[Array, "N"]
     energy: Float[Array, "N"]
-    """Each person's energy at the end, nats."""
-    converged: Bool[Array, "N"]
-    """Whether the last step promised to save less than `lm.converged_nats`."""
-    scene_unknowns: Float[Array, "G q"]
-    """Log scale of the depth cues, then the ground plane."""
-    trust: uncertainty.Trust
+    """Each person's energy at the end, `map`: nats."""
+    converged: Float[Array, "N"]
+    """1 where the last step promised to save less than `lm.converged_nats`, else 0."""
+    depth_scale: Float[Array, "N"]
+    """Estimated factor of the metric depth cues of the person's scene; NaN where there are none."""
+    visible_depth: Float[Array, "N"]
+    """Median camera z of the visible surface, which the cue is compared with, metres; NaN for `released`."""
+    uncertainty: Uncertainty
+    """NaN for `released`, whose energy is no log posterior."""
 
 
-@functools.partial(jax.jit, static_argnames=("config",))
-def fit_batch(
-    config: FitConfig, body: MapBody, problem: Problem, cues: MapCues, variables: Variables
-) -> SecondOrderFit:
-    """Fit all people of a batch to the MAP objective (`config.map`) with `config.lm`.
+def prepare_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody | ReleasedBody:
+    """The body as `solve` takes it. Raises ValueError for another body than the six-phenotype Anny."""
+    if config.lm.objective == "released":
+        return released.released_body(model, body)
+    return map_body(model, body, config)
+
+
+def assemble(
+    prepared: Sequence[PreparedScene],
+    config: FitConfig,
+    capacity: Capacity | None = None,
+    dtype: DTypeLike = np.float32,
+) -> tuple[MapProblem, Variables]:
+    """Flatten prepared scenes into one problem (host-side numpy), as `problem.assemble` does, with the cues it leaves out."""
+    scenes = [ready.scene for ready in prepared]
+    capacity = capacity or problems.capacity_of(scenes)
+    problem, variables = problems.assemble(scenes, [ready.start for ready in prepared], config, capacity, dtype)
+    return MapProblem(problem, assemble_cues(prepared, config, capacity, dtype)), variables
+
+
+def solve(config: FitConfig, body: MapBody | ReleasedBody, problem: MapProblem, variables: Variables) -> SecondOrderFit:
+    """Fit all people of a batch by `config.lm`; not compiled.
 
     Args:
       config: static.
-      body: from `second_order.body.map_body`; its dtype is the dtype of the fit.
-      problem, variables: from `problem.assemble`, words inserted.
-      cues: from `second_order.cues.assemble_cues`, same scenes and capacity.
+      body: from `prepare_body`; its dtype is the dtype of the fit.
+      problem, variables: from `assemble`.
     """
+    if isinstance(body, ReleasedBody):
+        return _solve_released(config, body, problem.problem, variables)
+    return _solve_map(config, body, problem.problem, problem.cues, variables)
+
+
+def _solve_map(
+    config: FitConfig, body: MapBody, problem: Problem, cues: MapCues, variables: Variables
+) -> SecondOrderFit:
     settings, layout, schedule = config.map, body.plan.layout, config.lm
     start, prepared_keypoints = closed_form_start(config, body, problem, cues, variables)
     reference = map_objective.reference_of(settings, body, cues, start)
     context = Context(body, problem, cues, reference, start)
-    people, dtype = variables.transl.shape[-1], variables.transl.dtype
+    people, dtype = start.transl.shape[-1], start.transl.dtype
+    iterations = schedule.rounds * schedule.iterations
 
     def evaluate(x: Array, scene_x: Array, frozen: Frozen, index: Array) -> lm.Evaluation:
-        iterations = schedule.rounds * schedule.iterations
         refresh = (index % schedule.iterations == 0) & (index < iterations)
         model = map_objective.evaluate(settings, context, frozen, x, scene_x, refresh)
         return lm.Evaluation(
@@ -68,41 +113,70 @@ def fit_batch(
             extra=(model.lin, x),
         )
 
-    def finish(end: lm.Evaluation) -> tuple[uncertainty.Trust, Array]:
+    def finish(end: lm.Evaluation) -> tuple[Uncertainty, Array, Array]:
         lin, x = end.extra
-        return uncertainty.estimate(body, problem.scene, end.system, lin, x), lin.points[0]
+        spread = uncertainty.estimate(body, problem.scene, end.system, lin, x)
+        return spread, lin.points[0], x[2] + end.memory.visible_offset
 
     state = lm.State(
-        x=map_objective.pack(layout, start),
+        x=pack(layout, start),
         scene_x=map_objective.scene_start(settings, problem.num_scenes, dtype),
         damping=jnp.full((people,), schedule.damping, dtype),
         promised=jnp.zeros((people,), dtype),
     )
     empty = Frozen(*(jnp.ones((*lead, people), dtype) for lead in ((), (), (), (), (3,), (len(body.layout.radii),))))
-    state, (trust, keypoints), energies = lm.minimise(
+    state, (spread, keypoints, visible), energies = lm.minimise(
         evaluate,
         lambda x, scene_x, frozen: map_objective.energy(settings, context, frozen, x, scene_x),
         finish,
         state,
         empty,
         problem.scene,
-        map_objective.bounds(body),
+        bounds(layout, body.fit),
         schedule,
-        schedule.rounds * schedule.iterations,
+        iterations,
     )
-    end = map_objective.unpack(layout, state.x, start)
-    curve = jax.vmap(lambda e: jax.ops.segment_sum(e, problem.scene, num_segments=problem.num_scenes))(energies)
+    end = unpack(layout, state.x, start)
+    scale = jnp.exp(state.scene_x[:, 0])[problem.scene]
+    known = jax.ops.segment_max(cues.depth_known, problem.scene, num_segments=problem.num_scenes)[problem.scene]
     return SecondOrderFit(
         variables=end,
-        losses=({"map": curve},),
+        losses=({"map": _by_scene(problem, energies)},),
         reprojection_px=_reprojection_error(config, problem, keypoints),
         start_reprojection_px=_reprojection_error(config, problem, prepared_keypoints),
         stage_variables=(start, end),
+        keypoints=keypoints,
+        height=body.fit.height(end.shape),
         energy=energies[-1],
-        converged=state.promised < schedule.converged_nats,
-        scene_unknowns=state.scene_x,
-        trust=trust,
+        converged=(state.promised < schedule.converged_nats).astype(dtype),
+        depth_scale=jnp.where(known > 0, scale, jnp.nan),
+        visible_depth=visible,
+        uncertainty=spread,
     )
+
+
+def _solve_released(config: FitConfig, body: ReleasedBody, problem: Problem, variables: Variables) -> SecondOrderFit:
+    before, outcome = released.solve(config, body, problem, variables)
+    unknown = jnp.full_like(outcome.energies[-1], jnp.nan)
+    return SecondOrderFit(
+        variables=outcome.variables,
+        losses=(*before.losses, {"released": _by_scene(problem, outcome.energies)}),
+        reprojection_px=_reprojection_error(config, problem, outcome.keypoints),
+        start_reprojection_px=before.start_reprojection_px,
+        stage_variables=(*before.stage_variables, outcome.variables),
+        keypoints=outcome.keypoints,
+        height=body.fit.height(outcome.variables.shape),
+        energy=outcome.energies[-1],
+        converged=(outcome.promised < config.lm.converged_nats * outcome.energies[-1]).astype(unknown.dtype),
+        depth_scale=unknown,
+        visible_depth=unknown,
+        uncertainty=Uncertainty(unknown, unknown, jnp.broadcast_to(unknown, outcome.keypoints.shape[1:])),
+    )
+
+
+def _by_scene(problem: Problem, energies: Float[Array, "step N"]) -> Float[Array, "step scene"]:
+    sums = jax.ops.segment_sum(energies.T, problem.scene, num_segments=problem.num_scenes)
+    return sums.T
 
 
 def _reprojection_error(config: FitConfig, problem: Problem, keypoints: Float[Array, "3 17 N"]) -> Float[Array, "N"]:

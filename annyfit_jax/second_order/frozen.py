@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from annyfit_jax.config import MapObjective
 from annyfit_jax.objective import project
-from annyfit_jax.problem import Problem, Variables
+from annyfit_jax.problem import AnyArray, Problem, Variables
 from annyfit_jax.second_order import robust
 from annyfit_jax.second_order.body import MapBody, body_height
 from annyfit_jax.second_order.cues import MapCues
@@ -76,8 +76,8 @@ def _noise(
     if not (settings.estimate_noise or settings.correlated_noise):
         return prior, prior, one
 
-    def estimate(points: Array, px: Array, confidence: Array, prior_points: float, freedom: float) -> tuple:
-        seen = confidence >= settings.min_confidence
+    def estimate(points: Array, px: AnyArray, confidence: AnyArray, prior_points: float, freedom: float) -> tuple:
+        seen = jnp.asarray(confidence) >= settings.min_confidence
         error = jax.vmap(project, in_axes=-1, out_axes=-1)(points, problem.cues.intrinsics) - px
         error = jnp.where(seen, confidence * error, 0.0)
         size = jnp.sqrt((error**2).sum(0))

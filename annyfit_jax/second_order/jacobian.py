@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from annyfit_jax.problem import Variables
+from annyfit_jax.problem import AnyArray, Variables
 from annyfit_jax.second_order.plan import NUM_RIGID, Plan
 from body_models import anny, contraction, kinematics, rotations
 from body_models.anny import AnnyPoints
@@ -137,8 +137,9 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
     """Points and derivatives of all people. `variables` are inside the body's ranges (shape in [0, 1], pose within pi)."""
     layout, c = plan.layout, mp.contraction
     tree = mp.layout.tree
-    z = anny.coefficients(mp.rest, variables.shape, None)
-    dz = coefficient_slopes(mp.rest, variables.shape)
+    transl, root_rotvec, shape, pose = (jnp.asarray(v) for v in variables)
+    z = anny.coefficients(mp.rest, shape, None)
+    dz = coefficient_slopes(mp.rest, shape)
 
     def slope(basis: Array) -> Array:
         """(rank, 3, K) -> (3, S, K, N): derivative of a linear field by the shape."""
@@ -146,7 +147,7 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
         by = (basis.reshape(rank, -1).T @ flat_dz).reshape(3, points, *dz.shape[1:])
         return jnp.swapaxes(by, 1, 2)
 
-    transforms, heads, bone_axes, orientation = _transforms(mp, variables, z)
+    transforms, heads, bone_axes, orientation = _transforms(mp, pose, z)
 
     # Barriers keep XLA from fusing one stage into the next, which would compute the first again for every use of it.
     transforms, heads, bone_axes, orientation, dz = jax.lax.optimization_barrier(
@@ -184,7 +185,7 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
     parts, d_parts = jax.lax.optimization_barrier((parts, d_parts))
 
     # Free bones.
-    free_pose = variables.pose[:, np.asarray(layout.bones, np.int32)]
+    free_pose = pose[:, np.asarray(layout.bones, np.int32)]
     turning = kinematics.gather(orientation, tuple(s - 1 for s in layout.slots), 2)
     above = kinematics.gather(transforms[:, :3], layout.parents, 2)
     free_axes = kinematics.matmul(kinematics.matmul(above, turning), left_jacobian(free_pose))
@@ -211,7 +212,7 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
             whole[kind].append(p)
             d_whole[kind].append(d)
 
-    root = rotations.rotvec_to_matrix_axes_first(variables.root_rotvec)
+    root = rotations.rotvec_to_matrix_axes_first(root_rotvec)
     sums = jnp.split(c.weight_sum, np.cumsum(layout.kinds)[:-1])
     points, arms, slopes = [], [], []
     for kind, size in enumerate(layout.kinds):
@@ -221,7 +222,7 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
         body = kinematics.gather(jnp.concatenate(whole[kind], axis=1), back, 1) - s * heads[:, :1]
         arm = kinematics.rotate(root, body)
         arms.append(arm)
-        points.append(arm + s * variables.transl[:, None])
+        points.append(arm + s * transl[:, None])
         slopes.append(kinematics.gather(jnp.concatenate(d_whole[kind], axis=2), back, 2) - s * d_heads[:, :, :1])
     return jax.lax.optimization_barrier(
         Linearization(
@@ -233,18 +234,18 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
             axes=free_axes,
             bone_rotations=transforms[:, :3],
             root=root,
-            root_axes=left_jacobian(variables.root_rotvec),
+            root_axes=left_jacobian(root_rotvec),
         )
     )
 
 
-def _transforms(mp: AnnyPoints, variables: Variables, z: Array) -> tuple[Array, Array, Array, Array]:
+def _transforms(mp: AnnyPoints, pose: Array, z: Array) -> tuple[Array, Array, Array, Array]:
     """Skinning transforms in the root's frame, rest heads, bone axes and rest orientations (of all but the root)."""
     tree = mp.layout.tree
     heads = contraction.linear(mp.heads_mean, mp.heads_basis, z)
     bone_axes = contraction.linear(mp.axes_mean, mp.axes_basis, z)
     orientation = anny.rest_orientations(bone_axes[:, 1:], mp.roll[:, 1:])
-    pose = kinematics.gather(variables.pose, tuple(b - 1 for b in tree.order[1:]), 1)
+    pose = kinematics.gather(pose, tuple(b - 1 for b in tree.order[1:]), 1)
     turned = kinematics.matmul(orientation, rotations.rotvec_to_matrix_axes_first(pose))
     conjugated = kinematics.matmul_transposed(turned, orientation)
     local = kinematics.rotations_about(conjugated, heads[:, 1:])
@@ -367,7 +368,7 @@ def _parent_slots(tree: kinematics.BoneTree) -> list[int]:
     return slots
 
 
-def projection_rows(points: Float[Array, "3 K N"], intrinsics: Float[Array, "3 3 N"]) -> Float[Array, "2 3 K N"]:
+def projection_rows(points: Float[Array, "3 K N"], intrinsics: Float[AnyArray, "3 3 N"]) -> Float[Array, "2 3 K N"]:
     """Derivative of `objective.project` by the point: the row functionals of its pixels."""
     x, y, z = points
     k = intrinsics[:, :, None]

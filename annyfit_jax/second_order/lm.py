@@ -18,9 +18,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from annyfit_jax.config import LevenbergMarquardt
+from annyfit_jax.problem import AnyArray
 
 _DAMPING_RANGE = (1e-6, 1e6)
 _TINY = 1e-12
+_KEPT = 0.5
+"""A step that saves less than this share of what its quadratic model promised does not lower the damping."""
 
 
 class System(NamedTuple):
@@ -88,7 +91,7 @@ def solve_factored(factor: Float[Array, "N D D"], scale: Float[Array, "D N"], ri
 
 
 def step(
-    system: System, scene: Int[Array, "N"], free: Float[Array, "D N"], damping: Float[Array, "N"]
+    system: System, scene: Int[AnyArray, "N"], free: Float[Array, "D N"], damping: Float[Array, "N"]
 ) -> tuple[Float[Array, "D N"], Float[Array, "G q"], Bool[Array, "N"]]:
     """Damped Newton step of all people and scenes, and who has one: a matrix that cannot be factored gives no step."""
     factor, scale = factorize(system, free, damping)
@@ -116,7 +119,7 @@ def minimise(
     finish: Callable[[Evaluation], Any],
     state: State,
     memory: Any,
-    scene: Int[Array, "N"],
+    scene: Int[AnyArray, "N"],
     bounds: tuple[Float[Array, "D 1"], Float[Array, "D 1"]],
     settings: LevenbergMarquardt,
     iterations: int,
@@ -145,14 +148,17 @@ def minimise(
         trial = jnp.clip(state.x + change, low, high)
         scene_trial = state.scene_x + scene_change
         # Both sides with the scene's new unknowns: the person's own step decides.
-        after = energy(trial, scene_trial, here.memory)
-        better = solved & (after <= here.energy_at(scene_trial))
-        damping = state.damping * jnp.where(better, settings.lower_damping, settings.raise_damping)
+        saved = here.energy_at(scene_trial) - energy(trial, scene_trial, here.memory)
+        promised = -0.5 * (system.gradient * change).sum(0)
+        better = solved & (saved >= 0)
+        # A step that keeps its promise may be longer next time; one that barely pays is as long as it may be.
+        lower = jnp.where(saved >= _KEPT * promised, settings.lower_damping, 1.0)
+        damping = state.damping * jnp.where(better, lower, settings.raise_damping)
         moved = State(
             x=jnp.where(better, trial, state.x),
             scene_x=scene_trial,
             damping=jnp.clip(damping, *_DAMPING_RANGE),
-            promised=-0.5 * (system.gradient * change).sum(0),
+            promised=promised,
         )
         state = jax.tree.map(lambda new, old: jnp.where(last, old, new), moved, state._replace(promised=moved.promised))
         return (state, here.memory, report), system.energy

@@ -25,11 +25,12 @@ from annyfit_jax.objective import project
 from annyfit_jax.problem import Problem, Variables
 from annyfit_jax.second_order import contacts, jacobian, robust, terms
 from annyfit_jax.second_order.body import MapBody
+from annyfit_jax.second_order.columns import pack, unpack
 from annyfit_jax.second_order.cues import MapCues
 from annyfit_jax.second_order.frozen import Frozen, freeze
 from annyfit_jax.second_order.jacobian import Linearization
 from annyfit_jax.second_order.lm import System
-from annyfit_jax.second_order.plan import NUM_RIGID, Layout
+from annyfit_jax.second_order.plan import NUM_RIGID
 from annyfit_jax.second_order.terms import Reference
 from body_models import anny
 
@@ -62,38 +63,7 @@ def scene_unknowns(settings: MapObjective) -> int:
     return 1 + 3 * settings.ground_plane
 
 
-# ------------------------------------------------------------------------------------------------ packing
-
-
-def pack(layout: Layout, variables: Variables) -> Float[Array, "D N"]:
-    """Variables as columns of the Jacobian."""
-    pose = variables.pose[:, np.asarray(layout.bones, np.int32)]
-    people = pose.shape[-1]
-    return jnp.concatenate(
-        [variables.transl, variables.root_rotvec, variables.shape, jnp.swapaxes(pose, 0, 1).reshape(-1, people)]
-    )
-
-
-def unpack(layout: Layout, x: Float[Array, "D N"], base: Variables) -> Variables:
-    """The inverse; bones that are no columns are taken from `base`."""
-    first = NUM_RIGID + layout.num_shape
-    pose = jnp.swapaxes(x[first:].reshape(-1, 3, x.shape[-1]), 0, 1)
-    order = np.arange(base.pose.shape[1], dtype=np.int32)
-    order[np.asarray(layout.bones, np.int32)] = base.pose.shape[1] + np.arange(len(layout.bones))
-    whole = jnp.concatenate([base.pose, pose], axis=1)[:, order]
-    return Variables(x[:3], x[3:NUM_RIGID], x[NUM_RIGID:first], whole)
-
-
-def bounds(body: MapBody) -> tuple[Float[Array, "D 1"], Float[Array, "D 1"]]:
-    """Bounds of every column: the body's ranges of shape and pose."""
-    bones = 3 * len(body.plan.layout.bones)
-    rigid = jnp.full((NUM_RIGID,), jnp.inf, body.shape_low.dtype)
-    pose = jnp.full((bones,), 1.0, body.shape_low.dtype) * body.pose_limit
-    low, high = (
-        jnp.concatenate([sign * rigid, shape, sign * pose])
-        for sign, shape in ((-1.0, body.shape_low), (1.0, body.shape_high))
-    )
-    return low[:, None], high[:, None]
+# ------------------------------------------------------------------------------------------------ priors
 
 
 def reference_of(settings: MapObjective, body: MapBody, cues: MapCues, start: Variables) -> Reference:
@@ -180,8 +150,8 @@ def energy(
 ) -> Float[Array, "N"]:
     """Energy of each person in nats, up to a constant; padding has none. `points`: those of the body at x, if known."""
     if points is None:
-        now = unpack(context.body.plan.layout, x, context.base)
-        placed = anny.points_people_last(context.body.points, now.shape, now.root_rotvec, now.pose, now.transl)
+        transl, root, shape, pose = (jnp.asarray(v) for v in unpack(context.body.plan.layout, x, context.base))
+        placed = anny.points_people_last(context.body.points, shape, root, pose, transl)
         points = jnp.split(placed, np.cumsum(context.body.plan.layout.kinds)[:-1], axis=1)
     total = _small(settings, context, frozen, x, scene_x).energy
     total = total + sum(value for value, _, _ in _pixels(settings, context.problem, frozen, points))
@@ -208,7 +178,9 @@ def evaluate(
     variables = unpack(plan.layout, x, context.base)
     lin = jacobian.linearize(plan, body.points, variables)
     anew = freeze(settings, body, problem, cues, variables, lin)
-    frozen = anew if frozen is None else jax.tree.map(lambda new, old: jnp.where(refresh, new, old), anew, frozen)
+    if frozen is not None:
+        anew = Frozen(*(jnp.where(refresh, new, old) for new, old in zip(anew, frozen)))
+    frozen = anew
     small = _small(settings, context, frozen, x, scene_x)
     total = small.energy
     rows, values = [], []

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
@@ -131,8 +132,7 @@ def make_plan(
     moving = [row for row in free_bones if row + 1 in slot_of]
     below = np.stack([ancestors[:, slot_of[row + 1]] for row in moving]) > 0  # (free bone, bone)
     linked = np.zeros((sum(kinds), len(moving)), bool)
-    for point, bone in zip(pairs.point, pairs.bone):
-        linked[point] |= below[:, bone]
+    np.logical_or.at(linked, pairs.point, below[:, pairs.bone].T)
     members = _group_points(linked, NUM_RIGID + num_shape)
     used = np.stack([linked[group].any(0) for group in members])  # (group, free bone)
     # Bones of the same groups side by side, so that blocks are added in a few slices.
@@ -142,7 +142,7 @@ def make_plan(
     starts = np.cumsum([0, *kinds])
     groups, tables = [], []
     for group, uses in zip(members, used):
-        bones = sorted(position[b] for b in np.flatnonzero(uses))
+        bones = sorted(position[int(b)] for b in np.flatnonzero(uses))
         by_kind = tuple(
             tuple(int(p - low) for p in group if low <= p < high) for low, high in itertools.pairwise(starts)
         )
@@ -164,14 +164,15 @@ def make_plan(
         num_shape=num_shape,
     )
     dtype = np.asarray(points.heads_mean).dtype
+    cast = lambda x: jnp.asarray(x.astype(dtype))  # noqa: E731
     return Plan(
-        ancestors=ancestors.astype(dtype),
-        pair_weight=pairs.weight.astype(dtype),
-        vertex_weight=pairs.weight[: len(pairs.vertex)].astype(dtype),
-        cells=tuple(t.cells.astype(dtype) for t in tables),
-        below=tuple(t.below.astype(dtype) for t in tables),
-        whole=tuple(t.whole.astype(dtype) for t in tables),
-        moved=tuple(t.moved.astype(dtype) for t in tables),
+        ancestors=cast(ancestors),
+        pair_weight=cast(pairs.weight),
+        vertex_weight=cast(pairs.weight[: len(pairs.vertex)]),
+        cells=tuple(cast(t.cells) for t in tables),
+        below=tuple(cast(t.below) for t in tables),
+        whole=tuple(cast(t.whole) for t in tables),
+        moved=tuple(cast(t.moved) for t in tables),
         layout=layout,
     )
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from annyfit_jax.config import FitConfig
-from annyfit_jax.problem import Problem, Variables
+from annyfit_jax.problem import AnyArray, Problem, Variables
 from annyfit_jax.second_order import robust
 from annyfit_jax.second_order.body import MapBody, body_height, population_mean
 from annyfit_jax.second_order.cues import MapCues
@@ -28,20 +28,20 @@ def closed_form_start(
     Returns it and the keypoints of the prepared start in camera axes.
     """
     settings = config.map
-    shape = jnp.clip(variables.shape, body.shape_low[:, None], body.shape_high[:, None])
+    transl, root, shape, pose = (jnp.asarray(v) for v in variables)
+    given = shape = jnp.clip(shape, body.fit.shape_low[:, None], body.fit.shape_high[:, None])
     if settings.anthropometry:
         shape = shape.at[_HEIGHT].set(population_mean(body, shape[_AGE], shape[_GENDER])[0])
-    transl = variables.transl
+    placed = transl
     if settings.rescale_start:
-        before = jnp.clip(cues.start_shape, body.shape_low[:, None], body.shape_high[:, None])
+        before = jnp.clip(cues.start_shape, body.fit.shape_low[:, None], body.fit.shape_high[:, None])
         transl = transl * (body_height(body, shape) / body_height(body, before))
-    pose = jnp.clip(variables.pose, -body.pose_limit, body.pose_limit)
+    pose = jnp.clip(pose, -body.fit.pose_limit, body.fit.pose_limit)
     # The prepared body and the new one in one evaluation: half the program.
-    given = jnp.clip(variables.shape, body.shape_low[:, None], body.shape_high[:, None])
-    twice = [jnp.concatenate([v, w], axis=-1) for v, w in ((given, shape), (variables.root_rotvec,) * 2, (pose, pose))]
-    about_root = anny.points_people_last(body.points, *twice, jnp.zeros_like(twice[1]))
+    both, roots, poses = (jnp.concatenate(pair, axis=-1) for pair in ((given, shape), (root, root), (pose, pose)))
+    about_root = anny.points_people_last(body.points, both, roots, poses, jnp.zeros_like(roots))
     before, about_root = jnp.split(about_root, 2, axis=-1)
-    prepared = before[:, :17] + variables.transl[:, None]
+    prepared = before[:, :17] + placed[:, None]
     if settings.refit_start:
         observed = jnp.concatenate([problem.cues.keypoints_px, problem.cues.dense_px], axis=1)
         confidence = jnp.concatenate([problem.cues.keypoint_confidence, problem.cues.dense_confidence])
@@ -50,14 +50,14 @@ def closed_form_start(
         width = settings.robust_sigmas * noise
         transl = refit_translation(about_root, observed, confidence, problem.cues.intrinsics, transl, width)
     transl = transl.at[2].max(NEAREST_M)
-    return Variables(transl, variables.root_rotvec, shape, pose), prepared
+    return Variables(transl, root, shape, pose), prepared
 
 
 def refit_translation(
     points: Float[Array, "3 K N"],
     observed: Float[Array, "2 K N"],
     confidence: Float[Array, "K N"],
-    intrinsics: Float[Array, "3 3 N"],
+    intrinsics: Float[AnyArray, "3 3 N"],
     start: Float[Array, "3 N"],
     width_px: Float[Array, "N"],
 ) -> Float[Array, "3 N"]:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from annyfit_jax.problem import AnyArray
 from annyfit_jax.second_order import jacobian, lm
 from annyfit_jax.second_order.body import MapBody, body_height
 from annyfit_jax.second_order.jacobian import Linearization
@@ -28,7 +29,7 @@ from annyfit_jax.second_order.plan import NUM_RIGID
 QUANTITIES = ("depth", "height", "joints")
 
 
-class Trust(NamedTuple):
+class Uncertainty(NamedTuple):
     """Standard deviations per person, calibrated."""
 
     sd_depth: Float[Array, "N"]
@@ -47,8 +48,8 @@ def calibration() -> dict[str, float]:
 
 
 def estimate(
-    body: MapBody, scene: Int[Array, "N"], system: lm.System, lin: Linearization, x: Float[Array, "D N"]
-) -> Trust:
+    body: MapBody, scene: Int[AnyArray, "N"], system: lm.System, lin: Linearization, x: Float[Array, "D N"]
+) -> Uncertainty:
     """Calibrated standard deviations at a solution `x` with its quadratic model and derivatives."""
     plan = body.plan
     of_joints = jacobian.dense_jacobian(plan, lin, 0)  # (3, 17, D, N)
@@ -64,10 +65,10 @@ def estimate(
     sd = jnp.sqrt(variance)
     factor = calibration()
     joints = jnp.sqrt(variance[2:].reshape(3, 17, people).mean(0))
-    return Trust(factor["depth"] * sd[0], factor["height"] * sd[1], factor["joints"] * joints)
+    return Uncertainty(factor["depth"] * sd[0], factor["height"] * sd[1], factor["joints"] * joints)
 
 
-def _variance(system: lm.System, scene: Array, wanted: Float[Array, "D k N"]) -> Float[Array, "k N"]:
+def _variance(system: lm.System, scene: AnyArray, wanted: Float[Array, "D k N"]) -> Float[Array, "k N"]:
     """Variance of the linear functions w^T x of each person."""
     people = wanted.shape[-1]
     dtype = wanted.dtype

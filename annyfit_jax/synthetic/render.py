@@ -107,7 +107,6 @@ def paint(
     Bodies, their normals (of any length) and boxes are in camera axes; `rng` draws boxes' colours, exposure and noise.
     """
     height, width = seen.owner.shape
-    rotation = camera.rotation.astype(np.float32)
     to_world = lambda points: points @ camera.rotation + camera.position  # noqa: E731
     shadow = places.cast_shadow(
         scenery, np.concatenate([to_world(bodies).reshape(-1, 3), _inside_boxes(to_world(boxes))])
@@ -115,7 +114,7 @@ def paint(
     picture = np.empty((height, width, 3), np.float32)
     depth = seen.depth.astype(np.float32).copy()
     empty = seen.owner == NOBODY
-    picture[empty], depth[empty] = places.draw_background(scenery, camera, camera.rays[empty], shadow)
+    picture[empty], depth[empty] = places.draw_background(scenery, camera, empty, shadow)
     on = seen.owner >= 0
     if on.any():
         person, weights = seen.owner[on], seen.weights[on]
@@ -123,8 +122,7 @@ def paint(
         fields = _mix(mesh.fields.astype(np.float32)[corners], weights)
         to_light = _unit(normals @ camera.rotation).astype(np.float32)
         normal = _unit(_mix(to_light[person[:, None], corners], weights))
-        points = camera.rays[on] * seen.depth[on][:, None]
-        above = ((points @ rotation)[:, 2] + camera.position[2]).astype(np.float32)
+        above = camera.world_rays[2][on] * seen.depth[on] + np.float32(camera.position[2])
         # Less light close to the ground, and where the body turns its underside to it.
         open_sky = 1 - 0.35 * np.exp(-above.clip(0) / 0.15)
         picture[on] = albedo(looks, person, fields) * places.shade(scenery, normal) * open_sky[:, None]

@@ -143,37 +143,41 @@ def blur(grid: Float[np.ndarray, "i j"], width: int) -> Float[np.ndarray, "i j"]
 
 
 def draw_background(
-    scenery: Scenery, camera: Camera, rays: Float[np.ndarray, "p 3"], shadow: GroundShadow
+    scenery: Scenery, camera: Camera, empty: Bool[np.ndarray, "H W"], shadow: GroundShadow
 ) -> tuple[Float[np.ndarray, "p 3"], Float[np.ndarray, "p"]]:
-    """Colour and camera depth (metres; inf = sky) along rays in camera axes with z = 1."""
-    world = (rays @ camera.rotation).astype(np.float32)
-    height = camera.position[2]
+    """Colour and camera depth (metres; inf = sky) at the p pixels that are marked, float32."""
+    x, y, z = (plane[empty] for plane in camera.world_rays)
+    height, infinite = np.float32(camera.position[2]), np.float32(np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
-        to_ground = np.where(world[:, 2] < -1e-4, height / -world[:, 2], np.inf).astype(np.float32)
-        to_wall = np.where(world[:, 1] > 1e-4, (scenery.wall_y - camera.position[1]) / world[:, 1], np.inf)
+        to_ground = np.where(z < -1e-4, -height / z, infinite)
+        to_wall = np.where(y > 1e-4, np.float32(scenery.wall_y - camera.position[1]) / y, infinite)
     if not scenery.wall:
-        to_wall = np.full_like(to_wall, np.inf)
-    colour = np.empty((len(rays), 3), np.float32)
+        to_wall[:] = infinite
+    colour = np.empty((len(x), 3), np.float32)
     ground, wall = to_ground < to_wall, (to_wall <= to_ground) & np.isfinite(to_wall)
     sky = ~ground & ~wall
     depth = np.minimum(to_ground, to_wall)
-    hit = camera.position + world[ground] * depth[ground, None]
-    sun, open_sky = shadow(hit[:, :2])
+    east, north, _ = camera.position.astype(np.float32)
+    far = depth[ground]
+    u, v = east + x[ground] * far, north + y[ground] * far
+    sun, open_sky = shadow(np.stack([u, v], axis=1))
     up = np.array([[0.0, 0.0, 1.0]], np.float32)
-    light = shade(scenery, up, 0.0) * open_sky[:, None] + (shade(scenery, up) - shade(scenery, up, 0.0)) * sun[:, None]
-    colour[ground] = _ground_colour(scenery, hit, depth[ground]) * light
-    hit = camera.position + world[wall] * depth[wall, None]
-    colour[wall] = _wall_colour(scenery, hit) * shade(scenery, np.array([[0.0, -1.0, 0.0]], np.float32))
-    colour[sky] = _sky_colour(scenery, world[sky])
+    dark = shade(scenery, up, 0.0)
+    light = dark * open_sky[:, None] + (shade(scenery, up) - dark) * sun[:, None]
+    lit = _ground_colour(scenery, u, v, far) * light
     # Haze takes distant ground to the colour of the horizon.
-    haze = (1 - np.exp(-depth[ground] / 400.0))[:, None].astype(np.float32)
-    colour[ground] = (1 - haze) * colour[ground] + haze * scenery.sky[1].astype(np.float32)
+    haze = 1 - np.exp(far * np.float32(-1 / 400.0))[:, None]
+    colour[ground] = lit + haze * (scenery.sky[1].astype(np.float32) - lit)
+    far = depth[wall]
+    facing = shade(scenery, np.array([[0.0, -1.0, 0.0]], np.float32))
+    colour[wall] = _wall_colour(scenery, east + x[wall] * far, height + z[wall] * far) * facing
+    colour[sky] = _sky_colour(scenery, x[sky], y[sky], z[sky])
     return colour, depth
 
 
-def _ground_colour(scenery: Scenery, hit: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    u, v = (hit[:, 0] + 100.0).astype(np.float32), (hit[:, 1] + 100.0).astype(np.float32)
-    a, b = scenery.offset
+def _ground_colour(scenery: Scenery, u: np.ndarray, v: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    u, v = u + np.float32(100.0), v + np.float32(100.0)
+    a, b = scenery.offset.astype(np.float32)
     near = 1.0 / (1.0 + depth / 12.0)  # fine texture averages out with distance
     coarse = textures.noise(textures.PLASTER, 20 * u + a, 20 * v + b, smooth=True)
     fine = textures.noise(textures.SOIL, 110 * u + b, 110 * v + a) * near
@@ -191,12 +195,12 @@ def _ground_colour(scenery: Scenery, hit: np.ndarray, depth: np.ndarray) -> np.n
         )
     else:
         value = 1 + 0.07 * coarse + {"sand": 0.10, "asphalt": 0.16, "carpet": 0.08}[scenery.ground] * fine
-    return (scenery.ground_colour * value.clip(0.3, 1.7)[:, None]).astype(np.float32)
+    return scenery.ground_colour.astype(np.float32) * value.clip(0.3, 1.7).astype(np.float32)[:, None]
 
 
-def _wall_colour(scenery: Scenery, hit: np.ndarray) -> np.ndarray:
-    x, z = (hit[:, 0] + 100.0).astype(np.float32), hit[:, 2].astype(np.float32)
-    a, b = scenery.offset
+def _wall_colour(scenery: Scenery, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    x = x + np.float32(100.0)
+    a, b = scenery.offset.astype(np.float32)
     value = 1 + 0.04 * textures.noise(textures.CLOUDS, 12 * x + a, 12 * z + b, smooth=True)
     if scenery.wall == "bricks":
         row = np.floor(z / 0.08).astype(np.int64)
@@ -206,14 +210,13 @@ def _wall_colour(scenery: Scenery, hit: np.ndarray) -> np.ndarray:
     elif scenery.wall == "panels":
         value = value * np.where(((x + a) % 1.1) < 0.02, 0.75, 1.0) * np.where(z < 0.9, 0.85, 1.0)
     value = np.where(z < 0.09, 0.6 * value, value)  # skirting board
-    return (scenery.wall_colour.clip(0, 1) * value[:, None]).astype(np.float32)
+    return scenery.wall_colour.clip(0, 1).astype(np.float32) * value.astype(np.float32)[:, None]
 
 
-def _sky_colour(scenery: Scenery, world: np.ndarray) -> np.ndarray:
-    level = np.maximum(np.hypot(world[:, 0], world[:, 1]), 1e-6)
-    tangent = world[:, 2] / level
-    azimuth = np.arctan2(world[:, 0], world[:, 1])
-    a, b = scenery.offset
+def _sky_colour(scenery: Scenery, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    tangent = z / np.maximum(np.hypot(x, y), np.float32(1e-6))
+    azimuth = np.arctan2(x, y)
+    a, b = scenery.offset.astype(np.float32)
     share = (tangent / 0.8).clip(0, 1)[:, None] ** 0.6
     zenith, horizon = scenery.sky
     colour = share * zenith + (1 - share) * horizon

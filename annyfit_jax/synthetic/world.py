@@ -48,7 +48,7 @@ from annyfit_jax.synthetic.scenery import draw_scenery
 from body_models import anny
 from experts.dense_points import dense_vertex_indices
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 """Part of a dataset's fingerprint: raised with every change of what a seed gives."""
 _BLOCK = 16
 """Scenes whose bodies are evaluated together; boundaries at multiples of it."""
@@ -195,7 +195,7 @@ class World:
         at_world = np.concatenate([places.position, lift[:, None]], axis=1)
         world = np.einsum("nij,nkj->nki", rotvec_to_matrix(root_world), points) + at_world[:, None]
         skin = world[:, -surface.shape[1] :]
-        camera = cameras.draw_camera(rng, skin.reshape(-1, 3), config.camera)
+        camera = cameras.draw_camera(rng, skin, config.camera)
         boxes = self._stools(rng, draft, skin, places.yaw, sizes[:, 0]) + self._occluders(rng, skin, camera)
         root = np.broadcast_to(camera.rotvec, (n, 3))
         truth = rounded(BodyParameters(compose(root, root_world), camera.place(at_world), body.pose, body.shape))

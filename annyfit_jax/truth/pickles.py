@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import collections
 import pickle
-import pickletools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -33,8 +32,6 @@ def read_pickle(path: str | Path, more: Mapping[tuple[str, str], object] | None 
     """The content of a pickle of numbers, text, containers and arrays. Raises SceneError; no code of the file runs."""
     try:
         with Path(path).open("rb") as file:
-            _check_memo(file)
-            file.seek(0)
             return RestrictedUnpickler(file, {**_CONTAINERS, **NUMPY_GLOBALS, **(more or {})}, encoding="latin1").load()
     except OSError as error:
         raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
@@ -42,13 +39,6 @@ def read_pickle(path: str | Path, more: Mapping[tuple[str, str], object] | None 
         raise SceneError(f"{path}: {error}") from error
     except Exception as error:  # a damaged pickle can fail in any way
         raise SceneError(f"{path}: not a readable pickle ({type(error).__name__}: {error})") from error
-
-
-def _check_memo(file: IO[bytes]) -> None:
-    """Refuses places in the memo that no program writes: the unpickler would fill memory up to them (64 GB for the largest)."""
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > count:
-            raise pickle.UnpicklingError(f"refused: place {argument} of the memo after {count} instructions")
 
 
 # ------------------------------------------------------------------------------------------------ data frames

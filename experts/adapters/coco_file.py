@@ -230,21 +230,32 @@ class CocoWords(_CocoExpert):
     hand_labels: bool = False
     """Use labels by eye (`hand_label`) where there is no word."""
     attributes: tuple[Attribute, ...] = DEFAULT_ATTRIBUTES
+    _table: dict = field(default_factory=dict, init=False, repr=False)
+
+    def load(self) -> None:
+        """Reads both files. Raises ExpertError."""
+        super().load()
+        try:
+            table = read_json(self.words_file) if self.words_file else {}
+        except SceneError as error:
+            raise ExpertError(str(error)) from None
+        if not isinstance(table, dict):
+            raise ExpertError(f'{self.words_file}: expected {{annotation id: {{"age": word, "gender": word}}}}')
+        self._table = table
 
     def fingerprint(self) -> str:
         """Of both files."""
         return super().fingerprint() + (sha256(Path(self.words_file)) if Path(self.words_file).is_file() else "")
 
     def words(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Words]:
-        table = read_json(self.words_file) if self.words_file else {}
-        if not isinstance(table, dict):
-            raise ExpertError(f'{self.words_file}: expected {{annotation id: {{"age": word, "gender": word}}}}')
         result = []
         for photo, crowd in zip(photos, people, strict=True):
             anchors = [
                 (-1.0, -1.0)
                 if a is None
-                else coco_people.anchors_of(a, table.get(str(a["id"])), self.index.where(photo, a), self.hand_labels)
+                else coco_people.anchors_of(
+                    a, self._table.get(str(a["id"])), self.index.where(photo, a), self.hand_labels
+                )
                 for a in self.matched(photo, crowd)
             ]
             values = np.array(anchors, np.float64).reshape(-1, 2)

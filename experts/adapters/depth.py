@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from annyfit_jax.camera import intrinsics_from_fov
 from experts.adapters.torch_common import TorchExpert, import_torch, normalised
 from experts.interfaces import DepthEstimate, ExpertError, Photo
 
@@ -36,15 +36,13 @@ class DepthAnything(TorchExpert):
 
     def _depth(self, photos: Sequence[Photo]) -> list[DepthEstimate]:
         result = []
-        # One by one: the processor keeps the aspect ratio, so photos have inputs of different sizes.
-        for photo in photos:
-            inputs = self.tensors(self._processor(images=[photo.pixels], return_tensors="pt"))
-            outputs = self._model(**inputs)
+        # The processor keeps the aspect ratio: only photos of the same size have inputs of the same size.
+        for size, same in itertools.groupby(photos, key=lambda photo: photo.size):
+            pixels = [photo.pixels for photo in same]
+            outputs = self._model(**self.tensors(self._processor(images=pixels, return_tensors="pt")))
             outputs.predicted_depth = outputs.predicted_depth.float()
-            (found,) = self._processor.post_process_depth_estimation(
-                outputs, target_sizes=[(photo.size[1], photo.size[0])]
-            )
-            result.append(DepthEstimate(found["predicted_depth"].cpu().numpy()))
+            found = self._processor.post_process_depth_estimation(outputs, target_sizes=[size[::-1]] * len(pixels))
+            result += [DepthEstimate(one["predicted_depth"].cpu().numpy()) for one in found]
         return result
 
 
@@ -123,5 +121,5 @@ class UniDepth(TorchExpert):
             depth = found["depth"].float().cpu().numpy().reshape(photo.pixels.shape[:2])
             k = found["intrinsics"].float().cpu().numpy().reshape(3, 3).astype(np.float64)
             usable = np.isfinite(k).all() and k[0, 0] > 0 and k[1, 1] > 0
-            result.append(DepthEstimate(depth, k if usable else intrinsics_from_fov(photo.size)))
+            result.append(DepthEstimate(depth, k if usable else None))
         return result

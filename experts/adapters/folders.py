@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,29 @@ _LEAST_OVERLAP = 0.3
 """A label's outline is often smaller than a detector's box (occlusion)."""
 
 
+def folder_fingerprint(folder: str) -> str:
+    """Checksum of the names, sizes and times of a folder's files; empty where there is no folder."""
+    root = Path(folder)
+    if not folder or not root.is_dir():
+        return ""
+    digest = hashlib.sha256()
+    for place, folders, names in os.walk(root):
+        folders.sort()
+        for path in (Path(place) / name for name in sorted(names)):
+            facts = path.stat()
+            digest.update(
+                f"{path.relative_to(root).as_posix()} {facts.st_size} {facts.st_mtime_ns}\n".encode(
+                    errors="surrogateescape"
+                )
+            )
+    return digest.hexdigest()
+
+
 @dataclass
 class _Folder:
     """What the experts that read a folder share."""
 
-    path: str = ""
+    path: str = field(default="", metadata={"decides": False})
     """The folder; a photo's file has the photo's stem, in the same subfolder as the photo."""
     licence: str = "as given by the user"
 
@@ -39,6 +59,10 @@ class _Folder:
 
     def close(self) -> None:
         """Nothing to do."""
+
+    def fingerprint(self) -> str:
+        """The folder may move, but files that are added or changed are read anew."""
+        return folder_fingerprint(self.path)
 
 
 @dataclass

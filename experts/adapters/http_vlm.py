@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from experts.attributes import (
     probabilities_from_votes,
     read_answer,
 )
+from experts.checkpoints import card_of
 from experts.crops import person_picture, png_bytes
 from experts.interfaces import Card, ExpertError, People, Photo, Words
 
@@ -49,9 +50,10 @@ class HttpVlm(Questions):
     """Up to and without `/chat/completions`."""
     model: str = "Qwen/Qwen3-VL-8B-Instruct"
     """As the server calls it."""
-    licence: str = "terms of the server"
-    commercial: bool = True
-    """What those terms allow; say False where they do not."""
+    licence: str = ""
+    """Of the model, or the terms of the server, where `experts.checkpoints` does not know the model."""
+    commercial: bool = False
+    """Say True where terms of a name that is no licence of software allow commercial use."""
     samples: int = 1
     """Answers per question. With more than one, or without log-probabilities, probabilities are frequencies."""
     temperature: float = 0.0
@@ -77,7 +79,13 @@ class HttpVlm(Questions):
 
     @property
     def card(self) -> Card:
-        return Card("http", self.model, "", self.licence, self.commercial)
+        card = card_of("http", self.model, "", self.licence)
+        return replace(card, commercial=True) if self.commercial else card
+
+    @property
+    def photos_at_once(self) -> int:
+        """As many as keep all questions under way although some answers take longer."""
+        return 2 * self.concurrency
 
     def load(self) -> None:
         """Checks the options; nothing is sent. Raises ExpertError."""
@@ -121,15 +129,14 @@ class HttpVlm(Questions):
                 out.append(failed)
                 continue
             probabilities = {
-                a.name: np.array([p[a.name] for p, _ in mine]).reshape(len(crowd), len(a.classes))
-                for a in self.attributes
+                a.name: np.array([p[a.name] for p, _ in mine]).reshape(len(crowd), len(a.classes)) for a in self.asked
             }
             out.append(self.summary(probabilities, [answer for _, answer in mine]))
         return out
 
     def _person(self, photo: Photo, people: People, person: int) -> tuple[dict[str, np.ndarray], str]:
         """Class probabilities per attribute, averaged over the prompt variants, and the raw answers."""
-        found: dict[str, list[np.ndarray]] = {a.name: [] for a in self.attributes}
+        found: dict[str, list[np.ndarray]] = {a.name: [] for a in self.asked}
         texts = []
         for variant in self.prompts:
             picture = png_bytes(person_picture(photo, people, person, variant, self.max_side))

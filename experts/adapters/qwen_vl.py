@@ -15,8 +15,9 @@ import numpy as np
 from experts.adapters.torch_common import INSTALL, TorchExpert
 from experts.adapters.vlm import Questions
 from experts.attributes import UNKNOWN, Attribute
+from experts.checkpoints import card_of
 from experts.crops import person_picture
-from experts.interfaces import ExpertError, People, Photo, Words
+from experts.interfaces import Card, ExpertError, People, Photo, Words
 
 _IMAGE_TOKEN = "<|image_pad|>"
 
@@ -31,6 +32,13 @@ class QwenVl(Questions, TorchExpert):
     """LoRA on top of the checkpoint: hub id or folder (needs the package peft)."""
 
     NAME = "qwen_vl"
+
+    @property
+    def card(self) -> Card:
+        """A LoRA is named beside its checkpoint; its licence is unknown until it is stated."""
+        if not self.adapter:
+            return super().card
+        return card_of(self.NAME, f"{self.checkpoint} + {self.adapter}", self.version, self.licence)
 
     def _load_model(self) -> Any:
         self.check()
@@ -55,14 +63,14 @@ class QwenVl(Questions, TorchExpert):
         for crowd in people:
             mine = [next(said) for _ in range(len(crowd))]
             table = {
-                a.name: np.array([m[a.name] for m in mine]).reshape(len(crowd), len(a.classes)) for a in self.attributes
+                a.name: np.array([m[a.name] for m in mine]).reshape(len(crowd), len(a.classes)) for a in self.asked
             }
             result.append(self.summary(table, [""] * len(crowd)))
         return result
 
     def _person(self, photo: Photo, people: People, person: int) -> dict[str, np.ndarray]:
         """Class probabilities per attribute, averaged over the prompt variants."""
-        found: dict[str, list[np.ndarray]] = {a.name: [] for a in self.attributes}
+        found: dict[str, list[np.ndarray]] = {a.name: [] for a in self.asked}
         for variant in self.prompts:
             picture = person_picture(photo, people, person, variant, self.max_side)
             for attributes in self.groups():
@@ -92,25 +100,21 @@ class QwenVl(Questions, TorchExpert):
         prefix = self._tokens(prompt)["input_ids"]
         whole = [self._tokens(f'{prompt}{name}"')["input_ids"] for name in (*attribute.classes, UNKNOWN)]
         common = min(_common(prefix, ids) for ids in whole)
-        length = max(len(ids) for ids in whole)
-        padding = self._tokens.pad_token_id or 0
-        ids = torch.tensor([row + [padding] * (length - len(row)) for row in whole])
-        present = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in whole])
-        inputs = self.tensors(
-            {
-                "input_ids": ids,
-                "attention_mask": present,
-                "mm_token_type_ids": (ids == self._image_token).to(torch.int32),
-                "pixel_values": shown["pixel_values"].repeat(len(whole), 1),
-                "image_grid_thw": shown["image_grid_thw"].repeat(len(whole), 1),
-            }
-        )
+        # What all answers share, the picture above all, goes through the network once; each answer then continues from it.
+        shared = torch.tensor([prefix[:common]])
+        inputs = self.tensors({"input_ids": shared, "mm_token_type_ids": (shared == self._image_token).int(), **shown})
+        rest = [ids[common:] for ids in whole]
+        length = max(len(ids) for ids in rest)
+        padding = self._tokens.pad_token_id or 0  # to the right of everything that counts: causal attention hides it
+        answers = torch.tensor([ids + [padding] * (length - len(ids)) for ids in rest], device=self._device)
+        counted = torch.tensor([[k < len(ids) for k in range(length)] for ids in rest], device=self._device)
         with torch.inference_mode():
-            logits = self._model(**inputs).logits.float().log_softmax(-1)
-        ids = ids.to(logits.device)
-        each = logits[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
-        counted = present[:, 1:].to(logits.device).bool()
-        counted[:, : common - 1] = False
+            begun = self._model(**inputs, use_cache=True, logits_to_keep=1)
+            begun.past_key_values.batch_repeat_interleave(len(rest))
+            logits = self._model(input_ids=answers, past_key_values=begun.past_key_values).logits
+            first = begun.logits[:, -1:].expand(len(rest), -1, -1)
+            chances = torch.cat([first, logits[:, :-1]], dim=1).float().log_softmax(-1)
+        each = chances.gather(-1, answers[..., None])[..., 0]
         totals = torch.where(counted, each, torch.zeros_like(each)).sum(1).double()
         return totals.softmax(0).cpu().numpy()
 

@@ -7,7 +7,7 @@ Whoever has no prediction gets NaN and starts from the keypoints.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from annyfit_jax.inputs.npz import PLAIN_PICKLES, open_npz
 from annyfit_jax.inputs.official import _body as hmr_body
 from annyfit_jax.inputs.validate import NUM_PHENOTYPES, NUM_POSED_BONES, checked_array
 from annyfit_jax.scene import UNKNOWN_WORD, BodyParameters, SceneError
+from experts.adapters.folders import folder_fingerprint
 from experts.interfaces import Card, ExpertError, People, Photo
 from experts.people import match_boxes
 
@@ -26,7 +27,7 @@ _LEAST_OVERLAP = 0.3
 
 @dataclass
 class _StartFiles:
-    path: str = ""
+    path: str = field(default="", metadata={"decides": False})
     """Folder with a `<stem>.npz` per photo."""
 
     def load(self) -> None:
@@ -36,6 +37,10 @@ class _StartFiles:
 
     def close(self) -> None:
         """Nothing to do."""
+
+    def fingerprint(self) -> str:
+        """The folder may move, but files that are added or changed are read anew."""
+        return folder_fingerprint(self.path)
 
     def file(self, photo: Photo) -> str:
         return str(Path(self.path) / f"{photo.stem}.npz")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from absl import logging
 from jaxtyping import UInt8
 
+from annyfit_jax.files import sha256
 from experts.checkpoints import card_of
 from experts.interfaces import Card, ExpertError, is_out_of_memory
 
@@ -33,31 +36,39 @@ class TorchExpert:
     licence: str = ""
     """Of the checkpoint, where `experts.checkpoints` does not know it."""
     device: str = field(default="auto", metadata={"decides": False})
-    """`cuda`, `cpu`, ...; `auto`: the GPU where there is one."""
+    """`cuda:1`, `cpu`, ...; `auto`: a GPU where there is one, another one for each process of a machine."""
     dtype: str = "float32"
     """float32, bfloat16 or float16."""
     _model: Any = field(default=None, init=False, repr=False)
     _commit: str = field(default="", init=False, repr=False)
     _batches: Batches | None = field(default=None, init=False, repr=False)
+    _process: int = field(default=0, init=False, repr=False)
 
     NAME = ""
 
     @property
     def card(self) -> Card:
-        return card_of(self.NAME, self.checkpoint, self._commit or self.revision, self.licence)
+        return card_of(self.NAME, self.checkpoint, self.version, self.licence)
+
+    @property
+    def version(self) -> str:
+        """What was loaded: the hub's commit, or a checksum of a folder's files; before that, the revision asked for."""
+        return self._commit or self.revision
+
+    def place(self, process: int) -> None:
+        """`process`: the number of this process, so that several on one machine take different GPUs."""
+        self._process = process
 
     def load(self) -> None:
         """Loads the model onto the device. Raises ExpertError with the command that helps."""
         torch = import_torch(self.NAME)
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ExpertError(f"{self.NAME}: dtype: expected float32, bfloat16 or float16, got {self.dtype}")
-        if self.device == "auto":
-            self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        else:
-            self._device = self.device
+        self._device = choose_device(self.device, self._process, torch.cuda.device_count())
         self._model = self._load_model().to(self._device).eval()
         config = getattr(self._model, "config", None)
-        self._commit = getattr(config, "_commit_hash", None) or ""
+        folder = Path(self.checkpoint)
+        self._commit = checksum(folder) if folder.is_dir() else getattr(config, "_commit_hash", None) or ""
         self._batches = Batches(self._device)
 
     def close(self) -> None:
@@ -110,6 +121,22 @@ class TorchExpert:
             return self._batches.map(items, function)
 
 
+def choose_device(wanted: str, process: int, num_gpus: int) -> str:
+    """The device of a process: the wanted one, else a GPU by the process's number, else the CPU."""
+    if wanted != "auto":
+        return wanted
+    return f"cuda:{process % num_gpus}" if num_gpus else "cpu"
+
+
+def checksum(folder: Path) -> str:
+    """Of the names and contents of a checkpoint's files: what a commit is for the hub."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
 class Batches:
     """Calls a function on batches of items of equal size, as large as the memory allows.
 
@@ -119,7 +146,7 @@ class Batches:
 
     def __init__(self, device: str, meter: Meter | None = None) -> None:
         self.limit = _LARGEST_BATCH
-        self._meter = meter or (CudaMeter() if device.startswith("cuda") else None)
+        self._meter = meter or (CudaMeter(device) if device.startswith("cuda") else None)
         self.size = 1 if self._meter else _CPU_BATCH
 
     def map(self, items: Sequence[Item], function: Callable[[Sequence[Item]], Sequence[Result]]) -> list[Result]:
@@ -159,21 +186,24 @@ class Meter:
 
 
 class CudaMeter(Meter):
-    """The current CUDA device."""
+    """A CUDA device."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
 
     def start(self) -> None:
         import torch
 
-        torch.cuda.reset_peak_memory_stats()
-        self._before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self._before = torch.cuda.memory_allocated(self._device)
 
     def stop(self) -> tuple[int, int]:
         import torch
 
-        used = torch.cuda.max_memory_allocated() - self._before
+        peak = torch.cuda.max_memory_allocated(self._device)
         # What the allocator holds without using it is free as well.
-        idle = torch.cuda.memory_reserved() - torch.cuda.max_memory_allocated()
-        return max(used, 1), torch.cuda.mem_get_info()[0] + max(idle, 0)
+        idle = torch.cuda.memory_reserved(self._device) - peak
+        return max(peak - self._before, 1), torch.cuda.mem_get_info(self._device)[0] + max(idle, 0)
 
 
 def import_torch(expert: str) -> Any:

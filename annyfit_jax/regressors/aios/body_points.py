@@ -6,17 +6,20 @@ Before translation: Anny stands with its root bone's head, SMPL-X with the origi
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
 from annyfit_jax.regressors.aios.config import ANNY, BodyHead
-from annyfit_jax.regressors.aios.heads import BodyPrediction
+from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
 from annyfit_jax.regressors.aios.rotations import rotvec_from_matrix
-from annyfit_jax.regressors.aios.targets import PointLayout
+from annyfit_jax.regressors.aios.targets import PARTS, PointLayout, Targets
 from body_models import anny, smplx
+from body_models.rotations import rotvec_to_matrix
 
 # ------------------------------------------------------------------------------------------------ Anny
 
@@ -90,6 +93,19 @@ SMPLX_FROM_144 = (
 """HumanData's 137 points among the official model's 144. Ground truth has entries 67 and 68, the eyeballs, swapped."""
 
 
+_FACE_PAIRS = (
+    *((69 + k, 78 - k) for k in range(5)), (83, 87), (84, 86), *((88 + k, 97 - k) for k in range(4)), (92, 99), (93, 98),
+    (100, 106), (101, 105), (102, 104), (107, 111), (108, 110), (112, 116), (113, 115), (117, 119),
+    *((120 + k, 136 - k) for k in range(8)),
+)  # fmt: skip
+_PAIRS = (
+    (1, 2), (3, 4), (5, 6), (8, 9), (10, 11), (12, 13), (14, 17), (15, 18), (16, 19), (20, 21), (22, 23),
+    *((25 + k, 45 + k) for k in range(20)), (67, 68), *_FACE_PAIRS,
+)  # fmt: skip
+SMPLX_MIRROR = tuple({**dict(_PAIRS), **{b: a for a, b in _PAIRS}}.get(k, k) for k in range(137))
+"""The point on the other side of each of the 137."""
+
+
 def smplx_point_model(model: smplx.SmplxModel, landmarks: dict[str, np.ndarray]) -> SmplxPointModel:
     """Contracts the points of the official model.
 
@@ -157,13 +173,62 @@ def smplx_points(body: SmplxPointModel, prediction: BodyPrediction) -> Float[Arr
 
 
 def contour_row(body: Float[Array, "*batch 22 3 3"]) -> Array:
-    """Which of the 79 face contours is seen: by the head's turn about y against the camera, one row per degree.
+    """Which of the 79 face contours is seen: by the head's turn about -y in camera axes, one row per degree.
 
-    Rows 0..39 are turns of 0..39 degrees, 40..78 of -1..-39 degrees; beyond, the last one.
+    Rows 0..39 are turns of 0..39 degrees, 40..78 of -1..-39 degrees; beyond, the last one. As in the official model.
     """
     turn = body[..., 0, :, :]
     for bone in (3, 6, 9, 12):  # spine and neck
         turn = turn @ body[..., bone, :, :]
-    angle = jnp.arctan2(-turn[..., 2, 0], jnp.hypot(turn[..., 0, 0], turn[..., 1, 0]))
+    angle = jnp.arctan2(turn[..., 2, 0], jnp.hypot(turn[..., 0, 0], turn[..., 1, 0]))
     degrees = jnp.round(jnp.clip(jnp.degrees(angle), -39.0, 39.0)).astype(jnp.int32)
     return jnp.where(degrees < 0, 39 - degrees, degrees)
+
+
+# ------------------------------------------------------------------------------------------------ targets
+
+
+def completed(targets: Targets, layout: PointLayout, body_points: Callable[[BodyPrediction], Array]) -> Targets:
+    """Fills in what the true parameters say and annotations do not: 3D points, relative points, projections.
+
+    Points of the body model take the place of points without confidence. Projections use the true camera and translation,
+    where they are known, and count inside the picture only.
+    """
+    body = targets.body
+    rotations = PartRotations(*(rotvec_to_matrix(part) for part in body.rotvecs))
+    expression = body.expression if body.expression.shape[-1] else None
+    unused = jnp.zeros((*body.shape.shape[:-1], 3), body.shape.dtype)
+    own = jax.lax.stop_gradient(body_points(BodyPrediction(rotations, body.shape, unused, expression)))
+    count = own.shape[-2]
+    known = jnp.zeros((*body.shape.shape[:-1], count), own.dtype)
+    relative = own
+    for part in PARTS:
+        span, valid = layout.span(part), getattr(body.rotvec_valid, part).min(-1) * body.shape_valid
+        # Hands and face hang on the body: without its pose theirs says nothing in camera axes.
+        valid = valid * body.rotvec_valid.body.min(-1) * targets.people
+        known = known.at[..., span].set(valid[..., None])
+        root = own[..., layout.root(part), None, :]
+        relative = relative.at[..., span, :].set(own[..., span, :] - root)
+
+    def filled(given: Array, made: Array, confidence: Array) -> Array:
+        made = jnp.concatenate([jnp.where(confidence[..., None] > 0, made, 0.0), confidence[..., None]], -1)
+        return made if given.shape[-2] == 0 else jnp.where(given[..., -1:] > 0, given, made)
+
+    placed, image_points = own, targets.image_points
+    if targets.transl is not None and targets.intrinsics is not None:
+        placed = own + targets.transl[..., None, :]
+        depth = placed[..., 2]
+        seen = (targets.transl[..., None, 2] > 0) & (depth > 0.1) & (targets.intrinsics[:, None, None, 0, 0] > 0)
+        pixels = jnp.einsum("bij,bpkj->bpki", targets.intrinsics, placed / jnp.where(seen, depth, 1.0)[..., None])[
+            ..., :2
+        ]
+        share = pixels / targets.image_size[:, None, None]
+        inside = seen & ((share >= 0) & (share < 1)).all(-1)
+        image_points = filled(image_points, share, known * inside)
+    elif image_points.shape[-2] == 0:
+        image_points = jnp.zeros((*own.shape[:-1], 3), own.dtype)
+    return targets._replace(
+        points=filled(targets.points, placed, known),
+        relative_points=filled(targets.relative_points, relative, known),
+        image_points=image_points,
+    )

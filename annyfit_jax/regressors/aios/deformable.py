@@ -119,10 +119,11 @@ def _sample_step(sizes, value, locations, weights):
     weight = jnp.stack(corner_weights, -1).reshape(batch, -1, heads, corner_weights[0][0, 0, 0].size * 4)
     cell = jnp.stack(corner_cells, -1).reshape(weight.shape)
 
-    image = jnp.arange(batch, dtype=jnp.int32)[:, None, None, None]
-    head = jnp.arange(heads, dtype=jnp.int32)[:, None]
-    rows = (image * tokens + cell) * heads + head
-    picked = value.reshape(-1, channels).at[rows].get(mode="promise_in_bounds")
+    # The images stay an axis of the gather, so that a batch on several devices is sampled without communication.
+    rows = cell * heads + jnp.arange(heads, dtype=jnp.int32)[:, None]
+    picked = jax.vmap(lambda cells, row: cells.at[row].get(mode="promise_in_bounds"))(
+        value.reshape(batch, tokens * heads, channels), rows
+    )
     return jnp.einsum("bqhk,bqhkc->bqhc", weight, picked, preferred_element_type=jnp.float32)
 
 

@@ -52,12 +52,14 @@ def assign(cost: Float[Array, "person query"], people: Bool[Array, "person"]) ->
     If there are more people than queries, every query gets a person and the remaining people get -1.
     """
     count, queries = cost.shape
-    everybody = _assign_rows(cost, people, jnp.ones(queries, bool))
     if count <= queries:
-        return everybody
-    person = _assign_rows(cost.T, jnp.ones(queries, bool), people)
-    crowded = jnp.full(count, -1, jnp.int32).at[person].set(jnp.arange(queries, dtype=jnp.int32))
-    return jnp.where(people.sum() > queries, crowded, everybody)
+        return _assign_rows(cost, people, jnp.ones(queries, bool))
+    crowded = people.sum() > queries
+    # Each problem is empty where the other one is posed: rows must find a column.
+    everybody = _assign_rows(cost, people & ~crowded, jnp.ones(queries, bool))
+    person = _assign_rows(cost.T, jnp.broadcast_to(crowded, (queries,)), people)
+    chosen = jnp.full(count, -1, jnp.int32).at[person].set(jnp.arange(queries, dtype=jnp.int32))
+    return jnp.where(crowded, chosen, everybody)
 
 
 class _Search(NamedTuple):

@@ -44,7 +44,7 @@ class AiosRegressor:
 
     config: AiosConfig
     loss_config: LossConfig
-    body_file: str | None = None
+    body_file: str = ""
     """The user's SMPL-X model file (`.npz`); Anny comes with the package."""
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class AiosRegressor:
         """The body model. Raises ValueError without a SMPL-X file where one is needed."""
         if self.config.body.name == "anny":
             return anny.load("all")
-        if self.body_file is None:
+        if not self.body_file:
             raise ValueError("SMPL-X heads need the model file: give body_file='SMPLX_NEUTRAL.npz'")
         return load_smplx(self.body_file)
 
@@ -80,12 +80,11 @@ class AiosRegressor:
             table = model.bind(self.config, variables).label_embedding[...]
             queries, clean = denoising.make(self.config, draws, table, batch.targets.people, batch.targets.boxes)
         outputs = model.apply(self.config, variables, batch.images, batch.padding, queries)
-        to_points: Callable[..., Any] = body_points.smplx_points
-        if self.config.body.name == "anny":
-            to_points = body_points.anny_points
-        return losses.loss(
-            outputs, batch.targets, self.loss_config, self.points, functools.partial(to_points, constants), clean
-        )
+        is_anny = self.config.body.name == "anny"
+        to_points: Callable[..., Any] = body_points.anny_points if is_anny else body_points.smplx_points
+        points_of = functools.partial(to_points, constants)
+        targets = body_points.completed(batch.targets, self.points, points_of)
+        return losses.loss(outputs, targets, self.loss_config, self.points, points_of, clean)
 
     def predict(self, variables: nnx.State, batch: Batch, threshold: float = 0.5) -> People:
         """See `postprocess.people`."""

@@ -59,6 +59,10 @@ class Targets(NamedTuple):
     """1 where the image's 3D points are to be trusted."""
     image_size: Float[Array, "batch 2"]
     """(width, height) of the resized picture without padding, pixels."""
+    transl: Float[Array, "batch person 3"] | None = None
+    """Of the body model's origin for `intrinsics`, metres; z = 0 where it is not known."""
+    intrinsics: Float[Array, "batch 3 3"] | None = None
+    """Of the true camera, pixels of the resized picture; zeros where it is not known."""
 
 
 class PointLayout(NamedTuple):
