@@ -44,6 +44,12 @@ class PendingBatch(NamedTuple):
     outcome: solver.BatchFit | second_order.SecondOrderFit
     """Every array with a leading axis of lists."""
 
+    @property
+    def lanes(self) -> int:
+        """People that the lists have room for, padding included."""
+        lists, _, length = self.outcome.variables.transl.shape
+        return lists * length
+
 
 class Fitter:
     """A body model, an objective and a schedule, ready to fit any number of scenes.

@@ -83,7 +83,7 @@ def scene_of(name: str, path: str, entries: dict[str, Entry], rules: Rules, note
             "nobody to fit" + "".join(f"; {people.ids[i]}: {reason}" for i, reason in sorted(reasons.items())[:3])
         )
 
-    depth_map = usable["depth"].arrays["depth"] if "depth" in usable else None
+    depth_map = cues.depth_of(usable["depth"], size) if "depth" in usable else None
     masks = None if people.masks is None else people.masks[kept]
     anchors, extra = _words(usable.get("words"), kept)
     if people.keypoints.shape[1] == 133:

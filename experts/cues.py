@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from annyfit_jax.cues import codecs
 from annyfit_jax.inputs.validate import NUM_JOINTS, NUM_PHENOTYPES, NUM_POSED_BONES, checked_array
@@ -17,6 +19,8 @@ from experts.store import Entry
 _BODY = {"root_rotvec": (3,), "transl": (3,), "pose": (NUM_POSED_BONES, 3), "shape": (NUM_PHENOTYPES,)}
 NEEDS_PEOPLE = ("segmenter", "keypoints", "dense", "words", "start")
 """Cues that are asked about people: nothing to ask where there are none."""
+MAX_DEPTH_PIXELS = 1536 * 1536
+"""Of a stored depth map; the input of Depth Pro, the finest network here."""
 
 
 def encode(cue: str, answer: Any, photo: Photo, people: People | None, rules: Rules) -> Entry:
@@ -62,7 +66,7 @@ def _dense(answer: Any, photo: Photo, people: People, rules: Rules):
 
 def _depth(answer: DepthEstimate, photo: Photo, people: Any, rules: Rules):
     width, height = photo.size
-    depth = checked_array(answer.depth, "depth", (height, width), np.float32)
+    depth = thinned(checked_array(answer.depth, "depth", (height, width), np.float32))
     arrays = {"depth": np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))}
     if answer.intrinsics is not None:
         arrays["intrinsics"] = checked_array(answer.intrinsics, "depth: intrinsics", (3, 3))
@@ -103,6 +107,19 @@ _ENCODERS: Mapping[str, Callable[..., tuple[dict[str, np.ndarray], dict[str, Any
     "detector": _detections, "segmenter": _masks, "keypoints": _keypoints, "dense": _dense, "depth": _depth,
     "camera": _intrinsics, "words": _words, "start": _start,
 }  # fmt: skip
+
+
+def thinned(depth: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "h w"]:
+    """Every k-th pixel of a map that is larger than any network here sees; what lies between is interpolated anyway."""
+    step = math.ceil(math.sqrt(depth.size / MAX_DEPTH_PIXELS))
+    return depth[::step, ::step] if step > 1 else depth
+
+
+def depth_of(entry: Entry, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+    """The depth map of an entry at the size (width, height) of its photo."""
+    depth, (width, height) = entry.arrays["depth"], size
+    step = math.ceil(height / max(len(depth), 1))
+    return depth if step <= 1 else depth.repeat(step, axis=0)[:height].repeat(step, axis=1)[:, :width]
 
 
 def people_of(entries: Mapping[str, Entry], size: tuple[int, int]) -> People:

@@ -21,6 +21,7 @@ An expert may also have
 
     place(process)      called before `load` with the number of this process: processes of one machine take different devices
     photos_at_once      at least so many photos a call (a server that answers many questions at once)
+    needs_pixels        False: the size of a photo is enough (answers that stand in files), `pixels` are zeros
     fingerprint()       checksum of files that its answers are read from
 """
 

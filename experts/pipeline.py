@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from annyfit_jax.files import clean_leftovers, read_json
-from annyfit_jax.inputs.images import list_photos, read_photo, scene_names
+from annyfit_jax.inputs.images import list_photos, photo_size, read_photo, scene_names
 from annyfit_jax.jobs.claims import DEFAULT_LEASE_S, Claims
 from annyfit_jax.jobs.feed import POLL_S
 from annyfit_jax.jobs.files import JobWriteError, publish_json
@@ -178,6 +179,7 @@ class Stages:
                             if not loaded:
                                 loaded = True
                                 self._load(cue, expert)
+                                progress.begin()
                             self._run_unit(cue, expert, unit, progress)
                         claims.release(unit)
                     left = held
@@ -227,7 +229,9 @@ class Stages:
             }
             reader = stack.enter_context(ThreadPoolExecutor(1, "photos"))
             todo = [i for i in indices if i not in entries]
-            for chunk, photos in self._photos(reader, todo):
+            # The detector's turn comes first and proves that a photo is whole, also where boxes are read from a file.
+            with_pixels = cue == "detector" or getattr(expert, "needs_pixels", True)
+            for chunk, photos in self._photos(reader, todo, with_pixels):
                 if self.stop.is_set():
                     raise Interrupted
                 known = [{name: opened.entry(i - indices[0]) for name, opened in upstream.items()} for i in chunk]
@@ -238,12 +242,12 @@ class Stages:
         self._tried.add((cue, unit))
 
     def _photos(
-        self, reader: ThreadPoolExecutor, indices: Sequence[int]
+        self, reader: ThreadPoolExecutor, indices: Sequence[int], with_pixels: bool
     ) -> Iterator[tuple[Sequence[int], list[Photo | Entry]]]:
         """Chunks of photos, the next one read while the expert is at work on the last."""
 
         def read(chunk: Sequence[int]) -> list[Photo | Entry]:
-            return [self._photo(i) for i in chunk]
+            return [self._photo(i, with_pixels) for i in chunk]
 
         chunks = [indices[k : k + self.batch] for k in range(0, len(indices), self.batch)]
         ahead: Future | None = reader.submit(read, chunks[0]) if chunks else None
@@ -253,11 +257,12 @@ class Stages:
             ahead = reader.submit(read, chunks[position + 1]) if position + 1 < len(chunks) else None
             yield chunk, photos
 
-    def _photo(self, index: int) -> Photo | Entry:
+    def _photo(self, index: int, with_pixels: bool) -> Photo | Entry:
         name, path = self.collection.names[index], self.collection.paths[index]
         try:
             path.encode()  # a name that is not Unicode cannot be stored
-            return Photo(name, path, read_photo(path), self.collection.files[index])
+            pixels = read_photo(path) if with_pixels else _no_pixels(*photo_size(path))
+            return Photo(name, path, pixels, self.collection.files[index])
         except (SceneError, UnicodeError) as error:
             return Entry(name, error=f"photo: {error}", blocked=True)
 
@@ -323,6 +328,11 @@ class Stages:
         return Entry(photo.name, error=reason)
 
 
+def _no_pixels(width: int, height: int) -> np.ndarray:
+    """(H, W, 3) zeros that take no memory."""
+    return np.broadcast_to(np.uint8(0), (height, width, 3))
+
+
 def failures(stages: Stages) -> list[dict[str, str]]:
     """Every photo that an expert has no answer about: scene, cue, reason. Those that only follow from another are left out."""
     rows, told = [], set()
@@ -344,6 +354,10 @@ class StageProgress:
         self._path = folder / f"progress-{process.index:05d}-of-{process.count:05d}.jsonl"
         self._cue, self._total, self._every_s = cue, total, every_s
         self.photos = self.failed = 0
+        self._started = self._last = time.monotonic()
+
+    def begin(self) -> None:
+        """The model is loaded: the rate counts from now."""
         self._started = self._last = time.monotonic()
 
     def add(self, entry: Entry) -> None:

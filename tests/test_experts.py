@@ -281,6 +281,20 @@ def test_answers_are_stored_and_read_back_photo_by_photo(tmp_path):
 # ------------------------------------------------------------------------------------------------ cameras
 
 
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (1536, 1536), (1537, 1536), (4000, 3001), (9000, 700)])
+def test_large_depth_maps_are_thinned_and_come_back_at_full_size(width, height):
+    from experts import cues
+
+    plane = (np.arange(width, dtype=np.float32)[None] + 10 * np.arange(height, dtype=np.float32)[:, None]) + 1
+    entry = store.Entry("a", {"depth": cues.thinned(plane)})
+    assert entry.arrays["depth"].size <= cues.MAX_DEPTH_PIXELS * 1.01
+    back = cues.depth_of(entry, (width, height))
+    assert back.shape == plane.shape
+    step = -(-height // len(entry.arrays["depth"]))
+    assert (back is entry.arrays["depth"]) == (step == 1)
+    assert np.abs(back - plane).max() <= 11 * (step - 1)  # the value of a pixel less than a step away
+
+
 def test_cameras_without_a_model(tmp_path):
     from PIL import Image
 

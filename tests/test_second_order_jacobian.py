@@ -35,7 +35,7 @@ def variables() -> Variables:
     shape[:, 1] = [0.0, 1.0, 0.5, 1.0, 0.0, 0.5]
     root, pose = rng.normal(size=(3, PEOPLE)), 0.4 * rng.normal(size=(3, 162, PEOPLE))
     root[:, 0], pose[..., 0] = 0.0, 0.0
-    root[:, 2], pose[..., 2] = 1e-9 * root[:, 2], 1e-5 * pose[..., 2]
+    root[:, 2], pose[..., 2] = 1e-4 * root[:, 2], 1e-5 * pose[..., 2]
     return Variables(rng.normal(size=(3, PEOPLE)) + np.array([0, 0, 5.0])[:, None], root, shape, pose)
 
 

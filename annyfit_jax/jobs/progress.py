@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -26,7 +28,8 @@ class Progress:
 
     Keys of a JSON line: `time` (Unix seconds), `process`, `processes`, `state` (`running`, `finished`, `interrupted`,
     `stopped`), `seconds` since the start, `scenes`, `people`, `failed`, `skipped` of this run, `scenes_done` and `scenes_total`
-    of this process's share, rates `scenes_per_s`, `people_per_s`, and `seconds_left` (null before the first scene).
+    of this process's share, rates `scenes_per_s`, `people_per_s`, `seconds_left` (null before the first scene), `padding`
+    (share of the lists of people that nobody filled; null where the fitter does not say) and `peak_memory_mb`.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Progress:
         self._path, self._process, self._every_s = progress_file(folder, process), process, every_s
         self.total, self.before, self.scenes = total, 0, 0
         self.people: Counter[str] = Counter()
+        self._filled = self._lanes = 0
         self._started = self._last = time.monotonic()
         self._board: Any = None
         if tensorboard:
@@ -51,6 +55,11 @@ class Progress:
         self.people.update(status.partition(":")[0] for status in row.status)
         if time.monotonic() - self._last >= self._every_s:
             self.report("running")
+
+    def fitted(self, people: int, lanes: int) -> None:
+        """One more batch: how many people, and how many its lists had room for."""
+        self._filled += people
+        self._lanes += lanes
 
     def found(self, scenes: int) -> None:
         """So many scenes of the share were finished by an earlier run, or by another process."""
@@ -76,6 +85,8 @@ class Progress:
             "scenes_per_s": round(scene_rate, 3),
             "people_per_s": round(person_rate, 3),
             "seconds_left": round(left / scene_rate, 1) if self.scenes else None,
+            "padding": round(1.0 - self._filled / self._lanes, 4) if self._lanes else None,
+            "peak_memory_mb": round(_peak_memory_mb()),
         }
 
     def report(self, state: str) -> None:
@@ -104,6 +115,11 @@ class Progress:
             if state != "running":  # flushing leaves out what waits in the writer's queue; closing waits for it
                 self._board.close()
                 self._board = None
+
+
+def _peak_memory_mb() -> float:
+    """Of this process since its start; kilobytes on Linux, bytes on macOS."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << (20 if sys.platform == "darwin" else 10))
 
 
 def duration(seconds: float) -> str:

@@ -115,6 +115,8 @@ class Runner:
         try:
             if isinstance(pending, Exception):
                 raise pending
+            if lanes := getattr(pending, "lanes", 0):
+                self.progress.fitted(sum(len(ready.scene) for ready in batch.prepared), lanes)
             made = self._rows(batch, batch.fitter.collect(pending))
         except Exception as error:
             if len(batch.prepared) > 1:

@@ -84,8 +84,8 @@ def train(
     return state
 
 
-def claim(folder: Path, config: TrainConfig) -> None:
-    """Makes the folder one of this config. Raises ValueError if it is of another one."""
+def claim(folder: Path, config: TrainConfig, *, write: bool = True) -> None:
+    """Makes the folder one of this config (or, not to `write`, looks only). Raises ValueError if it is of another one."""
     described = describe(config)
     path = folder / "config.json"
     before = read_json(path)
@@ -93,7 +93,7 @@ def claim(folder: Path, config: TrainConfig) -> None:
         differing = [name for name in described if name not in MAY_CHANGE and before.get(name) != described[name]]
         if differing:
             raise ValueError(f"{path}: a run with another {', '.join(differing)}; give another --output")
-    if jax.process_index() == 0:
+    if write and jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(described, indent=1) + "\n")
 

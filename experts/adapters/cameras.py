@@ -24,6 +24,8 @@ class FieldOfView(Loaded):
     fov_degrees: float = DEFAULT_FOV_DEGREES
     """Over the longest side."""
 
+    needs_pixels = False
+
     @property
     def card(self) -> Card:
         return Card("fov", commercial=True)

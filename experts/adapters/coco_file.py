@@ -131,6 +131,8 @@ class _CocoExpert:
     """Of the annotations."""
     _index: CocoIndex | None = field(default=None, init=False, repr=False)
 
+    needs_pixels = False
+
     @property
     def card(self) -> Card:
         return Card("coco", Path(self.path).name, "", self.licence, commercial=True)

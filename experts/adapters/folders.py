@@ -48,6 +48,8 @@ class _Folder:
     """The folder; a photo's file has the photo's stem, in the same subfolder as the photo."""
     licence: str = "as given by the user"
 
+    needs_pixels = False
+
     @property
     def card(self) -> Card:
         return Card("folder", Path(self.path).name, "", self.licence, commercial=True)

@@ -30,6 +30,8 @@ class _StartFiles:
     path: str = field(default="", metadata={"decides": False})
     """Folder with a `<stem>.npz` per photo."""
 
+    needs_pixels = False
+
     def load(self) -> None:
         """Raises ExpertError where there is no such folder."""
         if not self.path or not Path(self.path).is_dir():

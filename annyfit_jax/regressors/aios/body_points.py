@@ -56,8 +56,8 @@ def anny_points(model: anny.AnnyModel, prediction: BodyPrediction) -> Float[Arra
     rotations = complete_rotations(ANNY, prediction, bones)
     deltas = jnp.pad(rotations, [(0, 0)] * (rotations.ndim - 2) + [(0, 1), (0, 1)]).at[..., 3, 3].set(1.0)
     # Vertices of the output are not used, so none is computed under `jit`.
-    posed = anny.forward_transforms(model, prediction.shape, deltas).bone_poses
-    return posed[..., np.array([bones.index(name) for name in _ANNY_NAMES]), :3, 3]
+    heads = anny.forward_transforms(model, prediction.shape, deltas).bone_poses[..., :3, 3]
+    return heads[..., np.array([bones.index(name) for name in _ANNY_NAMES]), :]
 
 
 # ------------------------------------------------------------------------------------------------ SMPL-X

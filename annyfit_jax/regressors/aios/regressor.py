@@ -10,16 +10,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from annyfit_jax.inputs.npz import open_npz
-from annyfit_jax.regressors.aios import body_points, denoising, losses, model, postprocess
+from annyfit_jax.regressors.aios import body_points, checkpoint, denoising, losses, model, postprocess
 from annyfit_jax.regressors.aios.backbone import Frozen
 from annyfit_jax.regressors.aios.config import AiosConfig, LossConfig
 from annyfit_jax.regressors.aios.postprocess import People
 from annyfit_jax.regressors.aios.targets import SMPLX_POINTS, PointLayout, Targets
 from annyfit_jax.regressors.protocol import Constants, Group
+from annyfit_jax.regressors.torch_checkpoint import read_state_dict
 from body_models import anny, smplx
 
 _STEM = ("backbone", "stem")
@@ -90,6 +92,15 @@ class AiosRegressor:
         """See `postprocess.people`."""
         outputs = model.apply(self.config, variables, batch.images, batch.padding)
         return postprocess.people(outputs.layers[-1], batch.image_size, batch.resize_factor, threshold)
+
+    def start_from(self, variables: nnx.State, path: str) -> nnx.State:
+        """Takes over what a PyTorch checkpoint has under the same names (AiOS, ED-Pose, torchvision ResNet-50).
+
+        Raises CheckpointError if the file cannot be read or nothing fits.
+        """
+        started, taken, unused = checkpoint.start_from(variables, read_state_dict(path))
+        logging.info("%s: %d tensors taken over, %d not used", path, len(taken), len(unused))
+        return started
 
     def groups(self, variables: nnx.State) -> nnx.State:
         """Frozen statistics and the first convolution are not trained; the rest of the backbone is a group of its own."""

@@ -1,0 +1,199 @@
+"""Photos in, people out as `SceneFit`, the format of fits: report, export and evaluation take them as they are.
+
+predictor = Predictor(regressor, variables, threshold=0.5)
+fit = predictor.fit("photo_17", read_photo(path), str(path))
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from annyfit_jax.meshes import BodyMeshes
+from annyfit_jax.regressors.aios import preprocess
+from annyfit_jax.regressors.aios.examples import anny_bones
+from annyfit_jax.regressors.aios.postprocess import single_person
+from annyfit_jax.regressors.aios.regressor import AiosRegressor, Batch
+from annyfit_jax.results import SceneFit
+from annyfit_jax.scene import BodyParameters
+from annyfit_jax.training.data import Size, smallest_bucket
+from body_models import anny, smplx
+
+_JOINTS = 17
+
+
+class Predictor:
+    """A network with its variables, compiled for each padded size that it meets."""
+
+    def __init__(
+        self,
+        regressor: AiosRegressor,
+        variables: Any,
+        *,
+        threshold: float = 0.5,
+        single: bool = False,
+        short_side: int = preprocess.TEST_SHORT_SIDE,
+        long_limit: int = preprocess.LONG_SIDE_LIMIT,
+        buckets: tuple[Size, ...] = (),
+        origin: str = "aios",
+    ) -> None:
+        """
+        Args:
+          threshold: people of a lower score are left out: 0.5 in the paper's tables, 0.3 for AGORA.
+          single: keep the best person only.
+          buckets: padded sizes (width, height); none: each picture as it comes out of resizing.
+          origin: what predictions say they come from (`SceneFit.start_origin`).
+        """
+        self.regressor, self.variables = regressor, variables
+        self.threshold, self.single, self.buckets, self.origin = threshold, single, buckets, origin
+        self._resize = functools.partial(preprocess.output_size, short_side=short_side, limit=long_limit)
+        self._run = jax.jit(regressor.predict, static_argnums=2)
+        self.head = regressor.config.body
+        self._meshes = BodyMeshes() if self.head.name == "anny" else None
+        self._smplx = None if self.head.name == "anny" else regressor.constants().model
+
+    def people(self, image: UInt8[np.ndarray, "h w 3"]) -> Any:
+        """All candidates of a picture, best first: `People` of host arrays without batch axis."""
+        height, width = image.shape[:2]
+        size = self._resize((width, height))
+        row = preprocess.normalise(preprocess.warp(image, (0, 0, width, height), size))
+        bucket = smallest_bucket(size, self.buckets) if self.buckets else size
+        images, padding = preprocess.pad_batch([row], bucket)
+        full, factor = np.array([size], np.float32), np.array([[size[0] / width, size[1] / height]], np.float32)
+        fields: dict[str, Any] = {"images": images, "padding": padding, "image_size": full, "resize_factor": factor}
+        found = self._run(self.variables, Batch(**fields), self.threshold)
+        if self.single:
+            found = single_person(found)
+        return jax.tree.map(lambda x: np.asarray(x)[0], found)
+
+    def fit(self, name: str, image: UInt8[np.ndarray, "h w 3"], image_path: str = "") -> SceneFit:
+        """The people above the threshold, best first; ids are their ranks, notes their scores and boxes."""
+        found = self.people(image)
+        kept = np.flatnonzero(found.valid)
+        parameters, labels = self._parameters(found, kept)
+        keypoints, height = self._measures(parameters)
+        score = [f"score={found.scores[k]:.4f};box=" + ",".join(f"{v:.1f}" for v in found.boxes[k]) for k in kept]
+        return scene_fit(
+            name, image_path, (image.shape[1], image.shape[0]), found.intrinsics, parameters, labels,
+            keypoints_3d=keypoints, height_m=height, notes=score, origin=self.origin,
+            asset_version=self._asset_version, scene_notes=self._scene_notes(),
+        )  # fmt: skip
+
+    @property
+    def _asset_version(self) -> str:
+        model = self._smplx if self._meshes is None else self._meshes.model
+        assert model is not None
+        return str(model.labels.asset_version)
+
+    def _scene_notes(self) -> list[str]:
+        notes = [f"threshold={self.threshold:g}"]
+        if self.head.expression:
+            notes.append("expression_not_stored")
+        return notes
+
+    def _parameters(self, found: Any, kept: np.ndarray) -> tuple[BodyParameters, tuple[np.ndarray, np.ndarray]]:
+        """Parameters of fits, and the names of bones and shape coefficients."""
+        rotvecs = {
+            bone: getattr(found.rotvecs, part)[kept, k]
+            for part, bones in self.head.parts.items()
+            for k, bone in enumerate(bones)
+        }
+        is_anny = self.head.name == "anny"
+        bones = anny_bones() if is_anny else smplx.JOINTS[1:]
+        rest = np.zeros((len(kept), 3), np.float32)
+        pose = np.stack([rotvecs.get(bone, rest) for bone in bones], 1)
+        shape, transl = found.shape[kept], found.transl[kept]
+        if is_anny:
+            names = anny.PHENOTYPE_LABELS
+            shape = shape[:, : len(names)]  # the rest is not part of fits: at its default
+        else:
+            assert self._smplx is not None
+            names = tuple(f"beta{k}" for k in range(shape.shape[1]))
+            for part, mean in zip((self.head.left_hand, self.head.right_hand), np.asarray(self._smplx.hand_means)):
+                pose[:, [bones.index(bone) for bone in part]] += mean.reshape(-1, 3)
+            expression = None if found.expression is None else found.expression[kept]
+            transl = np.asarray(smplx.translation_from_transl(self._smplx, shape, transl, expression))
+        root = rotvecs[self.head.body[0]]
+        return BodyParameters(root, transl, pose, shape), (np.array(bones), np.array(names))
+
+    def _measures(self, people: BodyParameters) -> tuple[np.ndarray, np.ndarray]:
+        """COCO-17 in camera axes and the resting height, metres."""
+        if self._meshes is not None:
+            return self._meshes.keypoints_and_height(people)
+        assert self._smplx is not None
+        if not len(people):
+            return np.zeros((0, _JOINTS, 3)), np.zeros(0)
+        params = smplx.Params(
+            *(np.asarray(x) for x in (people.shape, people.root_rotvec, people.pose, people.transl))  # pyright: ignore
+        )
+        rest = params._replace(root_rotvec=np.zeros_like(people.root_rotvec), pose_rotvec=np.zeros_like(people.pose))
+        up = np.asarray(smplx.forward(self._smplx, rest).vertices)[..., 1]
+        return np.asarray(smplx.forward(self._smplx, params).keypoints), up.max(1) - up.min(1)
+
+
+def scene_fit(
+    name: str,
+    image_path: str,
+    image_size: Size,
+    intrinsics: Float[np.ndarray, "3 3"],
+    people: BodyParameters,
+    labels: tuple[np.ndarray, np.ndarray],
+    *,
+    keypoints_3d: Float[np.ndarray, "n 17 3"],
+    height_m: Float[np.ndarray, "n"],
+    keypoints_2d: Float[np.ndarray, "n 17 3"] | None = None,
+    notes: list[str] | None = None,
+    origin: str = "",
+    asset_version: str = "",
+    scene_notes: list[str] | None = None,
+) -> SceneFit:
+    """Parameters that no optimiser has seen, as a fit: all `ok`, the start is the result, no losses.
+
+    `labels`: names of the posed bones and of the shape coefficients. Without `keypoints_2d` none is seen.
+    """
+    n = len(people.root_rotvec)
+    unknown = np.full(n, np.nan, np.float32)
+    cue = np.zeros((n, _JOINTS, 3), np.float32) if keypoints_2d is None else np.asarray(keypoints_2d, np.float32)
+    own: dict[str, Any] = {
+        field: np.asarray(getattr(people, field), np.float32) for field in ("root_rotvec", "transl", "pose", "shape")
+    }
+    return SceneFit(
+        name=name,
+        image_size=np.asarray(image_size, np.int32),
+        image_path=image_path,
+        K=np.asarray(intrinsics, np.float32),
+        person_ids=np.array([str(k) for k in range(n)], np.str_),
+        status=np.full(n, "ok"),
+        notes=np.array(notes or [""] * n, np.str_),
+        root_rotvec=own["root_rotvec"],
+        transl=own["transl"],
+        pose=own["pose"],
+        shape=own["shape"],
+        shape_raw=own["shape"],
+        start_root_rotvec=own["root_rotvec"],
+        start_transl=own["transl"],
+        start_pose=own["pose"],
+        start_shape=own["shape"],
+        start_origin=origin,
+        height_m=np.asarray(height_m, np.float32),
+        depth_m=own["transl"][:, 2],
+        reprojection_px=unknown,
+        start_reprojection_px=unknown,
+        keypoints_2d=cue,
+        fitted_keypoints_3d=np.asarray(keypoints_3d, np.float32),
+        age_word=np.full(n, -1, np.float32),
+        gender_word=np.full(n, -1, np.float32),
+        loss_names=np.zeros(0, np.str_),
+        loss_curve=np.zeros((0, 0), np.float32),
+        bone_labels=np.asarray(labels[0], np.str_),
+        phenotype_labels=np.asarray(labels[1], np.str_),
+        asset_version=asset_version,
+        config_hash="",
+        config_json="",
+        scene_notes=np.array(scene_notes or [], np.str_),
+        set_aside=np.zeros((0, 2), np.str_),
+    )

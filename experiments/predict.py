@@ -1,0 +1,151 @@
+"""Photos in, people out: a trained network's predictions in the format of fits.
+
+    python -m experiments.predict --run=RUN --images=PHOTOS --output=OUT                       # of experiments.train
+    python -m experiments.predict --config=experiments/configs/aios.py --checkpoint=aios.pth \
+        --set=regressor.body_file=SMPLX_NEUTRAL.npz --images=PHOTOS --output=OUT               # official weights
+
+Writes OUT/fits/<photo>.npz, which experiments.export, experiments.evaluate and the page read, and OUT/people.jsonl with a row
+per person. A photo that cannot be read is left out and named in OUT/set_aside.jsonl. Photos whose file is there already are
+not done again.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import app, flags, logging
+
+if TYPE_CHECKING:
+    from annyfit_jax.results import SceneFit
+    from annyfit_jax.training.config import TrainConfig
+
+FLAGS = flags.FLAGS
+EXIT_USAGE = 2
+
+
+def define_flags() -> None:
+    """Called by the program alone, so that programs can be imported side by side."""
+    flags.DEFINE_string("run", None, "Folder of a training run: its config, and its averaged variables.")
+    flags.DEFINE_string(
+        "config", None, "Python file with get_config(), for --checkpoint and for --run of another place."
+    )
+    flags.DEFINE_string("checkpoint", None, "PyTorch state dict of the official program.")
+    flags.DEFINE_multi_string(
+        "set", [], "path=value changes of the config; those that the run was trained with, again."
+    )
+    flags.DEFINE_string("images", None, "Folder of photos, or one photo.")
+    flags.DEFINE_string("output", None, "Folder of the predictions.")
+    flags.DEFINE_float("threshold", 0.5, "Least score of a person: 0.5 in the paper's tables, 0.3 for AGORA.")
+    flags.DEFINE_bool("single_person", False, "Keep the best person of each photo.")
+    flags.DEFINE_integer("short_side", 800, "Pixels that the short side of a photo is resized to.", lower_bound=16)
+    flags.DEFINE_integer("long_side", 1333, "Pixels that the long side may have.", lower_bound=16)
+    flags.DEFINE_string(
+        "compile_cache", "~/.cache/annyfit-jax/xla", "Folder of compiled programs, kept between runs; empty = none."
+    )
+
+
+def main(_: list[str]) -> None:
+    from annyfit_jax.scene import SceneError
+
+    for name in ("images", "output", "config"):
+        if not FLAGS[name].value:
+            raise app.UsageError(f"--{name} is missing")
+    if bool(FLAGS.run) == bool(FLAGS.checkpoint):
+        raise app.UsageError("give either --run or --checkpoint")
+    try:
+        run()
+    except (SceneError, ValueError, FileNotFoundError) as error:
+        logging.error("%s", error)
+        raise SystemExit(EXIT_USAGE) from None
+
+
+def run() -> None:
+    """The program, after flag parsing. Raises SceneError, ValueError, FileNotFoundError."""
+    import jax
+
+    from annyfit_jax import results
+    from annyfit_jax.files import json_lines, write_bytes
+    from annyfit_jax.inputs.images import list_photos, read_photo, scene_names
+    from annyfit_jax.regressors.aios.predictions import Predictor
+    from annyfit_jax.regressors.aios.regressor import AiosRegressor
+    from annyfit_jax.scene import SceneError
+    from annyfit_jax.training.config import load_config
+
+    if FLAGS.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(FLAGS.compile_cache))
+    config = load_config(FLAGS.config, FLAGS["set"].value or ())
+    if not isinstance(config.regressor, AiosRegressor):
+        raise ValueError(f"--config={FLAGS.config}: predictions of {type(config.regressor).__name__} are not supported")
+    folder, output = Path(FLAGS.images), Path(FLAGS.output)
+    photos = [folder] if folder.is_file() else list_photos(folder)
+    names = scene_names([photo.name if folder.is_file() else photo.relative_to(folder) for photo in photos])
+    predictor = Predictor(
+        config.regressor, _variables(config), threshold=FLAGS.threshold, single=FLAGS.single_person,
+        short_side=FLAGS.short_side, long_limit=FLAGS.long_side,
+    )  # fmt: skip
+    (output / "fits").mkdir(parents=True, exist_ok=True)
+    rows, aside = [], []
+    for name, photo in zip(names, photos):
+        path = output / "fits" / f"{name}.npz"
+        if path.is_file():
+            fit = results.load(path)
+        else:
+            try:
+                fit = predictor.fit(name, read_photo(photo), str(photo))
+            except SceneError as error:
+                logging.warning("%s", error)
+                aside.append({"name": name, "reason": str(error)})
+                continue
+            results.save(fit, path)
+        rows += _rows(fit)
+    write_bytes(output / "people.jsonl", b"".join(json_lines(rows)))
+    write_bytes(output / "set_aside.jsonl", b"".join(json_lines(aside)))
+    print(f"{len(photos) - len(aside)} photos, {len(rows)} people, {len(aside)} photos set aside: {output / 'fits'}")
+
+
+def _variables(config: TrainConfig) -> object:
+    """The averaged variables of the run, or those of the official checkpoint."""
+    import jax
+
+    from annyfit_jax.regressors.aios.checkpoint import from_torch
+    from annyfit_jax.regressors.aios.regressor import AiosRegressor
+    from annyfit_jax.regressors.torch_checkpoint import read_state_dict
+    from annyfit_jax.training import state as states
+    from annyfit_jax.training.checkpoints import Checkpoints
+    from annyfit_jax.training.loop import claim
+
+    assert isinstance(config.regressor, AiosRegressor)
+    if FLAGS.checkpoint:
+        variables, unused = from_torch(config.regressor.config, read_state_dict(FLAGS.checkpoint))
+        logging.info("%s: %d entries are no part of the network", FLAGS.checkpoint, len(unused))
+        return variables
+    if not (Path(FLAGS.run) / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{FLAGS.run}: no checkpoints; expected the --output of experiments.train")
+    claim(Path(FLAGS.run), config, write=False)
+    variables = config.regressor.init(jax.random.key(config.seed))
+    checkpoints = Checkpoints(Path(FLAGS.run) / "checkpoints", config.keep_checkpoints)
+    state = checkpoints.restore(states.create(config.regressor, variables, config.optimiser))
+    checkpoints.close()
+    return states.inference_variables(state, variables)
+
+
+def _rows(fit: SceneFit) -> list[dict[str, object]]:
+    """A row per person for people.jsonl."""
+    rows = []
+    for k in range(len(fit)):
+        score, _, box = str(fit.notes[k]).partition(";")
+        rows.append(
+            {
+                "scene": fit.name, "person": str(fit.person_ids[k]), "score": float(score.removeprefix("score=")),
+                "box": [float(v) for v in box.removeprefix("box=").split(",")],
+                "depth_m": round(float(fit.depth_m[k]), 4), "height_m": round(float(fit.height_m[k]), 4),
+            }
+        )  # fmt: skip
+    return rows
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
