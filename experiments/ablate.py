@@ -110,7 +110,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "public", "../shared/data/annyfit_scenes", "Folder with adult_bias and mild_bias; empty = none."
     )
-    flags.DEFINE_integer("bootstrap", 1000, "Rounds of the confidence intervals.", lower_bound=2)
+    flags.DEFINE_integer("bootstrap", 500, "Rounds of the confidence intervals.", lower_bound=2)
 
 
 def main(_: list[str]) -> None:
@@ -131,13 +131,19 @@ def main(_: list[str]) -> None:
     except (ValueError, FileNotFoundError) as error:
         raise app.UsageError(str(error)) from None
     report = ablate(sets, config, rows, rounds=FLAGS.bootstrap)
-    report["config"], report["command"] = FLAGS.config, command()
+    report["config"], report["command"] = relative(FLAGS.config), command()
     base = Path(FLAGS.output)
     target = base.with_name(base.name + ".md")
     write_text(target, markdown(report) + kept_reading(target))
     write_text(base.with_name(base.name + ".json"), json.dumps(without_nan(report), indent=1) + "\n")
     print(markdown(report))
     print(f"written: {target}")
+
+
+def relative(path: str) -> str:
+    """A path inside the repository seen from its root, any other as it is."""
+    root = _FOLDER.parent
+    return str(Path(path).resolve().relative_to(root)) if Path(path).resolve().is_relative_to(root) else path
 
 
 def command() -> str:
@@ -279,11 +285,13 @@ def _errors(chosen: SceneSet, fitted: Mapping[str, Mapping[int, list[Any]]], mes
 def _judge(chosen: SceneSet, columns: Mapping[str, Mapping[int, list[Errors]]], rounds: int) -> dict[str, Any]:
     every = {name: [errors for scenes in seeds.values() for errors in scenes] for name, seeds in columns.items()}
     bounds = metrics.intervals(every, metrics.pool, rounds=rounds)
-    pattern = []
+    pattern, differences = [], {}
     for claim, without, with_, metric in PATTERN:
         if without in every and with_ in every:
-            pair = {without: every[without], with_: every[with_]}
-            low, high = metrics.intervals(pair, metrics.pool, rounds=rounds)[f"{with_} - {without}"][metric]
+            name, pair = f"{with_} - {without}", {without: every[without], with_: every[with_]}
+            if name not in differences:
+                differences[name] = metrics.intervals(pair, metrics.pool, rounds=rounds)[name]
+            low, high = differences[name][metric]
             change = metrics.pool(every[with_])[metric] - metrics.pool(every[without])[metric]
             pattern.append(
                 {"claim": claim, "without": without, "with": with_, "metric": metric, "change": change, "interval": [low, high]}

@@ -119,10 +119,24 @@ def scene_of(name: str, path: str, entries: dict[str, Entry], rules: Rules, note
 
 def _medians(depth_map: np.ndarray | None, masks: np.ndarray | None, kept: np.ndarray) -> np.ndarray:
     """(n,) median depth inside each eroded mask where no other mask, of anybody detected, lies; NaN = unknown."""
+    medians = np.full(len(kept), np.nan)
     if depth_map is None or masks is None:
-        return np.full(len(kept), np.nan)
-    others = np.delete(masks, kept, axis=0)
-    return masks_io.median_depths(depth_map.astype(np.float64), masks[kept], others)
+        return medians
+    for row, person in enumerate(kept):
+        rows, columns = np.flatnonzero(masks[person].any(1)), np.flatnonzero(masks[person].any(0))
+        if not len(rows):
+            continue
+        # Only the surroundings of the person: a crowd in a large photo would take a minute otherwise.
+        margin = masks_io.EROSION_PX + 1
+        window = (
+            slice(max(rows[0] - margin, 0), rows[-1] + 1 + margin),
+            slice(max(columns[0] - margin, 0), columns[-1] + 1 + margin),
+        )
+        near = masks[:, *window]
+        others = near[np.arange(len(masks)) != person]
+        depth = depth_map[window].astype(np.float64)
+        (medians[row],) = masks_io.median_depths(depth, near[person : person + 1], others)
+    return medians
 
 
 def _words(entry: Entry | None, kept: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

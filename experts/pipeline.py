@@ -52,6 +52,8 @@ UPSTREAM: Mapping[str, tuple[str, ...]] = {
     "start": ("detector", "keypoints", "camera"),
 }
 """Cue -> the cues whose answers its expert is given."""
+READERS = min(8, os.cpu_count() or 1)
+"""Threads that decode photos while an expert is at work."""
 _KEY_VERSION = 2
 
 
@@ -227,7 +229,7 @@ class Stages:
                 for name in UPSTREAM[cue]
                 if name in self.keys
             }
-            reader = stack.enter_context(ThreadPoolExecutor(1, "photos"))
+            reader = stack.enter_context(ThreadPoolExecutor(READERS, "photos"))
             todo = [i for i in indices if i not in entries]
             # The detector's turn comes first and proves that a photo is whole, also where boxes are read from a file.
             with_pixels = cue == "detector" or getattr(expert, "needs_pixels", True)
@@ -246,15 +248,14 @@ class Stages:
     ) -> Iterator[tuple[Sequence[int], list[Photo | Entry]]]:
         """Chunks of photos, the next one read while the expert is at work on the last."""
 
-        def read(chunk: Sequence[int]) -> list[Photo | Entry]:
-            return [self._photo(i, with_pixels) for i in chunk]
+        def read(chunk: Sequence[int]) -> list[Future[Photo | Entry]]:
+            return [reader.submit(self._photo, i, with_pixels) for i in chunk]
 
         chunks = [indices[k : k + self.batch] for k in range(0, len(indices), self.batch)]
-        ahead: Future | None = reader.submit(read, chunks[0]) if chunks else None
+        ahead = read(chunks[0]) if chunks else []
         for position, chunk in enumerate(chunks):
-            assert ahead is not None
-            photos = ahead.result()
-            ahead = reader.submit(read, chunks[position + 1]) if position + 1 < len(chunks) else None
+            photos = [future.result() for future in ahead]
+            ahead = read(chunks[position + 1]) if position + 1 < len(chunks) else []
             yield chunk, photos
 
     def _photo(self, index: int, with_pixels: bool) -> Photo | Entry:

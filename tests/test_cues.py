@@ -268,6 +268,18 @@ def test_written_scenes_come_back_through_open_input(tmp_path):
     assert dataset.verify(tmp_path / "d") == []
 
 
+def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
+    """Read back and forth over more shards than may be open."""
+    monkeypatch.setattr(source, "_OPEN_SHARDS", 2)
+    scenes = [make_scene(1, seed=k, name=f"s{k}") for k in range(5)]
+    write(tmp_path / "cues", scenes, per_shard=1)
+    opened = source.open_cues(str(tmp_path / "cues"), InputOptions(with_masks=True, with_depth_map=True))
+    for k in (0, 4, 0, 1, 2, 3, 0, 4):
+        assert_same(opened.load(k), scenes[k])
+        assert opened.records is not None
+        assert len(opened.records._readers) <= 2
+
+
 def test_tfds_and_grain_read_it_without_tensorflow(tmp_path):
     scenes = [make_scene(n, seed=n, name=f"s{n}") for n in (1, 0, 3, 2)]
     scenes[1] = bare_scene(1, name="s0")

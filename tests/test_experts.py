@@ -281,6 +281,23 @@ def test_answers_are_stored_and_read_back_photo_by_photo(tmp_path):
 # ------------------------------------------------------------------------------------------------ cameras
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_median_depths_look_only_around_each_person(seed):
+    """As over whole masks, although each person is cut out of them."""
+    from annyfit_jax.inputs.masks import median_depths
+    from experts.assemble import _medians
+
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((4, 40, 50), bool)
+    for mask in masks[: rng.integers(0, 5)]:
+        x, y = rng.integers(0, 45, 2)
+        mask[y : y + rng.integers(1, 25), x : x + rng.integers(1, 25)] = True
+    depth = np.where(rng.random((40, 50)) < 0.1, np.nan, rng.uniform(1, 9, (40, 50))).astype(np.float32)
+    kept = np.flatnonzero(rng.random(4) < 0.6)
+    wanted = median_depths(depth.astype(np.float64), masks[kept], np.delete(masks, kept, axis=0))
+    np.testing.assert_array_equal(_medians(depth, masks, kept), wanted)
+
+
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (1536, 1536), (1537, 1536), (4000, 3001), (9000, 700)])
 def test_large_depth_maps_are_thinned_and_come_back_at_full_size(width, height):
     from experts import cues

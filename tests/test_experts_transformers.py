@@ -632,6 +632,39 @@ def test_processes_of_one_machine_take_different_gpus(wanted, process, gpus, dev
     assert choose_device(wanted, process, gpus) == device
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_runs_and_gives_full_precision(dtype, tmp_path):
+    """Of every adapter: the types of inputs and weights fit, and answers are near those of float32."""
+    from experts.adapters import depth, detectors, sam2, vitpose
+
+    shown, crowd = photo(120, 90), People(np.array([[10.0, 10, 60, 80], [50, 5, 110, 85]]), ["0", "1"])
+    detr = saved(
+        tmp_path / "d", tiny_detr("rtdetr"), transformers.RTDetrImageProcessorPil(size={"height": 64, "width": 64})
+    )
+    pose = saved(tmp_path / "k", tiny_vitpose(17, 6), transformers.VitPoseImageProcessorPil())
+    plain = saved(
+        tmp_path / "z", tiny_depth_anything(), transformers.DPTImageProcessorPil(size={"height": 42, "width": 42})
+    )
+    answers = []
+    for kind in ("float32", dtype):
+        detector = detectors.RtDetr(checkpoint=detr, threshold=0.0, dtype=kind)
+        segmenter = sam2.Sam2(checkpoint=saved(tmp_path / "s", tiny_sam2()), dtype=kind)
+        points, metric = vitpose.VitPose(checkpoint=pose, dtype=kind), depth.DepthAnything(checkpoint=plain, dtype=kind)
+        pro = depth.DepthPro(checkpoint=saved(tmp_path / "p", tiny_depth_pro()), dtype=kind)
+        torch.manual_seed(0)
+        for expert in (detector, segmenter, points, metric, pro):
+            expert.load()
+        assert detector.detect([shown])[0].boxes.dtype == np.float64
+        assert segmenter.segment([shown], [crowd])[0].shape == (2, 90, 120)
+        assert points.keypoints([shown], [crowd])[0].shape == (2, 17, 3)
+        estimate = pro.depth([shown])[0]
+        assert estimate.depth.dtype == np.float32
+        assert estimate.intrinsics is not None
+        answers.append(metric.depth([shown])[0].depth)
+    assert answers[1].dtype == np.float32
+    np.testing.assert_allclose(answers[1], answers[0], rtol=0.1)
+
+
 class FakeMeter(Meter):
     """A device with room for `room` items of equal size."""
 

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from helpers import REPO, require_shared
 from PIL import Image
+from test_experts_http import KEY, Server, said
 
 from annyfit_jax import config as configs
 from annyfit_jax import results
@@ -670,10 +671,10 @@ def test_a_folder_of_hostile_files(tmp_path):
     assert sizes == {"rotated": (120, 160), **dict.fromkeys(names, (160, 120))}
     reasons = {row["scene"]: row["reason"] for row in lines(tmp_path / "out" / "set_aside.jsonl")}
     assert state.set_aside == 5
-    for name, said in {
+    for name, told in {
         "bomb": "BombError", "cut": "truncated", "empty": "cannot be read", "link": "no such file", "text": "cannot be read",
     }.items():  # fmt: skip
-        assert said in reasons[name], reasons[name]
+        assert told in reasons[name], reasons[name]
 
 
 def test_crowds_and_empty_photos_are_set_aside(photos, tmp_path, monkeypatch):
@@ -687,6 +688,33 @@ def test_crowds_and_empty_photos_are_set_aside(photos, tmp_path, monkeypatch):
     reasons = [row["reason"] for row in lines(tmp_path / "empty" / "set_aside.jsonl")]
     assert reasons[0] == "no people"
     assert {name for name, _ in CALLS} == {"Depth"}  # there is nobody to ask the others about
+
+
+def test_words_of_a_server_through_the_program(photos, tmp_path, monkeypatch, caplog):
+    """The budget ends the run; the same command goes on; no question is sent twice; the key is nowhere."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server = Server()
+    try:
+        server.answer = lambda *_: (200, {}, said('{"age": "teen", "gender": "unknown"}'))
+        words = ("words=http", f"words.url={server.url}", f"words.cache={tmp_path / 'cache'}", "words.concurrency=1")
+        with pytest.raises(ExpertError, match="3 requests is spent"):
+            precompute.run(options(photos, tmp_path / "out", *words, "words.max_requests=3"))
+        assert not LOADED
+        state = precompute.run(options(photos, tmp_path / "out", *words))
+        assert (state.scenes, len(server.requests)) == (4, 8)  # two people in each of four photos
+        assert state.finished
+        precompute.run(options(photos, tmp_path / "again", *words))
+        assert len(server.requests) == 8  # from the cache
+    finally:
+        server.close()
+    scene = open_input(str(tmp_path / "out")).load(0)
+    assert (scene.age.tolist(), scene.gender.tolist()) == ([0.5, 0.5], [-1.0, -1.0])
+    assert scene.extra["answers"][0] == '{"age": "teen", "gender": "unknown"}'
+    card = scene.extra["provenance"]["cues"]["words"]
+    assert (card["expert"], card["checkpoint"], card["licence"]) == ("http", "Qwen/Qwen3-VL-8B-Instruct", "apache-2.0")
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+    assert KEY not in caplog.text
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
 # ------------------------------------------------------------------------------------------------ choices

@@ -12,8 +12,8 @@ import pytest
 from helpers import max_abs
 from second_order_cases import context, map_body, on_device, plus_config, scene
 
-from annyfit_jax.second_order import frozen as estimates
 from annyfit_jax.second_order import contacts, jacobian, map_objective, robust, terms
+from annyfit_jax.second_order import frozen as estimates
 from annyfit_jax.second_order.body import body_height, population_mean
 from annyfit_jax.second_order.columns import pack
 from annyfit_jax.second_order.cues import age_log_probabilities
@@ -96,8 +96,8 @@ def plain_energy(case: dict[str, Any], x, scene_x, keypoints, dense):
         likelihood = 0.0
         for c, (name, anchor) in enumerate(AGE_CLASSES.items()):
             sd = settings.age_sd[name]
-            likelihood += jnp.exp(more.age_log_prob[c] - 0.5 * ((x[AGE] - anchor) / sd) ** 2) / sd
-        energy -= more.age_known * jnp.log(likelihood)
+            likelihood += jnp.exp(more["age_log_prob"][c] - 0.5 * ((x[AGE] - anchor) / sd) ** 2) / sd
+        energy -= more["age_known"] * jnp.log(likelihood)
         knots, by_sex = ctx.body.population_age, ctx.body.population_height
         male, female = (jnp.interp(x[AGE], knots, by_sex[sex]) for sex in (0, 1))
         expected = male + x[GENDER] * (female - male)
@@ -105,18 +105,15 @@ def plain_energy(case: dict[str, Any], x, scene_x, keypoints, dense):
         angles = jnp.einsum("caf,fc->af", ctx.body.limit_axes, x[12:].reshape(-1, 3))
         over = jnp.maximum(ctx.body.limit_low - angles, 0) + jnp.maximum(angles - ctx.body.limit_high, 0)
         energy += 0.5 * (over**2).sum() / settings.limit_sd**2
-        z = (jnp.log(x[2] + fz.visible_offset) - more.log_depth - scene[0]) / settings.depth_sd
-        energy += more.depth_known * gm(z**2, settings.depth_robust_sigmas)
+        z = (jnp.log(x[2] + fz.visible_offset) - more["log_depth"] - scene[0]) / settings.depth_sd
+        energy += more["depth_known"] * gm(z**2, settings.depth_robust_sigmas)
         foot = x[:3] + fz.foot_offset
         off = (foot[1] - scene[1] * foot[0] - scene[2] * foot[2] - scene[3]) / settings.ground_sd_m
         return energy + gm(off**2, 2.0)
 
-    people = jax.tree.map(
-        lambda a: a[..., :PEOPLE],
-        (x, keypoints, dense, ctx.problem.cues, ctx.cues._replace(ranked=0, first=0, second=0, together=0), fz, ctx.reference,
-         scene_x[scene_of].T),
-        is_leaf=lambda leaf: leaf is None,
-    )  # fmt: skip
+    more = {name: getattr(ctx.cues, name) for name in ("age_log_prob", "age_known", "log_depth", "depth_known")}
+    of_people = (x, keypoints, dense, ctx.problem.cues, more, fz, ctx.reference, scene_x[scene_of].T)
+    people = jax.tree.map(lambda a: a[..., :PEOPLE], of_people)
     total += jax.vmap(one_person, in_axes=-1)(*people).sum()
 
     def touching(i, j):
@@ -256,7 +253,7 @@ def test_correlated_errors_make_dense_points_count_less(load_anny, case):
         def noises(body, problem, more, *points):
             return [estimates._noise(s, body, problem, more, *points) for s in (settings, off, fixed)]
 
-        found = jax.jit(noises)(ctx.body, problem, more, keypoints, dense)
+        found = jax.tree.map(np.asarray, jax.jit(noises)(ctx.body, problem, more, keypoints, dense))
     (_, noise, weight), (_, _, one), (_, plain, _) = found
     assert weight[0] > 0.6 and weight[1] < 0.1
     assert (np.asarray(one) == 1).all()

@@ -211,7 +211,8 @@ def test_starts_have_their_errors():
     hands[100:] = True
     noise = StartNoise((0.5, 0.5), 0.0, 2.0, 0.1, 0.08, 0.02, True)
     start = cues.start_bodies(rng, truth, np.full(162, 0.05), hands, noise)
-    np.testing.assert_allclose(start.shape, 0.5 * ADULT_AVERAGE + 0.5 * truth.shape)
+    np.testing.assert_allclose(start.shape[:, 1:], 0.5 * ADULT_AVERAGE[1:] + 0.5 * truth.shape[:, 1:])
+    assert (start.shape[:, 0] == 0.4).all()  # nothing is known of the sex
     assert not start.pose[:, hands].any()
     assert compose(-truth.pose, start.pose)[:, ~hands].std() == pytest.approx(0.1, rel=0.02)
     assert compose(-truth.root_rotvec, start.root_rotvec).std() == pytest.approx(0.1, rel=0.03)

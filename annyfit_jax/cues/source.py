@@ -17,6 +17,8 @@ from annyfit_jax.cues import schema
 from annyfit_jax.inputs.source import InputOptions, SceneSource
 from annyfit_jax.scene import Scene, SceneError
 
+_OPEN_SHARDS = 64
+"""Shards kept open at a time: a collection can have more of them than a process may have files open."""
 _READER_OPTIONS = "readahead_buffer_size:0"  # random access: what lies behind a record is not wanted
 
 
@@ -147,6 +149,10 @@ class Records:
                 reader.close()
                 raise OSError(f"the shard is torn: expected {self.lengths[shard]} records, got {found}")
             self._readers[shard] = reader
+            if len(self._readers) > _OPEN_SHARDS:  # the one unused for longest comes first
+                self._readers.pop(next(iter(self._readers))).close()
+        else:
+            self._readers[shard] = self._readers.pop(shard)
         return self._readers[shard]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -74,12 +74,10 @@ def solve(
 
 def last_stage(config: FitConfig, stage: Stage, body: ReleasedBody, problem: Problem, start: Variables) -> Outcome:
     """Minimise one stage from `start`, which its priors refer to. Raises ValueError for a stage that LM cannot solve."""
-    weights = _weights(stage)
     layout = body.plan.layout
-    reference = pack(layout, start)
+    energy = _energy(config, stage, body, problem, start)
+    reference = energy.reference
     low, high = bounds(layout, body.fit)
-    points = jnp.split(_points(body, start), [layout.kinds[0]], axis=1)
-    energy = _Energy(config, weights, body, problem, reference, points[1], start)
     people, dtype = reference.shape[1], reference.dtype
 
     def evaluate(x: Array, scene_x: Array, memory: None, index: Array) -> lm.Evaluation:
@@ -97,6 +95,23 @@ def last_stage(config: FitConfig, stage: Stage, body: ReleasedBody, problem: Pro
         (low, high), config.lm, config.lm.rounds * config.lm.iterations,
     )  # fmt: skip
     return Outcome(unpack(layout, state.x, start), keypoints, energies, state.promised)
+
+
+def energy_of(
+    config: FitConfig, stage: Stage, body: ReleasedBody, problem: Problem, start: Variables, variables: Variables
+) -> Float[Array, "N"]:
+    """Each person's energy of a stage that began at `start`. Shapes outside the body's range are taken as they are."""
+    return _energy(config, stage, body, problem, start).value(pack(body.plan.layout, variables))
+
+
+def check(stage: Stage) -> None:
+    """Raises ValueError for a stage that LM cannot solve."""
+    _weights(stage)
+
+
+def _energy(config: FitConfig, stage: Stage, body: ReleasedBody, problem: Problem, start: Variables) -> _Energy:
+    mesh = _points(body, start)[:, body.plan.layout.kinds[0] :]
+    return _Energy(config, _weights(stage), body, problem, pack(body.plan.layout, start), mesh, start)
 
 
 def _weights(stage: Stage) -> dict[str, float]:

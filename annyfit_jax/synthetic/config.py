@@ -170,7 +170,7 @@ class StartNoise:
     """The feed-forward initialisation. Its translation makes the wrong body fit the image: depth follows the wrong height."""
 
     adult_bias: tuple[float, float]
-    """How far the shape is pulled from the true one to the average adult (1 = all the way)."""
+    """How far the shape but for its gender is pulled from the true one to the average adult (1 = all the way)."""
     shape_sd: float
     """Normal error of every phenotype."""
     pose: float
@@ -183,6 +183,9 @@ class StartNoise:
     """Standard deviation of the sideways error, share of the depth."""
     hands_frozen: bool
     """Fingers, toes and face are those of the rest pose."""
+    gender: float = 0.4
+    """Gender phenotype that everybody starts from, before `shape_sd`: published starts answer alike for all (gender F1 of
+    Multi-HMR's before fitting: that of a constant answer)."""
 
 
 STARTS: dict[str, StartNoise] = {

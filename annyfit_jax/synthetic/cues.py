@@ -274,7 +274,9 @@ def start_bodies(
     """A feed-forward estimate without its translation, which `start_translation` adds."""
     n = len(truth)
     bias = rng.uniform(*noise.adult_bias, (n, 1))
-    shape = bias * ADULT_AVERAGE + (1 - bias) * truth.shape + noise.shape_sd * rng.normal(size=(n, 6))
+    shape = bias * ADULT_AVERAGE + (1 - bias) * truth.shape
+    shape[:, 0] = noise.gender
+    shape += noise.shape_sd * rng.normal(size=(n, 6))
     pose = compose(truth.pose, noise.pose * estimate_error[:, None] * rng.normal(size=truth.pose.shape))
     if noise.hands_frozen:
         pose[:, extremities] = 0.0

@@ -24,13 +24,15 @@ class Checkpoints:
         """Steps done at the newest checkpoint; None without one."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, data: Any) -> None:
+    def save(self, state: TrainState, data: Any | None = None) -> None:
         """Writes in the background; `data` is the Grain iterator."""
         import orbax.checkpoint as ocp
         from grain.checkpoint import CheckpointSave
 
-        arguments = ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), data=CheckpointSave(data))  # pyright: ignore
-        self._manager.save(int(state.step), args=arguments)
+        parts: dict[str, Any] = {"state": ocp.args.StandardSave(state._asdict())}  # pyright: ignore
+        if data is not None:
+            parts["data"] = CheckpointSave(data)  # pyright: ignore
+        self._manager.save(int(state.step), args=ocp.args.Composite(**parts))
 
     def restore(self, state: TrainState, data: Any | None = None) -> TrainState:
         """The newest checkpoint; `state` gives shapes and places, and the iterator `data` is moved to where it was.

@@ -91,7 +91,8 @@ def create(regressor: Regressor, variables: Variables, config: OptimiserConfig) 
     flat = flatten(variables)[0]
     groups = groups_by_name(regressor, variables)
     averaged = {name: value for name, value in flat.items() if groups[name] != "frozen"}
-    return TrainState(jnp.zeros((), jnp.int32), flat, averaged, optimiser(config, groups).init(flat))
+    optimiser_state = jax.jit(optimiser(config, groups).init)(flat)  # one program instead of one for every shape
+    return TrainState(jnp.zeros((), jnp.int32), flat, averaged, optimiser_state)
 
 
 Step = Callable[[TrainState, Constants, Any], tuple[TrainState, dict[str, Float[Array, ""]]]]

@@ -95,7 +95,7 @@ def write_page(out_dir: Path, scenes: Sequence[ScenePage], title: str, intro_htm
 def _section(scene: ScenePage, slug: str, out_dir: Path) -> str:
     """Draws the pictures of one scene and returns its HTML."""
     name = html.escape(scene.name)
-    photo, intrinsics, factor = _photo(scene)
+    photo, intrinsics, factor = page_photo(scene, _MAX_SIDE)
     height, width = photo.shape[:2]
     large = np.diag([_SUPERSAMPLING, _SUPERSAMPLING, 1.0]) @ intrinsics
     raster = rasterise(scene.vertices, scene.faces, large, (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
@@ -140,8 +140,8 @@ def _section(scene: ScenePage, slug: str, out_dir: Path) -> str:
     )
 
 
-def _photo(scene: ScenePage) -> tuple[np.ndarray, np.ndarray, float]:
-    """The photo (or a plain stand-in) at page size, the intrinsics for it, and the factor of the reduction."""
+def page_photo(scene: ScenePage, max_side: int) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "3 3"], float]:
+    """The photo (or a plain stand-in) with no side longer than `max_side`, the intrinsics for it, and the factor."""
     intrinsics = np.asarray(scene.intrinsics, dtype=np.float64)
     if scene.photo is None:
         size = scene.image_size or (max(1, round(2 * intrinsics[0, 2])), max(1, round(2 * intrinsics[1, 2])))
@@ -149,7 +149,7 @@ def _photo(scene: ScenePage) -> tuple[np.ndarray, np.ndarray, float]:
     else:
         photo = scene.photo
         size = (photo.shape[1], photo.shape[0])
-    reduction = min(1.0, _MAX_SIDE / max(size))
+    reduction = min(1.0, max_side / max(size))
     page_size = (max(1, round(size[0] * reduction)), max(1, round(size[1] * reduction)))
     if photo is None:
         photo = pictures.blank(page_size)

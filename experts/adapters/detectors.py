@@ -37,7 +37,7 @@ class RtDetr(TorchExpert):
 
     def _detect(self, photos: Sequence[Photo]) -> list[Detections]:
         inputs = self.tensors(self._processor(images=[p.pixels for p in photos], return_tensors="pt"))
-        outputs = self._model(**inputs)
+        outputs = _full_precision(self._model(**inputs))
         found = self._processor.post_process_object_detection(
             outputs, threshold=self.threshold, target_sizes=[(p.size[1], p.size[0]) for p in photos]
         )
@@ -79,7 +79,7 @@ class GroundingDino(TorchExpert):
     def _detect(self, photos: Sequence[Photo]) -> list[Detections]:
         text = [self.phrase] * len(photos)
         inputs = self.tensors(self._processor(images=[p.pixels for p in photos], text=text, return_tensors="pt"))
-        outputs = self._model(**inputs)
+        outputs = _full_precision(self._model(**inputs))
         found = self._processor.post_process_grounded_object_detection(
             outputs,
             inputs["input_ids"],
@@ -88,6 +88,12 @@ class GroundingDino(TorchExpert):
             target_sizes=[(p.size[1], p.size[0]) for p in photos],
         )
         return [_detections(one, np.ones(len(one["scores"]), bool)) for one in found]
+
+
+def _full_precision(outputs: Any) -> Any:
+    """Boxes are scaled to pixels afterwards, which half precision cannot tell apart."""
+    outputs.logits, outputs.pred_boxes = outputs.logits.float(), outputs.pred_boxes.float()
+    return outputs
 
 
 def _detections(found: Any, kept: np.ndarray) -> Detections:

@@ -46,8 +46,10 @@ class Sam2(TorchExpert):
         boxes = torch.from_numpy(np.asarray(people.boxes * scale, np.float32))[None]
         masks = []
         for start in range(0, len(people), self.boxes_at_once):
-            part = self.tensors({"input_boxes": boxes[:, start : start + self.boxes_at_once]})
-            logits = self._model(image_embeddings=features, multimask_output=False, **part).pred_masks[0].float()
+            part = boxes[:, start : start + self.boxes_at_once].to(self._device)  # never in half precision: pixels
+            logits = (
+                self._model(image_embeddings=features, multimask_output=False, input_boxes=part).pred_masks[0].float()
+            )
             full = torch.nn.functional.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
             masks.append((full[:, 0] > 0).cpu().numpy())
         return np.concatenate(masks) if masks else np.zeros((0, height, width), bool)

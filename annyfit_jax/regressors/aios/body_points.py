@@ -195,7 +195,7 @@ def completed(targets: Targets, layout: PointLayout, body_points: Callable[[Body
     where they are known, and count inside the picture only.
     """
     body = targets.body
-    rotations = PartRotations(*(rotvec_to_matrix(part) for part in body.rotvecs))
+    rotations = PartRotations(*(rotvec_to_matrix(jnp.asarray(part)) for part in body.rotvecs))
     expression = body.expression if body.expression.shape[-1] else None
     unused = jnp.zeros((*body.shape.shape[:-1], 3), body.shape.dtype)
     own = jax.lax.stop_gradient(body_points(BodyPrediction(rotations, body.shape, unused, expression)))

@@ -153,11 +153,16 @@ def scene_fit(
 ) -> SceneFit:
     """Parameters that no optimiser has seen, as a fit: all `ok`, the start is the result, no losses.
 
-    `labels`: names of the posed bones and of the shape coefficients. Without `keypoints_2d` none is seen.
+    `labels`: names of the posed bones and of the shape coefficients. Without `keypoints_2d` none is seen, and the
+    reprojection error is not known.
     """
     n = len(people.root_rotvec)
-    unknown = np.full(n, np.nan, np.float32)
     cue = np.zeros((n, _JOINTS, 3), np.float32) if keypoints_2d is None else np.asarray(keypoints_2d, np.float32)
+    pixels = np.asarray(keypoints_3d, np.float64) @ np.asarray(intrinsics, np.float64).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        distance = np.linalg.norm(pixels[..., :2] / pixels[..., 2:] - cue[..., :2], axis=-1)
+        error = (distance * (cue[..., 2] > 0)).sum(1) / (cue[..., 2] > 0).sum(1)
+    error = error.astype(np.float32)
     own: dict[str, Any] = {
         field: np.asarray(getattr(people, field), np.float32) for field in ("root_rotvec", "transl", "pose", "shape")
     }
@@ -181,8 +186,8 @@ def scene_fit(
         start_origin=origin,
         height_m=np.asarray(height_m, np.float32),
         depth_m=own["transl"][:, 2],
-        reprojection_px=unknown,
-        start_reprojection_px=unknown,
+        reprojection_px=error,
+        start_reprojection_px=error,
         keypoints_2d=cue,
         fitted_keypoints_3d=np.asarray(keypoints_3d, np.float32),
         age_word=np.full(n, -1, np.float32),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 PARTS = ("body", "left_hand", "right_hand", "face")
@@ -12,10 +13,10 @@ PARTS = ("body", "left_hand", "right_hand", "face")
 class PartArrays(NamedTuple):
     """One array per part, in the order of the bones in `BodyHead`."""
 
-    body: Array
-    left_hand: Array
-    right_hand: Array
-    face: Array
+    body: Array | np.ndarray
+    left_hand: Array | np.ndarray
+    right_hand: Array | np.ndarray
+    face: Array | np.ndarray
 
 
 class BodyTargets(NamedTuple):

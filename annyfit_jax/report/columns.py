@@ -1,0 +1,129 @@
+"""What the report knows of each person: named columns of numbers, NaN = not known."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from annyfit_jax.exports.people import boxes
+from annyfit_jax.metrics.scenes import People, scene_errors
+from annyfit_jax.metrics.words import age_years
+from annyfit_jax.results import SceneFit
+from annyfit_jax.scene import Scene, SceneError
+from annyfit_jax.truth.synthetic import truth_of
+
+Columns = dict[str, Float[np.ndarray, "n"]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a number is shown."""
+
+    key: str
+    label: str
+    unit: str = ""
+    digits: int = 2
+    worse: str = ""
+    """`high` or `low`: which end deserves a look; empty = neither."""
+    help: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """For the page."""
+        return asdict(self)
+
+
+FIT = (
+    Column("age_years", "Age", "years", 1, help="Age phenotype on Anny's WHO calibration"),
+    Column("gender", "Gender", "", 2, help="0 male .. 1 female"),
+    Column("height_m", "Height", "m", 2, help="Of the resting body"),
+    Column("depth_m", "Depth", "m", 2, help="Camera z of the root bone"),
+    Column("x_m", "Sideways", "m", 2, help="Camera x of the root bone"),
+    Column("reprojection_px", "Reprojection", "px", 1, "high", "Mean error of the confident 2D keypoints"),
+    Column(
+        "reprojection_share",
+        "Reprojection share",
+        "%",
+        1,
+        "high",
+        "The same in per cent of the person's size in the image",
+    ),
+    Column("moved_m", "Moved", "m", 2, "high", "Distance of the root from where the fit started"),
+)
+TRUST = (
+    Column("trust", "Trust", "", 2, "low", "Probability that the fit is good"),
+    Column("sd_depth_m", "Depth ±", "m", 2, "high", "Standard deviation of the depth"),
+    Column("sd_height_m", "Height ±", "m", 2, "high", "Standard deviation of the height"),
+    Column("sd_joints_m", "Joints ±", "m", 3, "high", "Standard deviation of the joints' positions, root mean square"),
+    Column("converged", "Converged", "", 0, "low", "1 where the solver had little left to gain"),
+)
+"""Attributes of a fit, shown where a fit has them with a number per person (or per joint)."""
+CUES = (
+    Column("cue_gap", "Depth cue gap", "%", 1, "", "Fitted depth of the visible surface against the scaled depth cue"),
+)
+ERRORS = (
+    Column("mpjpe_root", "MPJPE, root", "mm", 0, "high", "Joints with the hips' middle aligned"),
+    Column("pa_mpjpe", "PA-MPJPE", "mm", 0, "high", "Joints after a similarity transform of the person"),
+    Column("mpjpe_abs", "MPJPE, absolute", "mm", 0, "high", "Joints in camera space"),
+    Column("depth_err", "Depth error", "m", 2, "", "Fit less truth"),
+    Column("height_err", "Height error", "m", 2, "", "Fit less truth"),
+    Column("age_err", "Age error", "years", 1, "", "Fit less truth"),
+)
+"""Against exact truth."""
+ALL = (*FIT, *TRUST, *CUES, *ERRORS)
+
+
+def fit_columns(fit: SceneFit) -> Columns:
+    """`FIT`, `CUES` and what there is of `TRUST`, for the n people of a fit."""
+    x0, y0, x1, y1 = boxes(fit).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = 100.0 * fit.reprojection_px / np.maximum(np.maximum(x1 - x0, y1 - y0), 1.0)
+    known = np.isfinite(fit.shape[:, 1])
+    columns = {
+        "age_years": np.where(known, age_years(fit.shape[:, 1]), np.nan),
+        "gender": fit.shape[:, 0],
+        "height_m": fit.height_m,
+        "depth_m": fit.depth_m,
+        "x_m": fit.transl[:, 0],
+        "reprojection_px": fit.reprojection_px,
+        "reprojection_share": share,
+        "moved_m": np.linalg.norm(np.asarray(fit.transl, np.float64) - fit.start_transl, axis=1),
+    }
+    for column in TRUST:
+        values = getattr(fit, column.key, None)
+        if values is not None:
+            values = np.asarray(values, np.float64)
+            columns[column.key] = np.sqrt((values**2).mean(-1)) if values.ndim == 2 else values
+    with np.errstate(invalid="ignore", divide="ignore"):
+        columns["cue_gap"] = 100.0 * (fit.visible_depth_m / (fit.depth_cue_m * fit.depth_scale) - 1.0)
+    return {key: np.asarray(values, np.float64) for key, values in columns.items()}
+
+
+def error_columns(fit: SceneFit, scene: Scene) -> Columns:
+    """`ERRORS` of the people with status ok; NaN for the others.
+
+    Raises SceneError where the scene has no exact truth, or other people than the fit.
+    """
+    ids = scene.person_ids or [str(i) for i in range(len(scene))]
+    if [str(i) for i in fit.person_ids] != list(ids):
+        raise SceneError(f"{scene.name}: person_ids: the truth has {ids}, the fit {fit.person_ids.tolist()}")
+    rows = np.flatnonzero(fit.ok)
+    truth = truth_of(scene).select(rows)
+    people = People(
+        fit.fitted_keypoints_3d[rows], fit.depth_m[rows], fit.shape[rows, 0], fit.shape[rows, 1], fit.height_m[rows]
+    )
+    errors = scene_errors(people, truth, np.asarray(scene.intrinsics, np.float64))
+    age = np.asarray(truth.age_phenotype, np.float64)
+    values = {name: errors[name] for name in ("mpjpe_root", "pa_mpjpe", "mpjpe_abs")}
+    values["depth_err"] = fit.depth_m[rows] - truth.depth
+    values["height_err"] = fit.height_m[rows] - truth.height
+    values["age_err"] = age_years(fit.shape[rows, 1]) - age_years(age)
+    return {key: _spread(value, rows, len(fit)) for key, value in values.items()}
+
+
+def _spread(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
+    out = np.full(n, np.nan)
+    out[rows] = values
+    return out

@@ -1,0 +1,184 @@
+"""Writes the folder of a report: `index.html`, its scripts and style, data files, and a folder of pictures per chosen scene."""
+
+from __future__ import annotations
+
+import html
+import importlib.resources
+import io
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from annyfit_jax.exports.scene_files import drawable
+from annyfit_jax.files import write_bytes, write_text
+from annyfit_jax.fit_source import FitSource
+from annyfit_jax.report.charts import charts, failures
+from annyfit_jax.report.choice import badness, choose, worst_column
+from annyfit_jax.report.columns import ALL, error_columns, fit_columns
+from annyfit_jax.report.table import SCENES_PER_FILE, Table, to_json
+from annyfit_jax.results import SceneFit
+from annyfit_jax.scene import Scene
+from annyfit_jax.viz import palette
+
+ASSETS = ("report.css", "report.js", "report_charts.js", "report_viewer.js")
+"""Of `annyfit_jax/data`, copied beside the page."""
+_MARK = "annyfit-jax report"
+_MOST_COLOURS = 64
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the report shows."""
+
+    title: str = "Fits"
+    pictures: int = 60
+    """Scenes with pictures and a 3D view, half of them the worst; -1 = all."""
+    worst_by: str = ""
+    """Column that says which are worst (`choice.WORST_BY` by default)."""
+    seed: int = 0
+    """Of the scenes at random."""
+    scenes_per_file: int = SCENES_PER_FILE
+
+
+def write_report(
+    fits: FitSource,
+    folder: str | Path,
+    options: ReportOptions | None = None,
+    *,
+    truth: Callable[[str], Scene | None] | None = None,
+    photo: Callable[[str], bytes] | None = None,
+    truth_location: str = "",
+) -> Path:
+    """Reads the fits once for the numbers and the chosen ones again for the pictures; returns the path of index.html.
+
+    Args:
+      folder: made where it is missing. An older report in it is replaced; a folder with anything else is refused.
+      truth: a scene with exact truth by name, None where there is none.
+      photo: an encoded photo by scene name, empty where there is none; the fits' own photos are used first.
+      truth_location: where the truth is from, for the page.
+
+    Raises ValueError on a folder with other content or an unknown `worst_by`, FitFileError and SceneError on broken files.
+    """
+    options = options or ReportOptions()
+    folder = Path(folder)
+    _make_room(folder)
+    table, judged = _collect(fits, truth)
+    columns = table.columns()
+    key = worst_column(columns, options.worst_by)
+    bad = badness(table, columns, key)
+    fitted = np.array([code == 0 for code in table.status], bool) & _somebody(table)
+    worst, random = choose(bad, fitted, options.pictures, options.seed)
+    for name in ASSETS:
+        write_text(folder / name, _asset(name))
+    count = 0
+    for index, content in table.files(columns, options.scenes_per_file):
+        write_text(folder / "data" / f"scenes-{index:05d}.js", content)
+        count = index + 1
+    drawn = _draw(fits, table, [*worst.tolist(), *random.tolist()], folder, photo)
+    summary = {
+        "title": options.title,
+        "fits": Path(fits.location).name,
+        "truth": Path(truth_location).name,
+        "scenes": len(table),
+        "people": len(table.ids),
+        "ok_people": table.person_status.count(0),
+        "ok_scenes": table.status.count(0),
+        "unfinished": fits.unfinished,
+        "judged": judged,
+        "files": count,
+        "scenes_per_file": options.scenes_per_file,
+        "statuses": table.statuses,
+        "palette": palette(min(max(table.people, default=1), _MOST_COLOURS) or 1).tolist(),
+        "columns": [column.to_json() for column in ALL if column.key in columns],
+        "charts": charts(table, columns),
+        "failures": failures(table),
+        "worst_by": key,
+        "worst": [index for index in worst.tolist() if index in drawn],
+        "random": [index for index in random.tolist() if index in drawn],
+        "pictures": {str(index): names for index, names in drawn.items()},
+    }
+    write_text(folder / "data" / "summary.js", f"Report.summary({to_json(summary)});\n")
+    page = _asset("report.html").replace("{title}", html.escape(options.title)).replace("{mark}", _MARK)
+    write_text(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def _make_room(folder: Path) -> None:
+    """Empties the folder of an older report. Raises ValueError where it holds something else."""
+    page = folder / "index.html"
+    if folder.exists() and any(folder.iterdir()):
+        if not (page.is_file() and _MARK in page.read_text(encoding="utf-8", errors="replace")[:400]):
+            raise ValueError(f"{folder}: expected an empty folder or an older report, it holds something else")
+        page.unlink()
+        for name in ("data", "scenes"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    # The mark of an unfinished report, so that a report that was stopped can be written again.
+    write_text(page, f"<!doctype html><!-- {_MARK} --><title>Unfinished</title>This report is not finished.\n")
+
+
+def _collect(fits: FitSource, truth: Callable[[str], Scene | None] | None) -> tuple[Table, int]:
+    """The numbers of all scenes, and how many scenes were judged by the truth."""
+    table, judged = Table(), 0
+    for outcome in fits.outcomes():
+        columns = fit_columns(outcome.fit)
+        scene = truth(outcome.fit.name) if truth and outcome.fitted and outcome.fit.ok.any() else None
+        if scene is not None:
+            columns |= error_columns(outcome.fit, scene)
+            judged += 1
+        table.add(outcome, columns)
+    return table, judged
+
+
+def _somebody(table: Table) -> np.ndarray:
+    """Scenes in which somebody is fitted."""
+    out = np.zeros(len(table), bool)
+    scene = np.repeat(np.arange(len(table)), table.people)
+    np.logical_or.at(out, scene, np.array(table.person_status, int) == 0)
+    return out
+
+
+def _draw(
+    fits: FitSource, table: Table, chosen: list[int], folder: Path, photo: Callable[[str], bytes] | None
+) -> dict[int, list[str]]:
+    """Pictures of the chosen scenes; file names by scene, without those that have nobody to draw."""
+    if not chosen:
+        return {}
+    from annyfit_jax.report.pictures import Painter
+
+    painter, drawn = Painter(), {}
+    for position, index in enumerate(chosen):
+        fit = fits.load(table.name[index])
+        if not len(drawable(fit)):
+            continue
+        files = painter.files(fit, _photo_of(fit, photo))
+        target = folder / "scenes" / f"{index:07d}"
+        target.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_bytes(target / name, content)
+        drawn[index] = sorted(files)
+        if (position + 1) % 20 == 0:
+            logging.info("%d of %d scenes drawn", position + 1, len(chosen))
+    return drawn
+
+
+def _photo_of(fit: SceneFit, photo: Callable[[str], bytes] | None) -> Any:
+    """Pixels of the scene's photo from `photo`, for fits whose own path leads nowhere; None where there is none."""
+    if photo is None or (fit.image_path and Path(fit.image_path).is_file()):
+        return None
+    content = photo(fit.name)
+    if not content:
+        return None
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _asset(name: str) -> str:
+    return (importlib.resources.files("annyfit_jax") / "data" / name).read_text(encoding="utf-8")

@@ -1,0 +1,135 @@
+"""experiments.predict on a small untrained network: photos in, files of fits out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from helpers import REPO, max_abs
+
+from annyfit_jax.camera import project
+from annyfit_jax.fit_source import open_fits
+from annyfit_jax.inputs.images import read_photo
+from annyfit_jax.meshes import BodyMeshes
+from annyfit_jax.regressors.aios.predictions import Predictor
+from annyfit_jax.training import state as states
+from annyfit_jax.training.checkpoints import Checkpoints
+from annyfit_jax.training.config import TrainConfig, load_config
+from annyfit_jax.training.loop import claim
+
+CONFIG = """
+from annyfit_jax.regressors.aios.config import ANNY, LossConfig, ResNetConfig, tiny
+from annyfit_jax.regressors.aios.feed import AiosFeed
+from annyfit_jax.regressors.aios.regressor import AiosRegressor
+from annyfit_jax.training.config import OptimiserConfig, TrainConfig
+
+def get_config():
+    network = tiny(
+        body=ANNY, backbone=ResNetConfig(blocks=(1, 1, 1, 1), stem=8), width=32, heads=4, feedforward=32,
+        encoder_layers=1, queries=12, people=4, denoising=4,
+    )
+    return TrainConfig(AiosRegressor(network, LossConfig()), AiosFeed((), head=ANNY), OptimiserConfig(), seed=3)
+"""
+SIZES = {"wide": (120, 60), "tall": (60, 120)}
+OPTIONS = ["--threshold=0.001", "--short_side=48", "--long_side=96"]
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    cache = f"--compile_cache={REPO / '.cache' / 'jax'}"
+    command = [sys.executable, "-m", "experiments.predict", cache, *arguments]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=400, check=False)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """(config, variables, folder) after one call; the folder has photos, run and output."""
+    from PIL import Image
+
+    folder: Path = tmp_path_factory.mktemp("predict")
+    rng = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    for name, (width, height) in SIZES.items():
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(folder / "photos" / f"{name}.png")
+    (folder / "photos" / "broken.jpg").write_bytes(b"nothing")
+    (folder / "config.py").write_text(CONFIG)
+    config = load_config(folder / "config.py")
+    claim(folder / "run", config)
+    variables = config.regressor.init(jax.random.key(config.seed))
+    checkpoints = Checkpoints(folder / "run" / "checkpoints")
+    checkpoints.save(states.create(config.regressor, variables, config.optimiser))
+    checkpoints.close()
+    places = [f"--run={folder / 'run'}", f"--config={folder / 'config.py'}", f"--images={folder / 'photos'}"]
+    result = call(*places, f"--output={folder / 'out'}", *OPTIONS)
+    assert result.returncode == 0, result.stderr
+    return config, variables, folder, places
+
+
+def predictor(config: TrainConfig, variables) -> Predictor:
+    return Predictor(config.regressor, variables, threshold=0.001, short_side=48, long_limit=96)  # pyright: ignore
+
+
+def test_predictions_are_fits(done):
+    config, variables, folder, _ = done
+    stored = open_fits(folder / "out" / "fits")
+    assert set(stored.names) == set(SIZES)
+    rows = [json.loads(line) for line in (folder / "out" / "people.jsonl").read_text().splitlines()]
+    assert len(rows) == sum(len(fit) for fit in stored)
+    for fit in stored:
+        assert tuple(fit.image_size) == SIZES[fit.name]
+        assert len(fit) >= 1 and fit.ok.all()
+        assert fit.start_origin == "aios"
+        scores = [row["score"] for row in rows if row["scene"] == fit.name]
+        assert scores == sorted(scores, reverse=True) and scores[-1] >= 0.001
+        assert ((fit.shape >= 0) & (fit.shape <= 1)).all()
+        vertices = BodyMeshes().vertices(fit.parameters)
+        assert np.isfinite(vertices).all()
+        # The stored keypoints are the body's, and in front of the camera.
+        keypoints, height = BodyMeshes().keypoints_and_height(fit.parameters)
+        assert max_abs(fit.fitted_keypoints_3d, keypoints) < 1e-4
+        assert max_abs(fit.height_m, height) < 1e-4
+        assert np.isfinite(project(fit.fitted_keypoints_3d, fit.K)).all()
+
+
+def test_the_program_stores_what_the_network_says(done):
+    config, variables, folder, _ = done
+    image = read_photo(folder / "photos" / "wide.png")
+    fit = predictor(config, variables).fit("wide", image)
+    stored = open_fits(folder / "out" / "fits").load("wide")
+    for name in ("root_rotvec", "transl", "pose", "shape", "K"):
+        assert max_abs(getattr(fit, name), getattr(stored, name)) < 1e-3, name
+    found = predictor(config, variables).people(image)
+    kept = np.flatnonzero(found.valid)
+    bones = list(stored.bone_labels)
+    wrist = config.regressor.config.body.body.index("wrist.L")
+    assert max_abs(stored.pose[:, bones.index("wrist.L")], found.rotvecs.body[kept, wrist]) < 1e-3
+    assert not stored.pose[:, bones.index("eye.L")].any()  # no part of the head: at rest
+
+
+def test_one_person_and_no_person(done):
+    config, variables, folder, _ = done
+    image = read_photo(folder / "photos" / "tall.png")
+    several = predictor(config, variables)
+    several.single = True
+    assert len(several.fit("tall", image)) == 1
+    several.threshold = 1.0
+    nobody = several.fit("tall", image)
+    assert len(nobody) == 0 and nobody.pose.shape == (0, 162, 3)
+
+
+def test_unreadable_photos_are_named(done):
+    _, _, folder, _ = done
+    (aside,) = [json.loads(line) for line in (folder / "out" / "set_aside.jsonl").read_text().splitlines()]
+    assert aside["name"] == "broken" and "broken.jpg" in aside["reason"]
+
+
+def test_another_config_is_refused(done):
+    _, _, folder, places = done
+    result = call(*places, f"--output={folder / 'other'}", "--set=seed=4")
+    assert result.returncode == 2
+    assert "another seed" in result.stderr
+    assert not (folder / "other").exists()
