@@ -41,9 +41,13 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "coco": "coco_file:CocoCamera",
     },
     "words": {"qwen_vl": "qwen_vl:QwenVl", "http": "http_vlm:HttpVlm", "coco": "coco_file:CocoWords"},
-    "start": {"multihmr_files": "start_files:MultiHmrFiles", "camerahmr_files": "start_files:CameraHmrFiles"},
+    "start": {
+        "multihmr": "multihmr:MultiHmr",
+        "multihmr_files": "start_files:MultiHmrFiles",
+        "camerahmr_files": "start_files:CameraHmrFiles",
+    },
 }
-"""Cue -> name -> module and class below `experts.adapters`. `multihmr` is reserved for the network in this package."""
+"""Cue -> name -> module and class below `experts.adapters`."""
 
 SETS: Mapping[str, Mapping[str, str]] = {
     "default": {

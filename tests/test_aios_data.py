@@ -98,7 +98,7 @@ def test_mirroring_twice_changes_nothing(head):
     before = example(head=head)
     after = augment.mirrored(augment.mirrored(before, head), head)
     for name in ("boxes", "part_boxes", "body_joints", "part_joints", "points", "image_points", "transl", "intrinsics"):
-        assert max_abs(getattr(after, name), getattr(before, name)) < 1e-9, name
+        np.testing.assert_allclose(getattr(after, name), getattr(before, name), atol=1e-9, err_msg=name)
     jax.tree.map(np.testing.assert_array_equal, after.body, before.body)
 
 
@@ -123,8 +123,10 @@ def test_a_mirrored_pose_is_the_mirrored_body():
 
     names = body_points._ANNY_NAMES
     order = [names.index(augment.other_side(name)) for name in names]
-    # The base mesh is symmetric to a millimetre or two.
-    assert max_abs(points(after), points(before)[:, order] * [-1, 1, 1]) < 5e-3
+    # The base mesh is not quite symmetric: bones lie up to a centimetre off, most of them within a millimetre or two.
+    distance = np.linalg.norm(points(after) - points(before)[:, order] * [-1, 1, 1], axis=-1)
+    assert distance.max() < 1.5e-2
+    assert np.median(distance) < 4e-3
 
 
 def test_completed_targets_project_with_the_true_camera():

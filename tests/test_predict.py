@@ -74,7 +74,7 @@ def predictor(config: TrainConfig, variables) -> Predictor:
 
 
 def test_predictions_are_fits(done):
-    config, variables, folder, _ = done
+    _, _, folder, _ = done
     stored = open_fits(folder / "out" / "fits")
     assert set(stored.names) == set(SIZES)
     rows = [json.loads(line) for line in (folder / "out" / "people.jsonl").read_text().splitlines()]

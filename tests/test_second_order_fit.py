@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import fit_cases
 import jax
@@ -74,10 +75,10 @@ def test_a_stage_that_it_cannot_solve_is_refused(override, message):
         released.check(config.stages[-1])
 
 
-def test_the_exact_mesh_is_refused():
-    config = apply_overrides(fit_cases.released_config(), ["solver=lm", "lm.objective=released", "mesh=exact"])
+def test_the_exact_mesh_is_refused(fitter):
+    layout = dataclasses.replace(fitter.body.layout, vertices=anny.vertices_people_last)
     with pytest.raises(ValueError, match="needs the sampled mesh regulariser"):
-        Fitter(config, anny.load())
+        released.released_body(fitter.model, fitter.body.replace(layout=layout))
 
 
 # ------------------------------------------------------------------------------------------------ every kind of scene
@@ -255,6 +256,7 @@ def test_first_order_fits_leave_it_out(last_stage):
     assert fitting._added(last_stage[2], slice(0, 1), np.asarray) == {}
 
 
-def test_a_body_without_phenotypes_is_refused(load_anny):
+def test_a_body_without_phenotypes_is_refused(fitter):
+    other = SimpleNamespace(labels=SimpleNamespace(phenotypes=("beta0", "beta1")))
     with pytest.raises(ValueError, match="six-phenotype Anny"):
-        Fitter(plus_config(), load_anny(extended=True))
+        prepare_body(other, fitter.body, fitter.config)  # pyright: ignore[reportArgumentType]

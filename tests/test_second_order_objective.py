@@ -120,7 +120,7 @@ def plain_energy(case: dict[str, Any], x, scene_x, keypoints, dense):
         first, second = (jnp.asarray(ctx.body.layout.spheres) @ keypoints[..., n].T for n in (i, j))
         distance = jnp.sqrt(((first[:, None] - second[None]) ** 2).sum(-1))
         inside = jnp.maximum(fz.radii[:, i][:, None] + fz.radii[:, j][None] - distance, 0)
-        return 0.5 * (inside**2).sum() / settings.contact_sd_m**2
+        return gm((inside / settings.contact_sd_m) ** 2, 3.0).sum()
 
     def ranked(i, j, cue):
         gap = x[2, i] + fz.visible_offset[i] - x[2, j] - fz.visible_offset[j]

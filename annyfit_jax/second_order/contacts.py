@@ -1,6 +1,8 @@
 """Interpenetration: spheres along the limbs of different people of one image keep out of each other.
 
-    E = sum over pairs of people and of spheres  1/2 max(0, r_a + r_b - |c_a - c_b|)^2 / sd^2
+    E = sum over pairs of people and of spheres  1/2 GM(max(0, r_a + r_b - |c_a - c_b|)^2 / sd^2 ; 3)
+
+robust, because people who hug do overlap.
 
 Centres are weighted means of keypoints. The curvature handed to the solver is block diagonal in keypoints and twice the
 Gauss-Newton one, which bounds the coupling of the two people and, the weights of a centre summing to one, of its keypoints.
@@ -15,11 +17,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from annyfit_jax.config import MapObjective
+from annyfit_jax.second_order import robust
 
 if TYPE_CHECKING:
     from annyfit_jax.second_order.body import MapBody
     from annyfit_jax.second_order.cues import MapCues
 
+_WIDTH = 3.0
+"""Width of the Geman-McClure function, in sd."""
 _LOOSE = 1.0
 """Curvature added to every keypoint so that its root exists, 1/m^2: a spread of one metre."""
 
@@ -43,7 +48,8 @@ def energy(
 ) -> Float[Array, "N"]:
     """Half of every pair's energy to each of its people."""
     _, excess, _ = _excess(settings, body, cues, radii, keypoints)
-    return _per_person(cues, 0.5 * (excess**2).sum((0, 1)), keypoints.shape[-1])
+    value, _ = robust.geman_mcclure(excess**2, _WIDTH)
+    return _per_person(cues, value.sum((0, 1)), keypoints.shape[-1])
 
 
 def _per_person(cues: MapCues, value: Float[Array, "P"], people: int) -> Float[Array, "N"]:
@@ -57,8 +63,9 @@ def rows(
     """Energy per person, and row functionals and values of the keypoints whose normal equations are its model."""
     people = keypoints.shape[-1]
     weights, excess, normal = _excess(settings, body, cues, radii, keypoints)
-    force = -excess / settings.contact_sd_m * normal  # (3, S, S, P) on the first sphere
-    stiff = 2.0 * (excess > 0) / settings.contact_sd_m**2 * normal[:, None] * normal[None]
+    value, weight = robust.geman_mcclure(excess**2, _WIDTH)
+    force = -weight * excess / settings.contact_sd_m * normal  # (3, S, S, P) on the first sphere
+    stiff = 2.0 * weight * (excess > 0) / settings.contact_sd_m**2 * normal[:, None] * normal[None]
 
     def to_people(on_first: Array, on_second: Array) -> Array:
         """(..., S, P) of either person -> (..., S, N)."""
@@ -76,8 +83,7 @@ def rows(
     upper = jnp.where(touched, upper, 0.0)
     # F^T F is the curvature; values v with F^T v = push.
     values = _forward_substitute(jnp.where(touched, upper, jnp.eye(3, dtype=matrix.dtype)[:, :, None, None]), push)
-    value = _per_person(cues, 0.5 * (excess**2).sum((0, 1)), people)
-    return value, upper, jnp.where(touched, values, 0.0)
+    return _per_person(cues, value.sum((0, 1)), people), upper, jnp.where(touched, values, 0.0)
 
 
 def _cholesky3(a: Float[Array, "3 3 *batch"]) -> Float[Array, "3 3 *batch"]:

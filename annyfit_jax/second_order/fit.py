@@ -105,7 +105,8 @@ def _solve_map(
 
     def evaluate(x: Array, scene_x: Array, frozen: Frozen, index: Array) -> lm.Evaluation:
         refresh = (index % schedule.iterations == 0) & (index < iterations)
-        model = map_objective.evaluate(settings, context, frozen, x, scene_x, refresh)
+        progress = index / iterations
+        model = map_objective.evaluate(settings, context, frozen, x, scene_x, refresh, progress)
         return lm.Evaluation(
             system=model.system,
             memory=model.frozen,
@@ -124,7 +125,9 @@ def _solve_map(
         damping=jnp.full((people,), schedule.damping, dtype),
         promised=jnp.zeros((people,), dtype),
     )
-    empty = Frozen(*(jnp.ones((*lead, people), dtype) for lead in ((), (), (), (), (3,), (len(body.layout.radii),))))
+    empty = Frozen(
+        *(jnp.ones((*lead, people), dtype) for lead in ((), (), (), (), (3,), (len(body.layout.radii),), ()))
+    )
     state, (spread, keypoints, visible), energies = lm.minimise(
         evaluate,
         lambda x, scene_x, frozen: map_objective.energy(settings, context, frozen, x, scene_x),

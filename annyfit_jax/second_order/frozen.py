@@ -25,6 +25,8 @@ _FREEDOM = (12.0, 25.0)
 """Points' worth of freedom that the body spends on fitting keypoints and dense points."""
 _LEAST_WEIGHT = 0.05
 _LARGEST_CORRELATION = 0.9
+_WIDEST = 6.0
+"""Factor of the width of the robust function of depth at the beginning."""
 
 
 class Frozen(NamedTuple):
@@ -40,13 +42,27 @@ class Frozen(NamedTuple):
     foot_offset: Float[Array, "3 N"]
     """Lowest point of the body minus the root, metres."""
     radii: Float[Array, "S N"]
-    """Radii of the contact spheres, metres."""
+    """Radii of the contact spheres, metres; zero in the first half of the rounds."""
+    depth_width: Float[Array, "N"]
+    """Width of the robust function of metric depth, in its noise scales; wide in the first half of the rounds."""
 
 
 def freeze(
-    settings: MapObjective, body: MapBody, problem: Problem, cues: MapCues, variables: Variables, lin: Linearization
+    settings: MapObjective,
+    body: MapBody,
+    problem: Problem,
+    cues: MapCues,
+    variables: Variables,
+    lin: Linearization,
+    progress: Float[Array, ""] | float = 1.0,
 ) -> Frozen:
-    """Noise scales, visibility and sizes at the current fit."""
+    """Noise scales, visibility and sizes at the current fit.
+
+    Args:
+      progress: share of the rounds that lie behind. In the first half nobody blocks another's way, and a depth cue that
+        disagrees with the body's size by much still pulls (graduated non-convexity, Blake and Zisserman 1987): a person who
+        starts with a wrong age would else stay on the wrong side of a neighbour, or out of reach of the cue.
+    """
     keypoints, dense = lin.points
     keypoint_noise, dense_noise, dense_weight = _noise(settings, body, problem, cues, keypoints, dense)
     depth = variables.transl[2]
@@ -58,8 +74,10 @@ def freeze(
     lowest = jnp.argmax(points[1], axis=0)
     foot = jnp.take_along_axis(points, lowest[None, None], axis=1)[:, 0] - variables.transl
     height = body_height(body, variables.shape)
-    radii = jnp.asarray(body.layout.radii, height.dtype)[:, None] * height
-    return Frozen(keypoint_noise, dense_noise, dense_weight, offset, foot, radii)
+    progress = jnp.asarray(progress, height.dtype)
+    radii = jnp.asarray(body.layout.radii, height.dtype)[:, None] * height * (progress >= 0.5)
+    width = settings.depth_robust_sigmas * _WIDEST ** jnp.maximum(1.0 - 2.0 * progress, 0.0)
+    return Frozen(keypoint_noise, dense_noise, dense_weight, offset, foot, radii, width * jnp.ones_like(height))
 
 
 def _noise(

@@ -167,17 +167,19 @@ def evaluate(
     x: Float[Array, "D N"],
     scene_x: Float[Array, "G q"],
     refresh: Bool[Array, ""] | bool = True,
+    progress: Float[Array, ""] | float = 1.0,
 ) -> Model:
     """Energy, gradient and curvature (Gauss-Newton of the re-weighted problem) of all people and scenes.
 
     Args:
       frozen: estimates of the round; taken anew where `refresh` says so, or where there are none.
+      progress: share of the rounds that lie behind, see `frozen.freeze`.
     """
     body, problem, cues = context.body, context.problem, context.cues
     plan = body.plan
     variables = unpack(plan.layout, x, context.base)
     lin = jacobian.linearize(plan, body.points, variables)
-    anew = freeze(settings, body, problem, cues, variables, lin)
+    anew = freeze(settings, body, problem, cues, variables, lin, progress)
     if frozen is not None:
         anew = Frozen(*(jnp.where(refresh, new, old) for new, old in zip(anew, frozen)))
     frozen = anew

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 
 def geman_mcclure(
-    squared: Float[Array, "*batch"], width: float
+    squared: Float[Array, "*batch"], width: float | Float[Array, "*batch"]
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """Half of k^2 s / (k^2 + s) of a squared residual s, and twice its derivative: the weight that IRLS gives s.
 

@@ -123,7 +123,7 @@ def small_terms(
     depth = jnp.maximum(x[DEPTH] + frozen.visible_offset, MIN_DEPTH_M)
     if settings.metric_depth:
         off = (jnp.log(depth) - cues.log_depth - scene_x[problem.scene, 0]) / settings.depth_sd
-        value, weight = robust.geman_mcclure(off**2, settings.depth_robust_sigmas)
+        value, weight = robust.geman_mcclure(off**2, frozen.depth_width)
         weight = weight * cues.depth_known
         energy = energy + cues.depth_known * value
         slope = 1.0 / (settings.depth_sd * depth)

@@ -46,7 +46,7 @@ def train(
     claim(folder, config)
     regressor = config.regressor
     variables = initial_variables(config)
-    state = states.on_devices(states.create(regressor, variables, config.optimiser), mesh, split=False)
+    state = states.create(regressor, variables, config.optimiser, mesh)
     constants = states.on_devices(regressor.constants(), mesh, split=False)
     step = states.make_step(regressor, variables, config.optimiser, config.seed, mesh)
     share = config.batch // processes

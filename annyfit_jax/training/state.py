@@ -86,13 +86,20 @@ def optimiser(config: OptimiserConfig, groups: Mapping[str, Group]) -> optax.Gra
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.multi_transform(by_group, dict(groups)))
 
 
-def create(regressor: Regressor, variables: Variables, config: OptimiserConfig) -> TrainState:
-    """The state before the first step."""
-    flat = flatten(variables)[0]
+def create(
+    regressor: Regressor, variables: Variables, config: OptimiserConfig, mesh: jax.sharding.Mesh | None = None
+) -> TrainState:
+    """The state before the first step, on every device of the mesh (default: on one), in memory of its own."""
     groups = groups_by_name(regressor, variables)
-    averaged = {name: value for name, value in flat.items() if groups[name] != "frozen"}
-    optimiser_state = jax.jit(optimiser(config, groups).init)(flat)  # one program instead of one for every shape
-    return TrainState(jnp.zeros((), jnp.int32), flat, averaged, optimiser_state)
+    transform = optimiser(config, groups)
+
+    def build(flat: Flat) -> TrainState:
+        # Copies: the step gives its input's memory away, so nothing may stand in it twice.
+        averaged = {name: jnp.copy(value) for name, value in flat.items() if groups[name] != "frozen"}
+        return TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, flat), averaged, transform.init(flat))
+
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    return jax.jit(build, out_shardings=everywhere)(jax.device_get(flatten(variables)[0]))
 
 
 Step = Callable[[TrainState, Constants, Any], tuple[TrainState, dict[str, Float[Array, ""]]]]
@@ -120,7 +127,7 @@ def make_step(
         updates, optimiser_state = transform.update(gradient, state.optimiser, state.variables)
         flat: Any = optax.apply_updates(state.variables, updates)
         averaged = {name: config.ema * old + (1.0 - config.ema) * flat[name] for name, old in state.averaged.items()}
-        metrics = {"loss": value, "gradient_norm": optax.global_norm(gradient), **terms}
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), **terms}
         return TrainState(state.step + 1, flat, averaged, optimiser_state), metrics
 
     everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DATA_AXIS))
