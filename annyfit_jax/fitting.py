@@ -22,6 +22,7 @@ from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.problem import Capacity
 from annyfit_jax.results import SceneFit
 from annyfit_jax.scene import BodyParameters, Scene
+from annyfit_jax.second_order import uncertainty
 from annyfit_jax.starts import PreparedScene, prepare
 from body_models import anny
 from experts.keypoint_start import KeypointStarter
@@ -281,7 +282,7 @@ def _added(outcome: Any, people: slice, spread: Callable[[np.ndarray], np.ndarra
     """What only second-order fits know of their people: fields of `results.ADDED`."""
     if not isinstance(outcome, second_order.SecondOrderFit):
         return {}
-    sd = outcome.uncertainty
+    sd = uncertainty.calibrated(outcome.uncertainty)
     fields = {
         "depth_scale": outcome.depth_scale,
         "visible_depth_m": outcome.visible_depth,

@@ -104,7 +104,7 @@ class SceneFit:
     sd_height_m: np.ndarray = field(default_factory=lambda: _UNKNOWN)
     """(n,) float32 standard deviation of `height_m`."""
     sd_joints_m: np.ndarray = field(default_factory=lambda: _UNKNOWN)
-    """(n, 17) float32 standard deviation of `fitted_keypoints_3d`: root mean square over the axes."""
+    """(n, 17) float32 root mean square distance to be expected of `fitted_keypoints_3d`."""
     converged: np.ndarray = field(default_factory=lambda: _UNKNOWN)
     """(n,) float32 1 where the solver had little left to gain, else 0."""
     vertices: np.ndarray | None = None

@@ -108,6 +108,8 @@ def contract(
     position[single], position[many] = slots.ravel(), len(vertex) + np.asarray(order, int)
 
     cast = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
+    # One large product: numpy would run one small one per basis vector.
+    flat = basis[:, :, used].astype(np.float64).reshape(basis.shape[0] * basis.shape[1], len(used))
     vertex_skin = (skin[bones][:, vertex] * scale).T
     return Contraction(
         vertex_mean=cast(mean[:, vertex]),
@@ -115,7 +117,7 @@ def contract(
         vertex_skin=cast(vertex_skin),
         skin=skinning.blocked(vertex_skin, [int(slot[p]) if (p := parents[b]) >= 0 else -1 for b in bones], dtype),
         moment_mean=cast(mean[:, used].astype(np.float64) @ pair_weights.T),
-        moment_basis=cast(basis[:, :, used].astype(np.float64) @ pair_weights.T),
+        moment_basis=cast((flat @ pair_weights.T).reshape(*basis.shape[:2], len(pair_weights))),
         omega=cast(pair_weights.sum(1)),
         weight_sum=cast(weights.sum(1)),
         layout=PointLayout(tree, tuple(int(s) for s in slot[bone]), groups, tuple(int(p) for p in position)),

@@ -5,9 +5,11 @@
     python -m experiments.synthesize --output=dataset --scenes=2000 --seed=1 --render=picture --difficulty=hard
     python -m experiments.synthesize --output=dataset --scenes=2000 --seed=1 --render=picture \\
         --start=camerahmr --set='camera.image_sizes=((224,224),)' --set=keypoints.missed=0.1
+    python -m experiments.synthesize --measure --scenes=160 --seed=1 --render=picture --sheet=sheet.jpg
 
-Without pictures (the default) 120 scenes a second on one core. With them: families and groups on the ground, photo, masks,
-depth map and cues from what is visible; every parameter is in `annyfit_jax/synthetic/config.py`.
+Without pictures (the default) 120 scenes a second on one core. With them some 8: families and groups on the ground, photo,
+masks, depth map and cues from what is visible; every parameter is in `annyfit_jax/synthetic/config.py`, what it comes to in
+`docs/synthetic.md`. --measure prints that instead of writing a dataset.
 
 Run it again to resume; several processes share the shards (--process_index, --process_count). Scene i of a seed does not
 depend on how the work is cut. What is in the scenes: `annyfit_jax/synthetic/plain.py`, `annyfit_jax/synthetic/world.py`.
@@ -45,6 +47,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "set", [], "--render=picture: path=value changes of the preset, e.g. keypoints.missed=0.1."
     )
+    flags.DEFINE_bool("measure", False, "--render=picture: print errors of the cues and the starts; no dataset.")
+    flags.DEFINE_string("sheet", None, "--measure: also write a sheet of the first 24 pictures to this file.")
     flags.DEFINE_integer("scenes_per_shard", dataset.DEFAULT_SCENES_PER_SHARD, "Scenes per shard.", lower_bound=1)
     flags.DEFINE_integer("process_index", 0, "Which of the processes this is, from 0.", lower_bound=0)
     flags.DEFINE_integer("process_count", 1, "Processes that share the work.", lower_bound=1)
@@ -60,11 +64,12 @@ class Source(NamedTuple):
     photo: Callable[[Scene], bytes] | None
 
 
-_PLAIN_ONLY, _RENDERED_ONLY = ("people", "bias"), ("difficulty", "start", "set")
+_PLAIN_ONLY, _RENDERED_ONLY = ("people", "bias"), ("difficulty", "start", "set", "measure", "sheet")
+_SHEET_COLUMNS, _SHEET_ROWS, _SHEET_TILE = 6, 4, 224
 
 
 def main(_: list[str]) -> None:
-    for name in ("output", "scenes"):
+    for name in ("scenes",) if FLAGS.measure else ("output", "scenes"):
         if not FLAGS[name].value:
             raise app.UsageError(f"--{name} is missing")
     rendered = FLAGS.render == "picture"
@@ -76,6 +81,9 @@ def main(_: list[str]) -> None:
         source = make()
     except ValueError as error:
         raise app.UsageError(str(error)) from None
+    if FLAGS.measure:
+        show_measures(source, FLAGS.scenes, FLAGS.sheet)
+        return
     plan = dataset.Plan(FLAGS.scenes, source.fingerprint, FLAGS.scenes_per_shard)
     started = time.monotonic()
     try:
@@ -96,6 +104,27 @@ def main(_: list[str]) -> None:
         f"{state.shards_done} of {state.num_shards} shards, {state.scenes} scenes, {state.people} people, "
         f"{time.monotonic() - started:.0f} s: {FLAGS.output}"
     )
+
+
+def show_measures(source: Source, count: int, sheet: str | None) -> None:
+    """Prints what the noise of some rendered scenes comes to and how long they take."""
+    from typing import cast
+
+    from PIL import Image
+
+    from annyfit_jax.synthetic import measure
+    from annyfit_jax.synthetic.world import RenderedScene
+
+    next(iter(source.scenes(range(1))))  # compiles
+    started = time.process_time()
+    scenes = cast(list[RenderedScene], list(source.scenes(range(count))))
+    seconds = time.process_time() - started
+    for name, value in measure.measure(scenes).items():
+        print(f"{name}: {value:.4g}")
+    print(f"scenes per second of processor time: {count / seconds:.2f}")
+    if sheet:
+        pictures = measure.sheet(scenes[: _SHEET_COLUMNS * _SHEET_ROWS], _SHEET_COLUMNS, _SHEET_TILE)
+        Image.fromarray(pictures).save(sheet, quality=85)
 
 
 def plain_source() -> Source:

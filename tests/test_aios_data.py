@@ -13,15 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from export_cases import make_job
 from helpers import max_abs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annyfit_jax.exports.humandata import write_entries
+from annyfit_jax.exports.training_set import write_training_set
+from annyfit_jax.fit_source import open_fits
 from annyfit_jax.regressors.aios import augment, body_points, examples
 from annyfit_jax.regressors.aios.augment import Augmentation
 from annyfit_jax.regressors.aios.config import ANNY, SMPLX
-from annyfit_jax.regressors.aios.examples import Example, HumanDataSource
+from annyfit_jax.regressors.aios.examples import Example, FitsSource, HumanDataSource
 from annyfit_jax.regressors.aios.targets import SMPLX_POINTS, PartArrays, Targets
 from annyfit_jax.scene import SceneError
 from body_models import anny
@@ -279,3 +282,40 @@ def test_annotations_without_what_is_needed(tmp_path):
     smplx_file(tmp_path / "z.npz", smplx=None, keypoints3d_original=None)
     found = HumanDataSource((str(tmp_path / "z.npz"),), "", SMPLX)[0]
     assert not found.body.shape_valid.any() and not found.points.any()
+
+
+# ------------------------------------------------------------------------------------------------ fits
+
+
+def test_fits_with_their_photos(tmp_path):
+    """A dataset written by the export: people with a fit, their parameters by bone, boxes around their keypoints."""
+    fits = open_fits(make_job(tmp_path / "job"))
+    stored = {fit.name: fit for fit in fits if fit.ok.any()}
+
+    def photo(outcome) -> bytes:
+        width, height = outcome.fit.image_size
+        return png(np.full((height, width, 3), 7, np.uint8))
+
+    write_training_set(fits, tmp_path / "set", photo=photo)
+    source = FitsSource(str(tmp_path / "set"), ANNY)
+    assert len(source) == len(stored)
+    for found, fit in zip((source[k] for k in range(len(source))), stored.values()):
+        assert found.name.endswith(fit.name)
+        assert examples.pixels(found).shape == (fit.image_size[1], fit.image_size[0], 3)
+        own = np.flatnonzero(fit.ok)
+        np.testing.assert_array_equal(found.transl, fit.transl[own])
+        np.testing.assert_array_equal(found.body.rotvecs.body[:, 0], fit.root_rotvec[own])
+        bones = list(fit.bone_labels)
+        wrist = ANNY.body.index("wrist.L")
+        np.testing.assert_array_equal(found.body.rotvecs.body[:, wrist], fit.pose[own, bones.index("wrist.L")])
+        assert found.body.rotvec_valid.left_hand.all() and found.body.shape_valid.all()
+        np.testing.assert_allclose(found.body.shape[:, :6], np.clip(fit.shape[own], 0, 1))
+        assert (np.asarray(found.body.shape)[:, 6:] == 0.5).all()
+        for box, joints in zip(found.boxes, found.body_joints):
+            inside = joints[joints[:, 2] > 0, :2]
+            inside = np.clip(inside, 0, found.size)
+            assert (inside >= box[:2] - 1e-3).all() and (inside <= box[:2] + box[2:] + 1e-3).all()
+    other = FitsSource(str(tmp_path / "set"), SMPLX)[0]
+    assert not other.body.rotvec_valid.body.any() and not other.transl.any()
+    with pytest.raises(SceneError, match="expected a dataset of fits"):
+        FitsSource(str(tmp_path), ANNY)

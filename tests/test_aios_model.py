@@ -23,6 +23,7 @@ from annyfit_jax.regressors.aios import body_points, checkpoint, model, tokens
 from annyfit_jax.regressors.aios.config import ANNY, AiosConfig, LossConfig, naive, tiny
 from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
 from annyfit_jax.regressors.aios.regressor import AiosRegressor
+from annyfit_jax.training import flops
 from body_models import anny, smplx
 from body_models.rotations import rotvec_to_matrix
 
@@ -139,6 +140,21 @@ def test_layers_at_published_size():
     assert last.body.rotations.left_hand.shape == (1, 100, 15, 3, 3)
 
 
+def test_operations_at_published_size():
+    """One 800 x 1333 image, forward: Naive AiOS as its authors count, AiOS less by what the blocks of the mask save."""
+
+    def count(config: AiosConfig) -> float:
+        variables = model.graph_and_shapes(config)[1]
+        images, padding = (
+            jax.ShapeDtypeStruct((1, 800, 1333, 3), jnp.float32),
+            jax.ShapeDtypeStruct((1, 800, 1333), bool),
+        )
+        return flops.count(lambda v, i, p: model.apply(config, v, i, p), variables, images, padding)
+
+    assert count(naive()) == pytest.approx(570e9, rel=0.01)
+    assert 600e9 < count(AiosConfig()) < 630e9  # 656e9 with a dense mask
+
+
 @pytest.mark.skipif("ANNYFIT_PUBLISHED_SIZE" not in os.environ, reason="minutes on a CPU: ANNYFIT_PUBLISHED_SIZE=1")
 def test_published_numbers():
     found = golden.arrays("full_aios_eval")
@@ -216,13 +232,13 @@ def test_anny_points_are_the_bones_of_the_body():
     """Against the forward pass of rotation vectors, root at zero; bones without a head stay at rest."""
     body = anny.load("all")
     prediction, vectors = drawn_prediction(ANNY, 0)
-    got = body_points.anny_points(body, prediction)
+    got = jax.jit(body_points.anny_points)(body, prediction)
     pose = np.zeros((3, len(body.labels.bones), 3), np.float32)
     for part, bones in ANNY.parts.items():
         pose[:, [body.labels.bones.index(name) for name in bones]] = vectors[part]
     zero = jnp.zeros((3, 3))
     params = anny.Params(prediction.shape, jnp.asarray(pose[:, 0]), jnp.asarray(pose[:, 1:]), zero)
-    expected = np.asarray(anny.forward(body, params).bone_poses)[..., :3, 3]
+    expected = np.asarray(jax.jit(anny.forward)(body, params).bone_poses)[..., :3, 3]
     index = [body.labels.bones.index(name) for name in body_points._ANNY_NAMES]
     assert max_abs(got, expected[:, index] - expected[:, :1]) < 1e-5
     assert max_abs(got[:, body_points.ANNY_POINTS.pelvis], np.zeros((3, 3))) < 1e-6
@@ -234,7 +250,7 @@ def test_smplx_points_follow_the_map_of_the_recordings():
 
 
 def test_smplx_points_are_those_of_the_posed_mesh(tmp_path):
-    """Joints and surface points contracted with the skinning against the posed vertices of a synthetic model file."""
+    """In the order of the recordings, with the mean hand added, from a synthetic model file."""
     data = smplx_synthetic.arrays(columns=20)
     faces = np.asarray(data["f"], np.int64)
     landmarks = {name: data[name] for name in data if "lmk" in name}
@@ -242,7 +258,7 @@ def test_smplx_points_are_those_of_the_posed_mesh(tmp_path):
     body = smplx.load(str(tmp_path / "model.npz"))
     points = body_points.smplx_point_model(body, landmarks)
     prediction, vectors = drawn_prediction(AiosConfig().body, 1, people=2)
-    got = np.asarray(body_points.smplx_points(points, prediction))
+    got = np.asarray(jax.jit(body_points.smplx_points)(points, prediction))
     hands = [
         vectors[part] + np.asarray(mean).reshape(15, 3)
         for part, mean in zip(("left_hand", "right_hand"), body.hand_means)
@@ -252,7 +268,7 @@ def test_smplx_points_are_those_of_the_posed_mesh(tmp_path):
     root = jnp.asarray(vectors["body"][:, 0], jnp.float32)
     origin = smplx.translation_from_transl(body, prediction.shape, jnp.zeros((2, 3)), prediction.expression)
     params = smplx.Params(prediction.shape, root, jnp.asarray(pose), origin, prediction.expression)
-    output = smplx.forward(body, params)
+    output = jax.jit(smplx.forward)(body, params)
     vertices = np.asarray(output.vertices)
 
     def on_faces(person: int, face: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.regressors.aios.predictions import Predictor
 from annyfit_jax.training import state as states
 from annyfit_jax.training.checkpoints import Checkpoints
-from annyfit_jax.training.config import TrainConfig, load_config
+from annyfit_jax.training.config import load_config
 from annyfit_jax.training.loop import claim
 
 CONFIG = """
@@ -69,8 +69,10 @@ def done(tmp_path_factory):
     return config, variables, folder, places
 
 
-def predictor(config: TrainConfig, variables) -> Predictor:
-    return Predictor(config.regressor, variables, threshold=0.001, short_side=48, long_limit=96)  # pyright: ignore
+@pytest.fixture(scope="module")
+def predictor(done) -> Predictor:
+    config, variables, _, _ = done
+    return Predictor(config.regressor, variables, threshold=0.001, short_side=48, long_limit=96)
 
 
 def test_predictions_are_fits(done):
@@ -95,14 +97,14 @@ def test_predictions_are_fits(done):
         assert np.isfinite(project(fit.fitted_keypoints_3d, fit.K)).all()
 
 
-def test_the_program_stores_what_the_network_says(done):
-    config, variables, folder, _ = done
+def test_the_program_stores_what_the_network_says(done, predictor):
+    config, _, folder, _ = done
     image = read_photo(folder / "photos" / "wide.png")
-    fit = predictor(config, variables).fit("wide", image)
+    fit = predictor.fit("wide", image)
     stored = open_fits(folder / "out" / "fits").load("wide")
     for name in ("root_rotvec", "transl", "pose", "shape", "K"):
         assert max_abs(getattr(fit, name), getattr(stored, name)) < 1e-3, name
-    found = predictor(config, variables).people(image)
+    found = predictor.people(image)
     kept = np.flatnonzero(found.valid)
     bones = list(stored.bone_labels)
     wrist = config.regressor.config.body.body.index("wrist.L")
@@ -110,15 +112,15 @@ def test_the_program_stores_what_the_network_says(done):
     assert not stored.pose[:, bones.index("eye.L")].any()  # no part of the head: at rest
 
 
-def test_one_person_and_no_person(done):
-    config, variables, folder, _ = done
-    image = read_photo(folder / "photos" / "tall.png")
-    several = predictor(config, variables)
-    several.single = True
-    assert len(several.fit("tall", image)) == 1
-    several.threshold = 1.0
-    nobody = several.fit("tall", image)
-    assert len(nobody) == 0 and nobody.pose.shape == (0, 162, 3)
+def test_one_person_and_no_person(done, predictor, monkeypatch):
+    _, _, folder, _ = done
+    image = read_photo(folder / "photos" / "wide.png")
+    monkeypatch.setattr(predictor, "single", True)
+    assert len(predictor.fit("wide", image)) == 1
+    monkeypatch.setattr(predictor, "threshold", 1.0)
+    nobody = predictor.fit("wide", image)
+    assert len(nobody) == 0
+    assert nobody.pose.shape == (0, 162, 3)
 
 
 def test_unreadable_photos_are_named(done):

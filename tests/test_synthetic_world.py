@@ -20,7 +20,7 @@ from annyfit_jax.inputs import open_input
 from annyfit_jax.inputs.validate import validate_scene
 from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.scene import COCO17
-from annyfit_jax.synthetic import cues, layout, people, poses, render
+from annyfit_jax.synthetic import cues, layout, measure, people, poses, render
 from annyfit_jax.synthetic.config import PoseConfig, override, preset
 from annyfit_jax.synthetic.world import RenderedScene, World, jpeg
 from annyfit_jax.viz.raster import rasterise
@@ -377,6 +377,38 @@ def test_difficulties_differ_in_the_right_direction(world):
         seen.append(pooled(some, lambda s: s.extra["gt_visible_share"]).mean())
     assert errors[1] > 1.4 * errors[0]
     assert seen[1] < seen[0] - 0.05
+
+
+def test_measured_noise_is_that_of_the_cues(scenes):
+    """Perfect cues measure as perfect; a known error of every cue measures as that error."""
+    exact, shifted = [], []
+    for scene in scenes[:12]:
+        ones = np.ones((len(scene), 17, 1))
+        true = np.array([np.median(scene.true_depth[mask]) for mask in scene.masks])
+        truth_px = scene.extra["gt_coco2d"]
+        words = {"age": people.AGE_ANCHORS[scene.extra["gt_age_cat"]], "gender": scene.extra["gt_gender_cat"] / 2.0}
+        exact.append(dataclasses.replace(scene, keypoints=np.concatenate([truth_px, ones], -1), median_depth=true,
+                                         start=scene.truth, **words))  # fmt: skip
+        size = np.ptp(truth_px, axis=1).max(-1)[:, None, None]
+        off = np.concatenate([truth_px + 0.05 * size * [0.6, 0.8], ones], -1)
+        far = dataclasses.replace(truth(scene), transl=2.0 * truth(scene).transl)
+        shifted.append(dataclasses.replace(scene, keypoints=off, median_depth=1.3 * true, start=far, age=0 * true - 1))
+    good, bad = measure.measure(exact), measure.measure(shifted)
+    assert good["people"] == sum(len(scene) for scene in exact)
+    assert good["joints visible: missed"] == 0
+    assert good["joints visible: median error, % of size"] == pytest.approx(0, abs=1e-9)
+    assert good["depth cue: spread of the scene's log error, %"] == pytest.approx(0, abs=1e-3)
+    assert good["age words: right, of the usable"] == 1
+    assert good["gender words, others: wrong"] == 0
+    assert good["start: depth / true depth, adult (median)"] == 1
+    assert bad["joints visible: median error, % of size"] == pytest.approx(5)
+    assert bad["joints behind others: error above 10 % of size"] == 0
+    assert bad["depth cue: spread of the person's log error, %"] == pytest.approx(0, abs=1e-3)
+    assert bad["age words: unusable"] == 1
+    assert bad["start: depth / true depth, adult (median)"] == 2
+    page = measure.sheet(exact[:5], 3, 40)
+    assert page.shape == (80, 120, 3)
+    assert page[:40].std() > 5 and (page[40:, 80:] == 255).all()
 
 
 # ------------------------------------------------------------------------------------------------ reproducibility

@@ -36,6 +36,10 @@ _SPHERES: tuple[tuple[dict[str, float], float], ...] = (
     *(({f"{s}_shoulder": 0.5, f"{s}_elbow": 0.5}, 0.09) for s in ("left", "right")),
     *(({f"{s}_elbow": 0.5, f"{s}_wrist": 0.5}, 0.07) for s in ("left", "right")),
 )
+SPHERES = np.array([[weights.get(name, 0.0) for name in COCO17] for weights, _ in _SPHERES])
+"""(spheres, 17) weights of the keypoints that a sphere's centre is the mean of."""
+RADII = _TORSO_SHARE * np.array([radius for _, radius in _SPHERES])
+"""(spheres,) as shares of body height."""
 _NEIGHBOURS = 4
 
 
@@ -109,8 +113,8 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody:
         population_height=array(np.stack([male, female])),
         layout=MapLayout(
             neighbours=_neighbours(template[:, dense]),
-            spheres=tuple(tuple(w.get(name, 0.0) for name in COCO17) for w, _ in _SPHERES),
-            radii=tuple(radius * _TORSO_SHARE for _, radius in _SPHERES),
+            spheres=tuple(tuple(float(w) for w in row) for row in SPHERES),
+            radii=tuple(float(radius) for radius in RADII),
         ),
     )
 

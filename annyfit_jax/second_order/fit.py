@@ -57,7 +57,7 @@ class SecondOrderFit(NamedTuple):
     visible_depth: Float[Array, "N"]
     """Median camera z of the visible surface, which the cue is compared with, metres; NaN for `released`."""
     uncertainty: Uncertainty
-    """NaN for `released`, whose energy is no log posterior."""
+    """Not calibrated; NaN for `released`, whose energy is no log posterior."""
 
 
 def prepare_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody | ReleasedBody:

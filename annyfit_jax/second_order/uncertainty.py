@@ -30,14 +30,14 @@ QUANTITIES = ("depth", "height", "joints")
 
 
 class Uncertainty(NamedTuple):
-    """Standard deviations per person, calibrated."""
+    """Standard deviations per person."""
 
     sd_depth: Float[Array, "N"]
     """Camera z of the root, metres."""
     sd_height: Float[Array, "N"]
     """Height of the resting body, metres."""
     sd_joints: Float[Array, "17 N"]
-    """COCO-17 in camera space: root mean square over the three axes, metres."""
+    """COCO-17 in camera space: root mean square distance, metres."""
 
 
 @functools.cache
@@ -47,10 +47,16 @@ def calibration() -> dict[str, float]:
     return {name: float(json.loads(text)["factors"][name]) for name in QUANTITIES}
 
 
+def calibrated(raw: Uncertainty) -> Uncertainty:
+    """What `estimate` gives, times the factors."""
+    factor = calibration()
+    return Uncertainty(*(factor[name] * sd for name, sd in zip(QUANTITIES, raw, strict=True)))
+
+
 def estimate(
     body: MapBody, scene: Int[AnyArray, "N"], system: lm.System, lin: Linearization, x: Float[Array, "D N"]
 ) -> Uncertainty:
-    """Calibrated standard deviations at a solution `x` with its quadratic model and derivatives."""
+    """Standard deviations, not calibrated, at a solution `x` with its quadratic model and derivatives."""
     plan = body.plan
     of_joints = jacobian.dense_jacobian(plan, lin, 0)  # (3, 17, D, N)
     columns, people = x.shape
@@ -63,9 +69,8 @@ def estimate(
     )
     variance = _variance(system, scene, wanted)
     sd = jnp.sqrt(variance)
-    factor = calibration()
-    joints = jnp.sqrt(variance[2:].reshape(3, 17, people).mean(0))
-    return Uncertainty(factor["depth"] * sd[0], factor["height"] * sd[1], factor["joints"] * joints)
+    joints = jnp.sqrt(variance[2:].reshape(3, 17, people).sum(0))
+    return Uncertainty(sd[0], sd[1], joints)
 
 
 def _variance(system: lm.System, scene: AnyArray, wanted: Float[Array, "D k N"]) -> Float[Array, "k N"]:

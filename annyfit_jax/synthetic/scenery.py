@@ -53,7 +53,7 @@ def draw_scenery(rng: np.random.Generator, farthest: float) -> Scenery:
     }[ground]  # fmt: skip
     tint = 1 + 0.15 * rng.normal(size=3)
     if ground in ("carpet", "tiles"):
-        tint = rng.uniform(0.4, 1.3, 3)
+        tint = rng.uniform(0.5, 1.25) * (1 + 0.13 * rng.normal(size=3))
     azimuth, elevation = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.3)
     level = np.cos(elevation)
     sun = np.array([level * np.cos(azimuth), level * np.sin(azimuth) - 0.3, np.sin(elevation)])

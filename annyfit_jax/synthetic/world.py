@@ -48,7 +48,7 @@ from annyfit_jax.synthetic.scenery import draw_scenery
 from body_models import anny
 from experts.dense_points import dense_vertex_indices
 
-WORLD_VERSION = 3
+WORLD_VERSION = 4
 """Part of a dataset's fingerprint: raised with every change of what a seed gives."""
 _BLOCK = 16
 """Scenes whose bodies are evaluated together; boundaries at multiples of it."""

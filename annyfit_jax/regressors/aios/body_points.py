@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from annyfit_jax.regressors.aios.config import ANNY, BodyHead
 from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
@@ -65,11 +65,14 @@ def anny_points(model: anny.AnnyModel, prediction: BodyPrediction) -> Float[Arra
 
 @struct.dataclass
 class SmplxPointModel:
-    """SMPL-X with its 137 points contracted (`smplx.contract`)."""
+    """SMPL-X and where its face landmarks lie: corners and barycentric weights of their triangles."""
 
     model: smplx.SmplxModel
-    points: smplx.SmplxPoints
-    """The fixed points in the order of HumanData, then candidates of the face contour: 17 for each turn of the head."""
+    landmark_corners: Int[Array, "51 3"]
+    landmark_weights: Float[Array, "51 3"]
+    contour_corners: Int[Array, "79 17 3"]
+    """Of the face's outline, by the turn of the head."""
+    contour_weights: Float[Array, "79 17 3"]
 
 
 _EXTRA_VERTICES = (
@@ -107,7 +110,7 @@ SMPLX_MIRROR = tuple({**dict(_PAIRS), **{b: a for a, b in _PAIRS}}.get(k, k) for
 
 
 def smplx_point_model(model: smplx.SmplxModel, landmarks: dict[str, np.ndarray]) -> SmplxPointModel:
-    """Contracts the points of the official model.
+    """Adds the landmarks of the official model.
 
     Args:
       landmarks: entries of the model file: `lmk_faces_idx` (51,), `lmk_bary_coords` (51, 3),
@@ -124,24 +127,13 @@ def smplx_point_model(model: smplx.SmplxModel, landmarks: dict[str, np.ndarray])
         if found != shape:
             raise ValueError(f"SMPL-X landmarks: {name} must have shape {shape}, got {found}")
     faces = np.asarray(model.faces)
-    joints = len(model.labels.bones)
-    vertices = smplx.NUM_VERTICES
-
-    def on_triangles(triangle: np.ndarray, barycentric: np.ndarray) -> np.ndarray:
-        rows = np.zeros((triangle.size, vertices + joints))
-        np.add.at(rows, (np.arange(triangle.size)[:, None], faces[triangle.ravel()]), barycentric.reshape(-1, 3))
-        return rows
-
-    all_144 = np.concatenate(
-        [
-            np.eye(joints, vertices + joints, vertices),
-            smplx.vertex_regressor(np.array(_EXTRA_VERTICES)),
-            on_triangles(landmarks["lmk_faces_idx"], landmarks["lmk_bary_coords"]),
-        ]
+    return SmplxPointModel(
+        model,
+        jnp.asarray(faces[landmarks["lmk_faces_idx"]], jnp.int32),
+        jnp.asarray(landmarks["lmk_bary_coords"], model.dtype),
+        jnp.asarray(faces[landmarks["dynamic_lmk_faces_idx"]], jnp.int32),
+        jnp.asarray(landmarks["dynamic_lmk_bary_coords"], model.dtype),
     )
-    fixed = all_144[np.array(SMPLX_FROM_144[:-_CONTOUR])]
-    contour = on_triangles(landmarks["dynamic_lmk_faces_idx"], landmarks["dynamic_lmk_bary_coords"])
-    return SmplxPointModel(model, smplx.contract(model, np.concatenate([fixed, contour])))
 
 
 def smplx_points(body: SmplxPointModel, prediction: BodyPrediction) -> Float[Array, "*batch point 3"]:
@@ -164,12 +156,17 @@ def smplx_points(body: SmplxPointModel, prediction: BodyPrediction) -> Float[Arr
     if expression is None:
         expression = jnp.zeros((*batch, body.model.labels.num_expression))
     origin = smplx.translation_from_transl(body.model, prediction.shape, jnp.zeros((*batch, 3)), expression)
-    found = smplx.points(body.points, smplx.Params(prediction.shape, whole[..., 0, :], pose, origin, expression))
-    fixed = len(SMPLX_FROM_144) - _CONTOUR
-    candidates = found[..., fixed:, :].reshape(*batch, -1, _CONTOUR, 3)
-    row = contour_row(rotations.body)[..., None, None, None]
-    contour = jnp.take_along_axis(candidates, row, axis=-3)[..., 0, :, :]
-    return jnp.concatenate([found[..., :fixed, :], contour], axis=-2)
+    # The whole mesh: its vertices cost far less than the network, and the outline picks other ones for each person.
+    params = smplx.Params(prediction.shape, whole[..., 0, :], pose, origin, expression)
+    posed = smplx.forward(body.model, params)
+    landmarks = jnp.einsum("...kvc,kv->...kc", posed.vertices[..., body.landmark_corners, :], body.landmark_weights)
+    row = contour_row(rotations.body)
+    corners = body.contour_corners[row].reshape(*batch, 3 * _CONTOUR, 1)
+    outline = jnp.take_along_axis(posed.vertices, corners, axis=-2).reshape(*batch, _CONTOUR, 3, 3)
+    contour = jnp.einsum("...kvc,...kv->...kc", outline, body.contour_weights[row])
+    extra = posed.vertices[..., np.array(_EXTRA_VERTICES), :]
+    all_144 = jnp.concatenate([posed.joints, extra, landmarks, contour], axis=-2)
+    return all_144[..., np.array(SMPLX_FROM_144), :]
 
 
 def contour_row(body: Float[Array, "*batch 22 3 3"]) -> Array:

@@ -292,10 +292,16 @@ class FitsSource:
             body=_body(vectors, masks, shape, valid, unknown, np.zeros(n, np.float32)),
             points=np.zeros((n, 0, 4)),
             image_points=np.zeros((n, 0, 3)),
-            transl=np.asarray(record["transl"], np.float64)[keep] * valid[:, None],
+            transl=self._translations(record, keep, valid),
             intrinsics=np.asarray(record["intrinsics"], np.float64),
             has_3d=1.0,
         )
+
+    def _translations(self, record: Any, keep: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Of the body model's origin; of SMPL-X fits, which store the pelvis, unknown."""
+        if self.head.name != "anny":
+            return np.zeros((len(keep), 3))
+        return np.asarray(record["transl"], np.float64)[keep] * valid[:, None]
 
 
 def _body(*fields: Any) -> BodyTargets:

@@ -51,7 +51,7 @@ class Predictor:
         self.regressor, self.variables = regressor, variables
         self.threshold, self.single, self.buckets, self.origin = threshold, single, buckets, origin
         self._resize = functools.partial(preprocess.output_size, short_side=short_side, limit=long_limit)
-        self._run = jax.jit(regressor.predict, static_argnums=2)
+        self._run = jax.jit(regressor.predict)
         self.head = regressor.config.body
         self._meshes = BodyMeshes() if self.head.name == "anny" else None
         self._smplx = None if self.head.name == "anny" else regressor.constants().model

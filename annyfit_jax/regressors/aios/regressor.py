@@ -115,7 +115,7 @@ class AiosRegressor:
 
 
 def load_smplx(path: str) -> body_points.SmplxPointModel:
-    """The user's SMPL-X file with 10 betas and 10 expressions, its 137 points contracted."""
+    """The user's SMPL-X file with 10 betas and 10 expressions, and its face landmarks."""
     names = ("lmk_faces_idx", "lmk_bary_coords", "dynamic_lmk_faces_idx", "dynamic_lmk_bary_coords")
     with open_npz(path) as archive:
         landmarks = {name: np.asarray(archive.read(name)) for name in names}

@@ -1,0 +1,207 @@
+"""The data of a training run of Multi-HMR as config: datasets of fits with their photos, mixed by probabilities."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from annyfit_jax.regressors.multihmr import preprocess
+from annyfit_jax.regressors.multihmr.regressor import Batch, Targets, blank_targets
+from annyfit_jax.scene import SceneError
+from annyfit_jax.training.data import Mixed, Size
+
+_SHAPES = ((1, 6), (1, 3), (1, 162, 3), (1, 3))
+"""Of the parameters of one person."""
+_MIRRORED_AXES = np.array([1.0, -1.0, -1.0])
+"""Signs of a rotation vector when x is mirrored."""
+
+
+@dataclass(frozen=True)
+class FitSet:
+    """One dataset of fits (`experiments.export --format=tfds --images=...`)."""
+
+    name: str
+    probability: float
+    """Share of the rows that come from it; 0: not opened."""
+    path: str = ""
+    every: int = 1
+    """Take each so-manieth picture."""
+    uncertainty: bool = False
+    """Weigh people by how sure their fit is (`sd_depth_m` of the table; people without it count 1)."""
+
+
+class Row(NamedTuple):
+    """One picture, prepared."""
+
+    image: Float[np.ndarray, "S S 3"]
+    intrinsics: Float[np.ndarray, "3 3"]
+    targets: Targets
+    """Without a batch axis."""
+
+
+class FitRecords:
+    """Random access to the records of a dataset of fits."""
+
+    def __init__(self, folder: str, every: int = 1) -> None:
+        """Raises SceneError if the folder is no such dataset."""
+        self.folder, self.every = Path(folder), every
+        if not (self.folder / "dataset_info.json").is_file() or not (self.folder / "labels.json").is_file():
+            raise SceneError(f"{folder}: expected a dataset of fits with dataset_info.json and labels.json")
+
+    @functools.cached_property
+    def _records(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        builder: Any = tfds.builder_from_directory(str(self.folder))
+        return builder.as_data_source("train")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_records"}
+
+    def __len__(self) -> int:
+        return -(-len(self._records) // self.every)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._records[index * self.every]
+
+
+@dataclass(frozen=True)
+class MultiHmrFeed:
+    """See `annyfit_jax.training.data.Feed`."""
+
+    sets: tuple[FitSet, ...]
+    side: int = 672
+    """Pixels of the square picture; as `size` of the network."""
+    max_people: int = 20
+    """Rows of the targets; of more people in a picture the nearest stay."""
+    flip: float = 0.5
+    """Probability of mirroring."""
+    colour: float = 0.0
+    """Half range of a factor on each colour channel."""
+
+    def sources(self) -> list[Mixed]:
+        """Opens the sets of positive probability."""
+        return [
+            Mixed(part.name, FitRecords(self._path(part), part.every), part.probability)
+            for part in self.sets
+            if part.probability > 0
+        ]
+
+    def row(self, source: str, example: Any, random: np.random.Generator) -> Row:
+        """Square picture, camera and people of a record; mirrored at times."""
+        from PIL import Image
+
+        name = _text(example["name"])
+        photo = example["image_jpeg"]
+        photo = photo if isinstance(photo, bytes) else np.asarray(photo).tobytes()
+        if not photo:
+            raise SceneError(f"{name}: image_jpeg: empty; export the fits with their photos")
+        try:
+            pixels = np.asarray(Image.open(io.BytesIO(photo)).convert("RGB"))
+        except Exception as error:  # image decoders fail in many ways
+            raise SceneError(f"{name}: cannot be read as an image ({type(error).__name__}: {error})") from error
+        K = np.asarray(example["intrinsics"], np.float64)
+        fields = {key: np.asarray(example[key], np.float64) for key in ("root_rotvec", "transl", "pose", "shape")}
+        known = np.asarray(example["fitted"], bool)
+        known &= np.all([np.isfinite(v).reshape(len(v), -1).all(1) for v in fields.values()], axis=0)
+        if random.random() < self.flip:
+            pixels, K, fields = pixels[:, ::-1], _mirrored_camera(K, pixels.shape[1]), mirrored(fields)
+        image, placement = preprocess.square(np.ascontiguousarray(pixels), self.side)
+        if self.colour:
+            image = image * random.uniform(1 - self.colour, 1 + self.colour, 3).astype(np.float32)
+        weight = np.ones(len(known))
+        if self._named[source].uncertainty and "sd_depth_m" in example:
+            weight = certainty(np.asarray(example["sd_depth_m"]), fields["transl"][:, 2])
+        return Row(image, placement.intrinsics(K).astype(np.float32), self._targets(fields, known, weight))
+
+    def size(self, rows: Sequence[Row]) -> Size:
+        """All pictures are squares of one size."""
+        del rows
+        return self.side, self.side
+
+    def batch(self, rows: Sequence[Row], size: Size) -> Batch:
+        """Rows side by side."""
+        del size
+        targets = Targets(*(np.stack(part) for part in zip(*(row.targets for row in rows), strict=True)))  # pyright: ignore
+        images, intrinsics = (np.stack([row[k] for row in rows]) for k in (0, 1))
+        return Batch(images, intrinsics, targets)  # pyright: ignore[reportArgumentType]
+
+    def _targets(self, fields: dict[str, np.ndarray], known: np.ndarray, weight: np.ndarray) -> Targets:
+        order = np.flatnonzero(known)
+        order = order[np.argsort(fields["transl"][order, 2], kind="stable")][: self.max_people]
+        blank = blank_targets(1, self.max_people)
+        values = {name: np.asarray(array)[0].copy() for name, array in blank._asdict().items()}
+        n = len(order)
+        values["people"][:n] = True
+        values["weight"][:n] = weight[order]
+        for ours, theirs in (("root_rotvec",) * 2, ("transl",) * 2, ("pose",) * 2, ("phenotypes", "shape")):
+            values[ours][:n] = fields[theirs][order]
+        return Targets(**values)
+
+    def _path(self, part: FitSet) -> str:
+        if not part.path:
+            raise ValueError(f"set {part.name}: no path; give --set=feed.sets.{part.name}.path=... or probability=0")
+        return part.path
+
+    @functools.cached_property
+    def _named(self) -> dict[str, FitSet]:
+        return {part.name: part for part in self.sets}
+
+
+def certainty(sd_depth_m: Float[np.ndarray, "n"], depth_m: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """Weights of people by the relative standard deviation s of their depth: 1 / (1 + (s / 0.1)^2), scaled to mean 1."""
+    relative = np.nan_to_num(np.asarray(sd_depth_m, np.float64) / np.maximum(depth_m, 1e-3), nan=0.0)
+    weight = 1.0 / (1.0 + (relative / 0.1) ** 2)
+    return weight / max(weight.mean(), 1e-6) if len(weight) else weight
+
+
+class Mirror(NamedTuple):
+    """Row b of the mirrored pose is `turn[b] @ pose[bone[b]]`."""
+
+    bone: np.ndarray
+    """Row of the bone on the other side of the body."""
+    turn: Float[np.ndarray, "162 3 3"]
+
+
+@functools.cache
+def mirror() -> Mirror:
+    """How rotation vectors change sides. With resting frames R, R' of a bone and its twin and S the reflection in x, the twin
+    turns by M q M^T, M = R'^T S R; a rotation vector w becomes det(M) M w. Frames are those of the average body."""
+    from body_models import anny
+
+    model = anny.load()
+    bones = model.labels.bones[1:]
+    other = {".L": ".R", ".R": ".L"}
+    twin = np.array([bones.index(n[:-2] + other[n[-2:]] if n[-2:] in other else n) for n in bones])
+    resting: Any = anny.Params(*(np.full(s, 0.5 * (k == 0), np.float32) for k, s in enumerate(_SHAPES)))  # pyright: ignore
+    frames = np.asarray(anny.forward(model, resting).bone_poses, np.float64)[0, 1:, :3, :3]
+    change = frames.transpose(0, 2, 1) @ np.diag([-1.0, 1.0, 1.0]) @ frames[twin]
+    return Mirror(twin, np.linalg.det(change)[:, None, None] * change)
+
+
+def mirrored(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Parameters of the people in the mirrored picture."""
+    return {
+        "root_rotvec": fields["root_rotvec"] * _MIRRORED_AXES,
+        "transl": fields["transl"] * np.array([-1.0, 1.0, 1.0]),
+        "pose": np.einsum("bij,nbj->nbi", mirror().turn, fields["pose"][:, mirror().bone]),
+        "shape": fields["shape"],
+    }
+
+
+def _mirrored_camera(K: np.ndarray, width: int) -> np.ndarray:
+    moved = K.copy()
+    moved[0, 2] = width - K[0, 2]
+    return moved
+
+
+def _text(value: Any) -> str:
+    value = value.item() if isinstance(value, np.ndarray) else value
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,166 @@
+"""How far the standard deviations of second-order fits can be believed, and the factors that make them so.
+
+    python -m experiments.calibrate_uncertainty                          # coverage on synthetic scenes of the test seeds
+    python -m experiments.calibrate_uncertainty --write                  # fit the factors on other seeds first
+    python -m experiments.calibrate_uncertainty --scenes=FOLDER          # coverage on scene files with truth (gt_*)
+    python -m experiments.calibrate_uncertainty --set=map.height_sd=0.02 # a prior that is too sure of itself
+
+For depth of the root, height, and COCO-17 joints: z = error / standard deviation, of a joint |error| / expected distance.
+Prints the share of |z| below the normal quantiles of 68 % and 90 %, the root mean square of z, and the rank correlation of
+predicted spread and error. A factor is the 90 % quantile of |z| on the calibration seeds over its normal value, at least the
+root mean square over 1.2: tails count too. Factors go to `annyfit_jax/data/uncertainty.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from jaxtyping import Float
+
+from annyfit_jax.results import SceneFit
+from annyfit_jax.scene import Scene
+from annyfit_jax.second_order.uncertainty import QUANTITIES
+
+REPO = Path(__file__).resolve().parents[1]
+FACTORS = REPO / "annyfit_jax" / "data" / "uncertainty.json"
+CONFIG = REPO / "experiments" / "configs" / "annyfit_plus.py"
+CALIBRATION_SEEDS, TEST_SEEDS = (2001, 2002), (3001, 3002)
+"""Starts of odd seeds are biased to adults, of even ones mildly so."""
+PEOPLE = (1, 2, 3, 4, 5, 6)
+QUANTILES = {"cover68": 0.9945, "cover90": 1.6449}
+"""Normal quantiles of two-sided intervals."""
+_TAIL_RMS = 1.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors:
+    """Errors and predicted standard deviations of fitted people, one entry per value."""
+
+    error: Float[np.ndarray, "n"]
+    sd: Float[np.ndarray, "n"]
+
+
+def define_flags() -> None:
+    """Called by the program alone, so that programs can be imported side by side."""
+    flags.DEFINE_string("scenes", "", "Folder of scene .npz with truth; default: synthetic scenes.")
+    flags.DEFINE_integer("count", 40, "Synthetic scenes per seed.", lower_bound=1)
+    flags.DEFINE_bool("write", False, "Fit the factors on the calibration seeds and write them.")
+    flags.DEFINE_multi_string("set", [], "path=value changes of the config.")
+
+
+def main(_: list[str]) -> None:
+    from annyfit_jax.config import apply_overrides, load_config
+    from annyfit_jax.fitting import Fitter
+    from annyfit_jax.inputs import open_input
+    from annyfit_jax.second_order import uncertainty
+
+    values = flags.FLAGS
+    config = apply_overrides(load_config(CONFIG), values["set"].value or ())
+    fitter = Fitter(config)
+    if values.write:
+        if values["set"].value or values.scenes:
+            raise app.UsageError(
+                "--write calibrates the shipped config on synthetic scenes: leave out --set and --scenes"
+            )
+        found = collect(fitter, synthetic(fitter, CALIBRATION_SEEDS, values.count))
+        old = uncertainty.calibration()
+        factors = {name: round(old[name] * factor(found[name]), 4) for name in QUANTITIES}
+        print(table(found, f"before, seeds {CALIBRATION_SEEDS}"))
+        FACTORS.write_text(
+            json.dumps({"factors": factors, "seeds": CALIBRATION_SEEDS, "scenes_per_seed": values.count}) + "\n"
+        )
+        print(f"factors {factors} written to {FACTORS.relative_to(REPO)}")
+        uncertainty.calibration.cache_clear()
+    if values.scenes:
+        source = open_input(values.scenes)
+        scenes: Iterable[Scene] = (source.load(i) for i in range(len(source)))
+        where = values.scenes
+    else:
+        scenes, where = synthetic(fitter, TEST_SEEDS, values.count), f"seeds {TEST_SEEDS}"
+    print(table(collect(fitter, scenes), where))
+
+
+def synthetic(fitter: Any, seeds: Iterable[int], count: int) -> list[Scene]:
+    """Scenes of the plain generator: one recipe per seed."""
+    from annyfit_jax.synthetic import Generator, Recipe
+
+    generator = Generator(Recipe(seed=0), fitter.model)
+    scenes: list[Scene] = []
+    for seed in seeds:
+        bias = (1.0, 1.0) if seed % 2 else (0.2, 0.8)
+        scenes += generator.with_recipe(Recipe(seed=seed, people=PEOPLE, bias=bias)).scenes(range(count))
+    return scenes
+
+
+def collect(fitter: Any, scenes: Iterable[Scene]) -> dict[str, Errors]:
+    """Fit scenes with truth; errors and standard deviations of each quantity over all people that were fitted."""
+    found: dict[str, list[Errors]] = {name: [] for name in QUANTITIES}
+    kept = list(scenes)
+    for scene, fit in zip(kept, fitter.fit(kept), strict=True):
+        for name, errors in errors_of(scene, fit).items():
+            found[name].append(errors)
+    return {
+        name: Errors(np.concatenate([e.error for e in all_]), np.concatenate([e.sd for e in all_]))
+        for name, all_ in found.items()
+    }
+
+
+def errors_of(scene: Scene, fit: SceneFit) -> dict[str, Errors]:
+    """Errors of one scene's people with status `ok`. Raises ValueError for a scene without truth."""
+    if scene.truth is None or not {"gt_body_height", "gt_coco3d"} <= set(scene.extra):
+        raise ValueError(f"{scene.name}: no truth (gt_* fields); --scenes takes scene files that have it")
+    ok = fit.ok
+    joints = np.linalg.norm(fit.fitted_keypoints_3d - scene.extra["gt_coco3d"], axis=-1)
+    return {
+        "depth": Errors((fit.depth_m - scene.truth.transl[:, 2])[ok], fit.sd_depth_m[ok]),
+        "height": Errors((fit.height_m - scene.extra["gt_body_height"])[ok], fit.sd_height_m[ok]),
+        "joints": Errors(joints[ok].ravel(), fit.sd_joints_m[ok].ravel()),
+    }
+
+
+def factor(errors: Errors) -> float:
+    """What standard deviations must be multiplied by."""
+    z = np.abs(errors.error / errors.sd)
+    return float(max(np.quantile(z, 0.9) / QUANTILES["cover90"], np.sqrt((z**2).mean()) / _TAIL_RMS))
+
+
+def statistics(errors: Errors) -> dict[str, float]:
+    """Coverage, root mean square z, rank correlation of spread and error, and the means of both, metres."""
+    z = np.abs(errors.error / errors.sd)
+    rank = lambda values: values.argsort().argsort().astype(float)  # noqa: E731
+    return {
+        **{name: float((z <= bound).mean()) for name, bound in QUANTILES.items()},
+        "rms_z": float(np.sqrt((z**2).mean())),
+        "rank_corr": float(np.corrcoef(rank(errors.sd), rank(np.abs(errors.error)))[0, 1]),
+        "mean_sd": float(errors.sd.mean()),
+        "mean_error": float(np.abs(errors.error).mean()),
+        "values": len(z),
+    }
+
+
+def table(found: dict[str, Errors], where: str) -> str:
+    """Markdown."""
+    lines = [
+        f"{where}:",
+        "",
+        "| quantity | in 68 % | in 90 % | RMS z | rank corr. | mean sd m | mean error m | values |",
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for name, errors in found.items():
+        s = statistics(errors)
+        lines.append(
+            f"| {name} | {s['cover68']:.2f} | {s['cover90']:.2f} | {s['rms_z']:.2f} | {s['rank_corr']:.2f} | "
+            f"{s['mean_sd']:.3f} | {s['mean_error']:.3f} | {s['values']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
