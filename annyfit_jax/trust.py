@@ -19,7 +19,8 @@ check cannot see (no such cue, a solver that reports no uncertainty) is NaN and 
 | converged | 1 where the solver still had something to gain | 0 or 1 |
 | uncertainty | standard deviation of the depth over the depth | share |
 
-`THRESHOLD` keeps the precision that `experiments/results/annyfit_plus.md` reports on scenes with known truth.
+`THRESHOLD` keeps the precision that `experiments/results/annyfit_plus.md` reports on scenes with known truth
+(`python -m experiments.calibrate_uncertainty` measures it): depth within 10 % and joints, hips aligned, within 80 mm.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ from experts.words import AGE_CLASSES, GENDER_CLASSES
 
 THRESHOLD = 0.5
 LIMITS = {
-    "reprojection": 0.05, "depth": 0.08, "age": 1.5, "gender": 1.5, "limits": 2.0, "penetration": 0.15, "converged": 2.0,
-    "uncertainty": 0.08,
+    "reprojection": 0.12, "depth": 0.03, "age": 2.0, "gender": 1.0, "limits": 0.8, "penetration": 0.1, "converged": 2.0,
+    "uncertainty": 0.06,
 }  # fmt: skip
-"""Where doubt begins."""
+"""Where doubt begins; chosen on synthetic scenes of other seeds than those that the precision is reported for."""
 _EDGE = 1e-3
 _ANGLE_RAD = 0.3
 _LEAST_EXTENT_PX = 10.0

@@ -1,4 +1,4 @@
-"""How far the standard deviations of second-order fits can be believed, and the factors that make them so.
+"""How far the standard deviations and the trust score of second-order fits can be believed, and the factors that make them so.
 
     python -m experiments.calibrate_uncertainty                          # coverage on synthetic scenes of the test seeds
     python -m experiments.calibrate_uncertainty --write                  # fit the factors on other seeds first
@@ -9,13 +9,16 @@ For depth of the root, height, and COCO-17 joints: z = error / standard deviatio
 Prints the share of |z| below the normal quantiles of 68 % and 90 %, the root mean square of z, and the rank correlation of
 predicted spread and error. A factor is the 90 % quantile of |z| on the calibration seeds over its normal value, at least the
 root mean square over 1.2: tails count too. Factors go to `annyfit_jax/data/uncertainty.json`.
+
+Then the people that `annyfit_jax.trust` would keep, and how many of those are right: depth within 10 %, joints within 80 mm with
+hips aligned. Once for the scenes as they are, once with `spoiled` cues: what a score is for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,12 @@ import numpy as np
 from absl import app, flags
 from jaxtyping import Float
 
+from annyfit_jax import trust
+from annyfit_jax.metrics.joints import root_mpjpe
 from annyfit_jax.results import SceneFit
 from annyfit_jax.scene import Scene
 from annyfit_jax.second_order.uncertainty import QUANTITIES
+from experts.words import AGE_CLASSES
 
 REPO = Path(__file__).resolve().parents[1]
 FACTORS = REPO / "annyfit_jax" / "data" / "uncertainty.json"
@@ -36,6 +42,10 @@ PEOPLE = (1, 2, 3, 4, 5, 6)
 QUANTILES = {"cover68": 0.9945, "cover90": 1.6449}
 """Normal quantiles of two-sided intervals."""
 _TAIL_RMS = 1.2
+RIGHT_DEPTH, RIGHT_JOINTS_MM = 0.10, 80.0
+SPOIL_SEED = 5001
+SPOILED = {"depth": 0.08, "age": 0.08, "points of another": 0.06, "few points": 0.06}
+"""Shares of people with such a cue."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +87,18 @@ def main(_: list[str]) -> None:
         )
         print(f"factors {factors} written to {FACTORS.relative_to(REPO)}")
         uncertainty.calibration.cache_clear()
+    scenes: list[Scene]
     if values.scenes:
         source = open_input(values.scenes)
-        scenes: Iterable[Scene] = (source.load(i) for i in range(len(source)))
+        scenes = [source.load(i) for i in range(len(source))]
         where = values.scenes
     else:
         scenes, where = synthetic(fitter, TEST_SEEDS, values.count), f"seeds {TEST_SEEDS}"
-    print(table(collect(fitter, scenes), where))
+    fits = list(fitter.fit(scenes))
+    print(table(pooled(scenes, fits), where))
+    print(trust_table(scenes, fits, "cues as they are"))
+    bad = spoiled(scenes)
+    print(trust_table(bad, list(fitter.fit(bad)), "spoiled cues"))
 
 
 def synthetic(fitter: Any, seeds: Iterable[int], count: int) -> list[Scene]:
@@ -100,9 +115,14 @@ def synthetic(fitter: Any, seeds: Iterable[int], count: int) -> list[Scene]:
 
 def collect(fitter: Any, scenes: Iterable[Scene]) -> dict[str, Errors]:
     """Fit scenes with truth; errors and standard deviations of each quantity over all people that were fitted."""
-    found: dict[str, list[Errors]] = {name: [] for name in QUANTITIES}
     kept = list(scenes)
-    for scene, fit in zip(kept, fitter.fit(kept), strict=True):
+    return pooled(kept, list(fitter.fit(kept)))
+
+
+def pooled(scenes: Sequence[Scene], fits: Sequence[SceneFit]) -> dict[str, Errors]:
+    """Errors and standard deviations of each quantity over all people that were fitted."""
+    found: dict[str, list[Errors]] = {name: [] for name in QUANTITIES}
+    for scene, fit in zip(scenes, fits, strict=True):
         for name, errors in errors_of(scene, fit).items():
             found[name].append(errors)
     return {
@@ -122,6 +142,47 @@ def errors_of(scene: Scene, fit: SceneFit) -> dict[str, Errors]:
         "height": Errors((fit.height_m - scene.extra["gt_body_height"])[ok], fit.sd_height_m[ok]),
         "joints": Errors(joints[ok].ravel(), fit.sd_joints_m[ok].ravel()),
     }
+
+
+def spoiled(scenes: Sequence[Scene]) -> list[Scene]:
+    """Scenes in which some cues are plainly wrong or missing, by `SPOILED`; seeded."""
+    rng = np.random.default_rng(SPOIL_SEED)
+    anchors = list(AGE_CLASSES.values())
+    out = []
+    for scene in scenes:
+        n = len(scene)
+        depth = scene.median_depth * np.where(rng.random(n) < SPOILED["depth"], rng.choice([0.6, 1.5], n), 1.0)
+        age = np.where(rng.random(n) < SPOILED["age"], rng.choice(anchors, n), scene.age)
+        keypoints, dense = np.array(scene.keypoints), np.array(scene.dense_keypoints)
+        fate = rng.random(n)
+        for i in range(n):
+            if fate[i] < SPOILED["points of another"]:
+                other = rng.integers(n)
+                keypoints[i], dense[i] = scene.keypoints[other], scene.dense_keypoints[other]
+            elif fate[i] < SPOILED["points of another"] + SPOILED["few points"]:
+                dense[i, :, 2] = 0.0
+                keypoints[i, rng.permutation(17)[:11], 2] = 0.0
+        out.append(dataclasses.replace(scene, median_depth=depth, age=age, keypoints=keypoints, dense_keypoints=dense))
+    return out
+
+
+def trust_table(scenes: Sequence[Scene], fits: Sequence[SceneFit], where: str) -> str:
+    """Markdown: of the people that a threshold keeps, how many are right."""
+    score, right = [], []
+    for scene, fit in zip(scenes, fits, strict=True):
+        assert scene.truth is not None
+        ok, depth = fit.ok, scene.truth.transl[:, 2]
+        joints = root_mpjpe(fit.fitted_keypoints_3d[ok].astype(np.float64), scene.extra["gt_coco3d"][ok]) * 1000.0
+        score.append(trust.judge(fit).score[ok])
+        right.append((np.abs(fit.depth_m / depth - 1.0)[ok] <= RIGHT_DEPTH) & (joints <= RIGHT_JOINTS_MM))
+    scores, rights = np.concatenate(score), np.concatenate(right)
+    lines = [f"trust, {where}: {len(rights)} people, {rights.mean():.3f} right", ""]
+    lines += ["| score at least | kept | right among them | right among the others |", "|---|---|---|---|"]
+    for threshold in sorted({trust.THRESHOLD, 0.3, 0.6}):
+        keep = scores >= threshold
+        share = [f"{rights[s].mean():.3f}" if s.any() else "-" for s in (keep, ~keep)]
+        lines.append(f"| {threshold} | {keep.mean():.3f} | {share[0]} | {share[1]} |")
+    return "\n".join(lines) + "\n"
 
 
 def factor(errors: Errors) -> float:

@@ -92,7 +92,9 @@ def test_a_mirrored_person_is_the_mirror_image():
     assert difference[:below].max() < 1e-5
     assert difference.max() < 2e-2
     swapped = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
-    np.testing.assert_allclose(there.keypoints[:, :17], np.asarray(here.keypoints)[:, swapped] * flip, atol=5e-3)
+    points = np.abs(np.asarray(there.keypoints)[:, :17] - np.asarray(here.keypoints)[:, swapped] * flip).max((0, 2))
+    assert points[5:].max() < 1e-3
+    assert points.max() < 2e-2
 
 
 def test_two_heads_in_one_patch_leave_the_nearer():
