@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -150,7 +151,9 @@ def command() -> str:
     """The command line without what has its default value."""
     names = ("config", "set", "row", "worlds", "seeds", "scenes", "people", "public", "bootstrap")
     given = [FLAGS[name] for name in names if FLAGS[name].value != FLAGS[name].default]
-    return " ".join(["python -m experiments.ablate", *(flag.serialize().replace("\n", " ") for flag in given)])
+    return shlex.join(
+        ["python", "-m", "experiments.ablate", *(part for f in given for part in f.serialize().split("\n"))]
+    )
 
 
 def parse_row(text: str) -> Row:

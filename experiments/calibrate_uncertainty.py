@@ -10,7 +10,7 @@ Prints the share of |z| below the normal quantiles of 68 % and 90 %, the root me
 predicted spread and error. A factor is the 90 % quantile of |z| on the calibration seeds over its normal value, at least the
 root mean square over 1.2: tails count too. Factors go to `annyfit_jax/data/uncertainty.json`.
 
-Then the people that `annyfit_jax.trust` would keep, and how many of those are right: depth within 10 %, joints within 80 mm with
+Then the people that `annyfit_jax.trust` would keep, and how many are right: depth within 10 %, joints within 80 mm with the
 hips aligned. Once for the scenes as they are, once with `spoiled` cues: what a score is for.
 """
 

@@ -192,3 +192,28 @@ def test_steps_bring_the_loss_down():
     np.testing.assert_array_equal(end["vit"]["mask_token"][...], frozen)
     found = made.predict(end, batch, 0.0)
     assert found.bodies.transl.shape == (4, 4, 3)
+
+
+def test_predictions_are_fits(tmp_path):
+    """They store, load, and project onto the heads that the network found; the camera of the photo is used."""
+    from annyfit_jax import results
+    from annyfit_jax.regressors.multihmr.predictions import Predictor
+
+    made = MultiHmrRegressor(SMALL)
+    predictor = Predictor(made, made.init(jax.random.key(3)), threshold=0.0)
+    image = np.random.default_rng(1).integers(0, 255, (60, 100, 3)).astype(np.uint8)
+    K = np.array([[90.0, 0, 50], [0, 90.0, 30], [0, 0, 1]])
+    for camera_of_photo in (None, K):
+        fit = predictor.fit("photo", image, "photo.jpg", camera_of_photo)
+        assert len(fit) == SMALL.max_people
+        assert (np.diff(fit.transl[:, 2]) >= 0).all()
+        results.save(fit, tmp_path / "photo.npz")
+        assert results.load(tmp_path / "photo.npz").name == "photo"
+        if camera_of_photo is not None:
+            np.testing.assert_allclose(fit.K, K, rtol=1e-5)
+        parameters = (fit.shape, fit.root_rotvec, fit.pose, fit.transl)
+        poses = anny.forward(constants().model, anny.Params(*(jnp.asarray(x) for x in parameters))).bone_poses
+        head = np.asarray(poses)[:, rig.head(), :3, 3]
+        pixels = (head @ fit.K.T)[:, :2] / head[:, 2:]
+        noted = [[float(v) for v in str(note).split("head=")[1].split(",")] for note in fit.notes]
+        np.testing.assert_allclose(pixels, noted, atol=0.3)

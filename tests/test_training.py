@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def config(tmp_path_factory) -> TrainConfig:
     path = make_pictures(folder, 5)
     network = tiny(
         body=ANNY, backbone=ResNetConfig(blocks=(1, 1, 1, 1), stem=8), width=32, heads=4, feedforward=32,
-        encoder_layers=1, queries=12, people=4, denoising=4, joints=False,
+        encoder_layers=1, queries=12, people=4, denoising=4,
     )  # fmt: skip
     sets = tuple(DataSet(name, 0.5, path=path, images=str(folder), crop=0.5) for name in ("one", "two"))
     feed = AiosFeed(
@@ -84,7 +85,7 @@ def config(tmp_path_factory) -> TrainConfig:
         buckets=((96, 96),),
     )  # fmt: skip
     return TrainConfig(
-        regressor=AiosRegressor(network, LossConfig(supervision="third_only")), feed=feed, optimiser=OptimiserConfig(lr=1e-3, ema=0.5),
+        regressor=AiosRegressor(network, LossConfig()), feed=feed, optimiser=OptimiserConfig(lr=1e-3, ema=0.5),
         steps=6, batch=4, log_every=1, checkpoint_every=3, reader_threads=1,
     )  # fmt: skip
 
@@ -363,8 +364,23 @@ def test_a_folder_belongs_to_one_run(straight):
         train(dataclasses.replace(LINE, start_from="x.pth"), folder / "other")
 
 
+def test_the_loss_of_the_network_has_a_gradient(config):
+    """A batch from the feed through network, loss and their derivative, traced: all terms, and a slope for each variable."""
+    batch = data.padded(config.feed, next(iter(data.rows(config.feed, 4, 0, threads=1))))
+    assert batch.images.shape == (4, 96, 96, 3)
+    assert batch.targets.people.any()
+    regressor = config.regressor
+    variables = regressor.init(jax.random.key(0))
+    run = jax.value_and_grad(regressor.loss, has_aux=True)
+    (value, terms), slope = jax.eval_shape(run, variables, regressor.constants(), batch, jax.random.key(0))
+    assert value.shape == () and all(term.shape == () for term in terms.values())
+    assert {"layer5/points3d_body", "layer5/points2d_face", "proposals/classes", "layer0/denoising_l1"} <= set(terms)
+    assert jax.tree.map(jnp.shape, slope) == jax.tree.map(jnp.shape, variables)
+
+
+@pytest.mark.skipif("ANNYFIT_PUBLISHED_SIZE" not in os.environ, reason="minutes to compile: ANNYFIT_PUBLISHED_SIZE=1")
 def test_a_step_of_the_network(config, tmp_path):
-    """Naive AiOS (less to compile) with Anny's head on pictures, over four devices: all terms, finite; the speed is known."""
+    """AiOS with Anny's head on pictures, split over four devices: all terms, finite; the speed is known."""
     state = train(dataclasses.replace(config, steps=1), tmp_path)
     (line,) = metrics.read(tmp_path / "metrics.jsonl")
     assert all(np.isfinite(value) for value in line.values())

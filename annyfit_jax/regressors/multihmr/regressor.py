@@ -45,8 +45,8 @@ class Batch(NamedTuple):
 
     images: Float[Array, "batch S S 3"]
     """Normalised RGB (`preprocess.square`)."""
-    intrinsics: Float[Array, "batch 3 3"]
-    """Of the square pictures, pixels."""
+    intrinsics: Float[Array, "batch 3 3"] | None
+    """Of the square pictures, pixels. None: those that the network sees (not in training)."""
     targets: Targets | None = None
 
 
@@ -94,20 +94,20 @@ class MultiHmrRegressor:
         self, variables: nnx.State, constants: AnnyBodies, batch: Batch, key: jax.Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The terms of `losses.terms`, and the field of view. Nothing in it is random: `key` is not used."""
-        if batch.targets is None:
-            raise ValueError("a training batch needs targets")
-        config, targets = self.config, batch.targets
+        if batch.targets is None or batch.intrinsics is None:
+            raise ValueError("a training batch needs targets and intrinsics")
+        config, targets, K = self.config, batch.targets, batch.intrinsics
         network = model.bind(config, variables)
         seen = network.see(batch.images)
-        true, heads, in_front = _true_bodies(config, constants, targets, batch.intrinsics)
+        true, heads, in_front = _true_bodies(config, constants, targets, K)
         inside = ((heads >= 0) & (heads < config.size)).all(-1)
         patches = detection.pinned(seen.scores, heads, targets.people & in_front & inside, config.vit.patch)
         patches = patches._replace(valid=patches.valid & _first_in_patch(patches, config.grid))
         middle = jnp.stack([patches.column, patches.row], -1) + 0.5
         true = true._replace(offset=heads / config.vit.patch - middle)
-        reading = network.read(seen, patches, batch.intrinsics)
+        reading = network.read(seen, patches, K)
         bodies = people.anny_bodies(constants.model, reading)
-        predicted = _compared(constants, bodies, reading.matrices, batch.intrinsics)._replace(
+        predicted = _compared(constants, bodies, reading.matrices, K)._replace(
             offset=reading.offset, raw_distance=reading.raw_distance, transl=reading.transl,
             shape=reading.shape[..., : rig.NUM_USED_SHAPE],
         )  # fmt: skip
@@ -115,18 +115,19 @@ class MultiHmrRegressor:
         row = jnp.where(patches.valid, patches.row, config.grid)  # padding writes nowhere
         positive = positive.at[jnp.arange(len(row))[:, None], row, patches.column].set(1.0, mode="drop")
         values = losses.terms(seen.scores, positive, predicted, true, patches.valid, config.size, targets.weight)
-        fov = 2.0 * jnp.arctan(config.size / 2 / batch.intrinsics[:, 0, 0])
+        fov = 2.0 * jnp.arctan(config.size / 2 / K[:, 0, 0])
         values["fov"] = jnp.abs(seen.fov - fov).mean()
         return losses.total(values, self.loss_config), values
 
     def predict(self, variables: nnx.State, batch: Batch, threshold: float = 0.3) -> People:
-        """People whose patch scores at least `threshold`, with the camera of the batch."""
+        """People whose patch scores at least `threshold`."""
         network = model.bind(self.config, variables)
         seen = network.see(batch.images)
         patches = detection.detect(seen.scores, threshold, self.config.max_people)
-        reading = network.read(seen, patches, batch.intrinsics)
+        K = model.intrinsics_of(self.config, seen, batch.intrinsics)
+        reading = network.read(seen, patches, K)
         bodies = people.anny_bodies(anny.load(), reading)
-        return People(patches.score, patches.valid, bodies, reading.loc, batch.intrinsics)
+        return People(patches.score, patches.valid, bodies, reading.loc, K)
 
     def start_from(self, variables: nnx.State, path: str) -> nnx.State:
         """Takes over what a PyTorch checkpoint has under the same names (Multi-HMR, DINOv2).
