@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from absl import app, flags, logging
 
@@ -37,7 +37,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("images", None, "Folder of photos, or one photo.")
     flags.DEFINE_string("output", None, "Folder of the predictions.")
-    flags.DEFINE_float("threshold", 0.5, "Least score of a person: 0.5 in the paper's tables, 0.3 for AGORA.")
+    flags.DEFINE_float("threshold", 0.5, "Least score of a person: 0.5 in AiOS's tables, 0.3 for AGORA and Multi-HMR.")
     flags.DEFINE_bool("single_person", False, "Keep the best person of each photo.")
     flags.DEFINE_integer("short_side", 800, "Pixels that the short side of a photo is resized to.", lower_bound=16)
     flags.DEFINE_integer("long_side", 1333, "Pixels that the long side may have.", lower_bound=16)
@@ -68,23 +68,16 @@ def run() -> None:
     from annyfit_jax import results
     from annyfit_jax.files import json_lines, write_bytes
     from annyfit_jax.inputs.images import list_photos, read_photo, scene_names
-    from annyfit_jax.regressors.aios.predictions import Predictor
-    from annyfit_jax.regressors.aios.regressor import AiosRegressor
     from annyfit_jax.scene import SceneError
     from annyfit_jax.training.config import load_config
 
     if FLAGS.compile_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(FLAGS.compile_cache))
     config = load_config(FLAGS.config, FLAGS["set"].value or ())
-    if not isinstance(config.regressor, AiosRegressor):
-        raise ValueError(f"--config={FLAGS.config}: predictions of {type(config.regressor).__name__} are not supported")
     folder, output = Path(FLAGS.images), Path(FLAGS.output)
     photos = [folder] if folder.is_file() else list_photos(folder)
     names = scene_names([photo.name if folder.is_file() else photo.relative_to(folder) for photo in photos])
-    predictor = Predictor(
-        config.regressor, _variables(config), threshold=FLAGS.threshold, single=FLAGS.single_person,
-        short_side=FLAGS.short_side, long_limit=FLAGS.long_side,
-    )  # fmt: skip
+    predictor = _predictor(config, _variables(config))
     (output / "fits").mkdir(parents=True, exist_ok=True)
     rows, aside = [], []
     for name, photo in zip(names, photos):
@@ -105,20 +98,53 @@ def run() -> None:
     print(f"{len(photos) - len(aside)} photos, {len(rows)} people, {len(aside)} photos set aside: {output / 'fits'}")
 
 
+class _Predictor(Protocol):
+    def fit(self, name: str, image: Any, image_path: str = "") -> SceneFit: ...
+
+
+def _predictor(config: TrainConfig, variables: object) -> _Predictor:
+    """Photo -> fit, by the network of the config. Raises ValueError for one that has no predictor."""
+    from annyfit_jax.regressors.aios import predictions as aios
+    from annyfit_jax.regressors.aios.regressor import AiosRegressor
+    from annyfit_jax.regressors.multihmr import predictions as multihmr
+    from annyfit_jax.regressors.multihmr.regressor import MultiHmrRegressor
+
+    regressor = config.regressor
+    if isinstance(regressor, MultiHmrRegressor):
+        return multihmr.Predictor(regressor, variables, threshold=FLAGS.threshold)
+    if isinstance(regressor, AiosRegressor):
+        return aios.Predictor(
+            regressor, variables, threshold=FLAGS.threshold, single=FLAGS.single_person,
+            short_side=FLAGS.short_side, long_limit=FLAGS.long_side,
+        )  # fmt: skip
+    raise ValueError(f"--config={FLAGS.config}: predictions of {type(regressor).__name__} are not supported")
+
+
+def _official(config: TrainConfig, path: str) -> tuple[object, tuple[str, ...]]:
+    """Variables of an official state dict, and its entries that are no part of the network."""
+    from annyfit_jax.regressors.aios import checkpoint as aios
+    from annyfit_jax.regressors.aios.regressor import AiosRegressor
+    from annyfit_jax.regressors.multihmr import checkpoint as multihmr
+    from annyfit_jax.regressors.multihmr.regressor import MultiHmrRegressor
+    from annyfit_jax.regressors.torch_checkpoint import read_state_dict
+
+    if isinstance(config.regressor, MultiHmrRegressor):
+        return multihmr.from_torch(config.regressor.config, read_state_dict(path, multihmr.ENTRY))
+    if isinstance(config.regressor, AiosRegressor):
+        return aios.from_torch(config.regressor.config, read_state_dict(path))
+    raise ValueError(f"--checkpoint: {type(config.regressor).__name__} reads no PyTorch checkpoints")
+
+
 def _variables(config: TrainConfig) -> object:
     """The averaged variables of the run, or those of the official checkpoint."""
     import jax
 
-    from annyfit_jax.regressors.aios.checkpoint import from_torch
-    from annyfit_jax.regressors.aios.regressor import AiosRegressor
-    from annyfit_jax.regressors.torch_checkpoint import read_state_dict
     from annyfit_jax.training import state as states
     from annyfit_jax.training.checkpoints import Checkpoints
     from annyfit_jax.training.loop import claim
 
-    assert isinstance(config.regressor, AiosRegressor)
     if FLAGS.checkpoint:
-        variables, unused = from_torch(config.regressor.config, read_state_dict(FLAGS.checkpoint))
+        variables, unused = _official(config, FLAGS.checkpoint)
         logging.info("%s: %d entries are no part of the network", FLAGS.checkpoint, len(unused))
         return variables
     if not (Path(FLAGS.run) / "checkpoints").is_dir():
@@ -135,11 +161,11 @@ def _rows(fit: SceneFit) -> list[dict[str, object]]:
     """A row per person for people.jsonl."""
     rows = []
     for k in range(len(fit)):
-        score, _, box = str(fit.notes[k]).partition(";")
+        noted = dict(entry.split("=") for entry in str(fit.notes[k]).split(";"))  # score, and box or head in pixels
         rows.append(
             {
-                "scene": fit.name, "person": str(fit.person_ids[k]), "score": float(score.removeprefix("score=")),
-                "box": [float(v) for v in box.removeprefix("box=").split(",")],
+                "scene": fit.name, "person": str(fit.person_ids[k]), "score": float(noted.pop("score")),
+                **{name: [float(v) for v in values.split(",")] for name, values in noted.items()},
                 "depth_m": round(float(fit.depth_m[k]), 4), "height_m": round(float(fit.height_m[k]), 4),
             }
         )  # fmt: skip

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import REPO
 from test_multihmr import TINY_ANNY, path, weightgen
 
+from annyfit_jax.fit_source import open_fits
 from annyfit_jax.regressors.multihmr import checkpoint, model, people, preprocess, rig
 from annyfit_jax.regressors.torch_checkpoint import write_state_dict
 from body_models import anny
@@ -18,8 +24,6 @@ from experts.interfaces import ExpertError, People, Photo
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A file in the official layout."""
-    import json
-
     shapes = json.loads(path("tiny_anny_keys.json").read_text())
     arrays = weightgen().fill(5, shapes) | checkpoint.constants(TINY_ANNY)
     file = tmp_path_factory.mktemp("weights") / "tiny.pt"
@@ -159,3 +163,38 @@ def test_the_card_names_file_and_licence(expert):
     assert expert.card.checkpoint == "tiny.pt"
     assert len(expert.card.version) == 12
     assert not expert.card.commercial
+
+
+CONFIG = """
+from annyfit_jax.regressors.multihmr.config import HeadConfig, MultiHmrConfig
+from annyfit_jax.regressors.multihmr.feed import MultiHmrFeed
+from annyfit_jax.regressors.multihmr.regressor import MultiHmrRegressor
+from annyfit_jax.regressors.vit import VitConfig
+from annyfit_jax.training.config import TrainConfig
+
+def get_config():
+    vit = VitConfig(48, 2, 3, table=5)
+    network = MultiHmrConfig(size=112, vit=vit, head=HeadConfig(64, 2, 4, 16, 128), max_people=4)
+    return TrainConfig(MultiHmrRegressor(network), MultiHmrFeed((), side=112))
+"""
+
+
+def test_photos_to_fits_with_official_weights(weights, tmp_path):
+    """`experiments.predict` as a user runs it."""
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(photo(200, 120).pixels).save(tmp_path / "photos" / "one.png")
+    (tmp_path / "config.py").write_text(CONFIG)
+    command = [
+        sys.executable, "-m", "experiments.predict", f"--config={tmp_path / 'config.py'}", f"--checkpoint={weights}",
+        f"--images={tmp_path / 'photos'}", f"--output={tmp_path / 'out'}", "--threshold=0.1",
+        f"--compile_cache={REPO / '.cache' / 'jax'}",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (outcome,) = open_fits(tmp_path / "out").outcomes()
+    assert 1 <= len(outcome.fit) <= 4
+    rows = [json.loads(line) for line in (tmp_path / "out" / "people.jsonl").read_text().splitlines()]
+    assert len(rows) == len(outcome.fit)
+    assert set(rows[0]) == {"scene", "person", "score", "head", "depth_m", "height_m"}

@@ -8,7 +8,7 @@
 | `keypoints2d_original` | (N, 190, 3) | what the fit was given: x, y in pixels, confidence |
 | `keypoints2d`, `keypoints3d` | (N, 190, 3), (N, 190, 4) | of the fit: pixels; metres in camera axes; confidence 1 or 0 |
 | `<keypoints>_mask` | (190,) | 1 for the joints that the file has at all |
-| `anny` | dictionary | arrays with N rows: `root_rotvec`, `transl`, `pose`, `shape`, `height_m`, `reprojection_px` |
+| `anny` | dictionary | arrays with N rows: `root_rotvec`, `transl`, `pose`, `shape`, `height_m`, `reprojection_px` or -1 |
 | `smplx` | dictionary | instead of `anny` for fits of SMPL-X: `global_orient`, `body_pose` (N, 21, 3), ..., official `transl` |
 | `annot_valid` | (N,) bool | the person has a fit; the others have keypoints only, their parameters are 0 |
 | `meta` | dictionary | per person `height`, `width`, `focal_length`, `principal_point`, `gender`, `scene`, `person_id` |
@@ -154,7 +154,8 @@ def entries(
         meta["smplx_valid"] = valid.astype(np.uint8)
     else:
         body["height_m"] = fitted(fit.height_m for fit in fits)
-        body["reprojection_px"] = fitted(fit.reprojection_px for fit in fits)
+        error = fitted(fit.reprojection_px for fit in fits)
+        body["reprojection_px"] = np.where(np.isfinite(error), error, -1.0).astype(error.dtype)
     return {
         "__key_strict__": np.array(False),
         "__data_len__": np.array(len(fits)),
