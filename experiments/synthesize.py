@@ -7,7 +7,7 @@
         --start=camerahmr --set='camera.image_sizes=((224,224),)' --set=keypoints.missed=0.1
     python -m experiments.synthesize --measure --scenes=160 --seed=1 --render=picture --sheet=sheet.jpg
 
-Without pictures (the default) 120 scenes a second on one core. With them some 8: families and groups on the ground, photo,
+Without pictures (the default) some 200 scenes a second on one core. With them some 8: families and groups on the ground, photo,
 masks, depth map and cues from what is visible; every parameter is in `annyfit_jax/synthetic/config.py`, what it comes to in
 `docs/synthetic.md`. --measure prints that instead of writing a dataset.
 

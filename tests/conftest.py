@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported anywhere
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: threads cost more than they bring on small products
 
 import jax
 import jax.numpy as jnp
