@@ -36,6 +36,11 @@ Device = Any
 _AXIS = "lists"
 
 
+def default_devices() -> list[Device]:
+    """All that this process has."""
+    return jax.local_devices()
+
+
 class PendingBatch(NamedTuple):
     """A fit under way."""
 
@@ -68,7 +73,7 @@ class Fitter:
         self.solver_body = second_order.prepare_body(self.model, self.body, config) if self.second_order else self.body
         self.starter = KeypointStarter(self.model)
         self.meshes = BodyMeshes(self.model)
-        self.devices = tuple(jax.local_devices() if devices is None else devices)
+        self.devices = tuple(default_devices() if devices is None else devices)
         on_cpu = self.devices[0].platform == "cpu"
         self.lengths = tuple(config.person_lengths) or (CPU_LENGTHS if on_cpu else ACCELERATOR_LENGTHS)
 

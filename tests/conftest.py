@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import pytest
 from absl import flags
 
+from annyfit_jax import fitting
 from body_models import anny
 
 _CACHE = Path(__file__).resolve().parents[1] / ".cache" / "jax"
@@ -26,6 +27,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 flags.FLAGS.mark_as_parsed()
+
+# The devices share two cores: each would solve a list of its own, most of them empty. `test_data_parallel` names its devices.
+fitting.default_devices = lambda: jax.local_devices()[:1]
 
 
 # ------------------------------------------------------------------------------------------------ the parity mark
