@@ -180,3 +180,41 @@ def test_the_left_jacobian(x64, angle):
     for k, e in enumerate(np.eye(3)):
         turned = Rotation.from_rotvec(v + step * e) * Rotation.from_rotvec(v - step * e).inv()
         assert max_abs(ours[:, k], turned.as_rotvec() / (2 * step)) < 1e-8
+
+
+# ------------------------------------------------------------------------------------------------ every length of a list
+
+
+@pytest.mark.parametrize("people", [8, 64, 160, 4096])
+def test_orientations_turn_alike_in_lists_of_every_length(people):
+    """Against numpy in float64. A sum over a broadcast product, compiled for CPUs, was wrong from 48 people on."""
+    rng = np.random.default_rng(5)
+    bones, shapes = (140, 6) if people < 1000 else (20, 6)
+    axes = (0.05 * rng.normal(size=(3, bones, people))).astype(np.float32)
+    moved = (0.05 * rng.normal(size=(3, shapes, bones, people))).astype(np.float32)
+    ours = np.asarray(jax.jit(jacobian.orientation_velocity)(axes, moved))
+    e, d = axes.astype(np.float64), moved.astype(np.float64)
+    length = np.linalg.norm(e, axis=0)
+    y = e / length
+    dy = (d - y[:, None] * (y[:, None] * d).sum(0)) / length
+    bisector = np.broadcast_to((y + np.array([0, 1.0, 0])[:, None, None])[:, None], dy.shape)
+    expected = np.cross(bisector, dy, axis=0) / (1.0 + y[1])
+    scale = np.abs(expected).max((0, 1))
+    assert (np.abs(ours - expected).max((0, 1)) < 1e-3 * np.maximum(scale, 1.0)).all()
+
+
+def test_the_jacobian_is_the_same_in_every_length_that_is_used(load_anny):
+    """The same eight people once, and eight times over, float32: the shortest and the longest list of a CPU."""
+    body = map_body(load_anny(), plus_config())
+    rng = np.random.default_rng(6)
+    eight = (
+        rng.normal(size=(3, 8)) + np.array([0, 0, 5.0])[:, None], rng.normal(size=(3, 8)), rng.uniform(0.1, 0.9, (6, 8)),
+        0.3 * rng.normal(size=(3, 162, 8)),
+    )  # fmt: skip
+    found = []
+    for times in (1, 8):
+        v = Variables(*(jnp.asarray(np.concatenate([part] * times, -1), jnp.float32) for part in eight))
+        lin = jax.jit(lambda body, v: jacobian.linearize(body.plan, body.points, v))(body, v)
+        found.append((*lin.points, *lin.by_shape, lin.axes, *(x for group in lin.levers for x in group)))
+    for short, long in zip(*found, strict=True):
+        np.testing.assert_allclose(long, np.concatenate([np.asarray(short)] * 8, -1), rtol=1e-4, atol=1e-5)

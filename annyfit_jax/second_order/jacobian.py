@@ -120,7 +120,8 @@ def orientation_velocity(axes: Float[Array, "3 B N"], moved: Float[Array, "3 S B
     """
     length = jnp.sqrt((axes**2).sum(0))
     y = axes / length
-    along = (y[:, None] * moved).sum(0)
+    # Written out: for 48 people and more, XLA's CPU backend (jaxlib 0.10.2) gets (y[:, None] * moved).sum(0) wrong.
+    along = y[0] * moved[0] + y[1] * moved[1] + y[2] * moved[2]
     dy = (moved - y[:, None] * along) / length
     c = y[1]
     radial = y[0] * y[0] + y[2] * y[2]
