@@ -42,6 +42,8 @@ class Options:
     """What to compare, and where; the flags of the program."""
 
     quick: bool = False
+    throughput: bool | None = None
+    """Throughput tables; None: unless `quick`."""
     scenes: str | None = None
     cores: int = 1
     torch_python: str | None = None
@@ -180,10 +182,13 @@ class Benchmark:
         results["body"] = self.body({name: side for name, side in others.items() if side})
         results["compile"], counted = self.compile()
         results["memory"] |= counted
-        if not self.quick:
+        if self.options.throughput or (self.options.throughput is None and not self.quick):
             results["throughput"] = self.throughput(ours)
         results["facts"] = {
-            "command": "python -m experiments.benchmark" + " --quick" * self.quick + f" --cores={self.options.cores}",
+            "command": "python -m experiments.benchmark"
+            + " --quick" * self.quick
+            + " --throughput" * bool(self.options.throughput)
+            + f" --cores={self.options.cores}",
             "date": f"{datetime.date.today():%Y-%m-%d}",
             "scenes": f"{len(self.counts)} scenes, {sum(self.counts)} people"
             + (" (given)" if folder else " (synthetic, from the shipped model)"),
@@ -389,6 +394,9 @@ def _run(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_bool("quick", False, "Under ten minutes: few scenes on the torch side, no throughput tables.")
+    flags.DEFINE_bool(
+        "throughput", None, "Tables against people per scene, scenes and devices. Default: not with --quick."
+    )
     flags.DEFINE_string(
         "scenes",
         None,
