@@ -29,6 +29,9 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from annyfit_jax.cues import wire
 from annyfit_jax.cues.shards import DEFAULT_SCENES_PER_SHARD, Kind, Packed, Plan, Progress, SetAside, write
@@ -195,3 +198,48 @@ def _photo_file(folder: Path, outcome: Outcome) -> bytes:
         if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
             return jpeg_bytes(path)
     raise SceneError(f"{folder}: {stored.name}: no such photo")
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+class FitRecords:
+    """Random access to the records of such a dataset. Can be pickled: worker processes open the shards themselves."""
+
+    def __init__(self, folder: str | Path, every: int = 1) -> None:
+        """`every`: take each so-manieth record. Raises SceneError if the folder is no such dataset."""
+        self.folder, self.every = Path(folder), every
+        if not (self.folder / "dataset_info.json").is_file() or not (self.folder / "labels.json").is_file():
+            raise SceneError(f"{folder}: expected a dataset of fits with dataset_info.json and labels.json")
+
+    @functools.cached_property
+    def _records(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        builder: Any = tfds.builder_from_directory(str(self.folder))
+        return builder.as_data_source("train")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_records"}
+
+    def __len__(self) -> int:
+        return -(-len(self._records) // self.every)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._records[index * self.every]
+
+
+def record_name(record: Any) -> str:
+    """Name of a record's scene."""
+    value = record["name"]
+    value = value.item() if isinstance(value, np.ndarray) else value
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def record_photo(record: Any, name: str) -> bytes:
+    """Encoded photo of a record. Raises SceneError, with `name`, where the fits were exported without photos."""
+    photo = record["image_jpeg"]
+    photo = photo if isinstance(photo, bytes) else np.asarray(photo).tobytes()
+    if not photo:
+        raise SceneError(f"{name}: image_jpeg: empty; export the fits with their photos")
+    return photo

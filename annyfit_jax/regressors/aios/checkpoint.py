@@ -230,9 +230,21 @@ def start_from(
     else:
         prefix = ""
     source = {prefix + key: value for key, value in arrays.items()}
+    started, taken = overwrite(variables, source, torch_name)
+    used = {alias for name in taken for alias in aliases(name)}
+    return started, taken, tuple(sorted(set(source) - used))
+
+
+def overwrite(
+    variables: nnx.State, source: Mapping[str, np.ndarray], name_of: Callable[[tuple], str]
+) -> tuple[nnx.State, tuple[str, ...]]:
+    """Variables with those replaced that the source has under their name and in their shape, and the names taken over.
+
+    Raises: CheckpointError if there is none.
+    """
     result, taken = [], []
     for path, variable in nnx.to_flat_state(variables):
-        name = torch_name(path)
+        name = name_of(path)
         value = source.get(name)
         value = None if value is None else to_ours(value, str(path[-1]))
         if value is not None and value.shape == variable.shape:
@@ -241,8 +253,7 @@ def start_from(
         result.append((path, variable))
     if not taken:
         raise CheckpointError("no tensor of the checkpoint has a name and shape of this network")
-    used = {alias for name in taken for alias in aliases(name)}
-    return nnx.from_flat_state(result), tuple(taken), tuple(sorted(set(source) - used))
+    return nnx.from_flat_state(result), tuple(taken)
 
 
 def _check_official(config: AiosConfig) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from annyfit_jax.exports.humandata import read_humandata
+from annyfit_jax.exports.training_set import FitRecords, record_name, record_photo
 from annyfit_jax.regressors.aios.body_points import SMPLX_FROM_144
 from annyfit_jax.regressors.aios.config import BodyHead
 from annyfit_jax.regressors.aios.preprocess import enlarged_box
@@ -234,31 +235,17 @@ class FitsSource:
 
     def __init__(self, folder: str, head: BodyHead, *, every: int = 1) -> None:
         """Raises SceneError if the folder is no such dataset."""
-        self.folder, self.head, self.every = Path(folder), head, every
-        if not (self.folder / "dataset_info.json").is_file() or not (self.folder / "labels.json").is_file():
-            raise SceneError(f"{folder}: expected a dataset of fits with dataset_info.json and labels.json")
+        self.folder, self.head = Path(folder), head
+        self._records = FitRecords(folder, every)
         self.bones = [str(name) for name in json.loads((self.folder / "labels.json").read_text())["bone_labels"]]
 
-    @functools.cached_property
-    def _records(self) -> Any:
-        import tensorflow_datasets as tfds
-
-        builder: Any = tfds.builder_from_directory(str(self.folder))
-        return builder.as_data_source("train")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_records"}
-
     def __len__(self) -> int:
-        return -(-len(self._records) // self.every)
+        return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
-        record = self._records[index * self.every]
-        name = f"{self.folder}: {_text(record['name'])}"
-        photo = record["image_jpeg"]
-        photo = photo if isinstance(photo, bytes) else np.asarray(photo).tobytes()
-        if not photo:
-            raise SceneError(f"{name}: image_jpeg: empty; export the fits with their photos")
+        record = self._records[index]
+        name = f"{self.folder}: {record_name(record)}"
+        photo = record_photo(record, name)
         width, height = (int(side) for side in record["image_size"])
         corners = np.asarray(record["boxes"], np.float64)
         valid = np.asarray(record["fitted"], bool) & np.isfinite(record["transl"]).all(-1)
@@ -307,11 +294,6 @@ class FitsSource:
 def _body(*fields: Any) -> BodyTargets:
     """`BodyTargets` of host arrays."""
     return BodyTargets(*fields)
-
-
-def _text(value: Any) -> str:
-    value = value.item() if isinstance(value, np.ndarray) else value
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 @functools.cache

@@ -13,11 +13,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from annyfit_jax.regressors.aios.checkpoint import fill, to_ours, to_theirs
+from annyfit_jax.regressors.aios.checkpoint import fill, overwrite, to_theirs
 from annyfit_jax.regressors.multihmr import camera, rig
 from annyfit_jax.regressors.multihmr.config import MultiHmrConfig
 from annyfit_jax.regressors.multihmr.model import graph_and_shapes
@@ -138,15 +137,5 @@ def start_from(
     bare = "cls_token" in arrays and "patch_embed.proj.weight" in arrays
     prefix = ("encoder.backbone." if config.body == "anny" else "backbone.encoder.") if bare else ""
     source = {prefix + key: value for key, value in arrays.items()}
-    result, taken = [], []
-    for path, variable in nnx.to_flat_state(variables):
-        name = torch_name(config, path)
-        value = source.get(name)
-        value = None if value is None else to_ours(value, str(path[-1]))
-        if value is not None and value.shape == variable.shape:
-            variable = variable.replace(jnp.asarray(value, jnp.float32))
-            taken.append(name)
-        result.append((path, variable))
-    if not taken:
-        raise CheckpointError("no tensor of the checkpoint has a name and shape of this network")
-    return nnx.from_flat_state(result), tuple(taken), tuple(sorted(set(source) - set(taken)))
+    started, taken = overwrite(variables, source, lambda path: torch_name(config, path))
+    return started, taken, tuple(sorted(set(source) - set(taken)))

@@ -6,12 +6,12 @@ import functools
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from annyfit_jax.exports.training_set import FitRecords, record_name, record_photo
 from annyfit_jax.regressors.multihmr import preprocess
 from annyfit_jax.regressors.multihmr.regressor import Batch, Targets, blank_targets
 from annyfit_jax.scene import SceneError
@@ -46,32 +46,6 @@ class Row(NamedTuple):
     """Without a batch axis."""
 
 
-class FitRecords:
-    """Random access to the records of a dataset of fits."""
-
-    def __init__(self, folder: str, every: int = 1) -> None:
-        """Raises SceneError if the folder is no such dataset."""
-        self.folder, self.every = Path(folder), every
-        if not (self.folder / "dataset_info.json").is_file() or not (self.folder / "labels.json").is_file():
-            raise SceneError(f"{folder}: expected a dataset of fits with dataset_info.json and labels.json")
-
-    @functools.cached_property
-    def _records(self) -> Any:
-        import tensorflow_datasets as tfds
-
-        builder: Any = tfds.builder_from_directory(str(self.folder))
-        return builder.as_data_source("train")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_records"}
-
-    def __len__(self) -> int:
-        return -(-len(self._records) // self.every)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._records[index * self.every]
-
-
 @dataclass(frozen=True)
 class MultiHmrFeed:
     """See `annyfit_jax.training.data.Feed`."""
@@ -98,11 +72,8 @@ class MultiHmrFeed:
         """Square picture, camera and people of a record; mirrored at times."""
         from PIL import Image
 
-        name = _text(example["name"])
-        photo = example["image_jpeg"]
-        photo = photo if isinstance(photo, bytes) else np.asarray(photo).tobytes()
-        if not photo:
-            raise SceneError(f"{name}: image_jpeg: empty; export the fits with their photos")
+        name = record_name(example)
+        photo = record_photo(example, name)
         try:
             pixels = np.asarray(Image.open(io.BytesIO(photo)).convert("RGB"))
         except Exception as error:  # image decoders fail in many ways
@@ -200,8 +171,3 @@ def _mirrored_camera(K: np.ndarray, width: int) -> np.ndarray:
     moved = K.copy()
     moved[0, 2] = width - K[0, 2]
     return moved
-
-
-def _text(value: Any) -> str:
-    value = value.item() if isinstance(value, np.ndarray) else value
-    return value.decode() if isinstance(value, bytes) else str(value)
