@@ -195,6 +195,14 @@ class FitConfig:
 
 def load_config(path: str | Path) -> FitConfig:
     """Run the `get_config()` of a Python file and return its `FitConfig`."""
+    return run_get_config(path, FitConfig)
+
+
+Kind = typing.TypeVar("Kind")
+
+
+def run_get_config(path: str | Path, kind: type[Kind]) -> Kind:
+    """What the `get_config()` of a Python file returns. Raises FileNotFoundError, ValueError where that is no `kind`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"--config={path}: no such file; the shipped ones are experiments/configs/*.py")
@@ -203,10 +211,10 @@ def load_config(path: str | Path) -> FitConfig:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ValueError(f"--config={path}: the file must define get_config() -> FitConfig")
+        raise ValueError(f"--config={path}: the file must define get_config() -> {kind.__name__}")
     config = module.get_config()
-    if not isinstance(config, FitConfig):
-        raise ValueError(f"--config={path}: get_config() returned {type(config).__name__}, expected FitConfig")
+    if not isinstance(config, kind):
+        raise ValueError(f"--config={path}: get_config() returned {type(config).__name__}, expected {kind.__name__}")
     return config
 
 

@@ -5,13 +5,12 @@ config = load_config("experiments/configs/aios.py", ["optimiser.lr=2e-5", "feed.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from annyfit_jax.config import apply_overrides, to_json
+from annyfit_jax.config import apply_overrides, run_get_config, to_json
 from annyfit_jax.regressors.protocol import Regressor
 from annyfit_jax.training.data import Feed
 
@@ -73,18 +72,7 @@ MAY_CHANGE = ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "rea
 
 def load_config(path: str | Path, assignments: Iterable[str] = ()) -> TrainConfig:
     """The `TrainConfig` of a file's `get_config()`, with `path=value` assignments applied. Raises ValueError."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"--config={path}: no such file; the shipped ones are experiments/configs/aios*.py")
-    spec = importlib.util.spec_from_file_location(f"annyfit_training_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config() if hasattr(module, "get_config") else None
-    if not isinstance(config, TrainConfig):
-        raise ValueError(f"--config={path}: the file must define get_config() -> TrainConfig")
-    return override(config, assignments)
+    return override(run_get_config(path, TrainConfig), assignments)
 
 
 def override(config: TrainConfig, assignments: Iterable[str]) -> TrainConfig:
