@@ -70,18 +70,17 @@ class MultiHmr:
             variables, _ = checkpoint.from_torch(config, read_state_dict(self.checkpoint, checkpoint.ENTRY))
         except CheckpointError as error:
             raise ExpertError(f"start: {self.checkpoint}: {error}") from error
-        body = anny.load()
 
         @jax.jit
         def see(variables, images):
             return model.bind(config, variables).see(images)
 
         @jax.jit
-        def read(variables, seen, patches, K):
+        def read(variables, body, seen, patches, K):
             return people.anny_bodies(body, model.bind(config, variables).read(seen, patches, K))
 
         self._version = sha256(Path(self.checkpoint))[:12]
-        self._run = (config, variables, see, read)
+        self._run = (config, variables, anny.load(), see, read)
 
     def close(self) -> None:
         """Lets go of the weights."""
@@ -101,7 +100,7 @@ class MultiHmr:
         from annyfit_jax.regressors.multihmr import model, preprocess
         from annyfit_jax.regressors.multihmr.detection import Patches
 
-        config, variables, see, read = self._run
+        config, variables, anny_model, see, read = self._run
         images, placements = zip(*(preprocess.square(photo.pixels, config.size) for photo in photos), strict=True)
         missing = self.batch - len(photos)  # one shape, one compilation
         stacked = np.pad(np.stack(images), [(0, missing)] + [(0, 0)] * 3)
@@ -119,7 +118,9 @@ class MultiHmr:
             n = len(crowd)
             chosen[:, i, :n] = head_patches(scores[i], crowd, placement, config.vit.patch).T
             valid[i, :n] = True
-        bodies = read(variables, seen, Patches(*map(jnp.asarray, (*chosen, valid, valid.astype(np.float32)))), K)
+        bodies = read(
+            variables, anny_model, seen, Patches(*map(jnp.asarray, (*chosen, valid, valid.astype(np.float32)))), K
+        )
         result = []
         for i, crowd in enumerate(people):
             body = unknown_bodies(len(crowd))
