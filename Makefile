@@ -5,6 +5,7 @@
 #   make test          setup, then every test that needs no torch
 #   make test-parity   .venv-parity with torch (CPU), then the live comparisons with the `anny` and `smplx` packages
 #   make lint          ruff check, ruff format --check, pyright
+#   make docs          the reference of every public name as pages, in site/
 #   make clean         remove outputs and caches;  make distclean: the environments as well
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
@@ -22,10 +23,10 @@ PARITY_BIN := $(PARITY_VENV)/bin
 STAMP := $(VENV)/.installed
 PARITY_STAMP := $(PARITY_VENV)/.installed
 
-.PHONY: help setup demo test test-parity lint clean distclean
+.PHONY: help setup demo test test-parity lint docs clean distclean
 
 help:
-	@sed -n '3,9s/^# *//p' Makefile
+	@sed -n '3,10s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -59,8 +60,13 @@ lint: setup
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m pyright
 
+docs: setup
+	$(BIN)/python -m pip install --quiet --no-input --editable ".[docs]"
+	JAX_PLATFORMS=cpu $(BIN)/python -W ignore -m pdoc --docformat google --output-directory site annyfit_jax body_models experts
+	@echo "The reference is in $(CURDIR)/site: open $(CURDIR)/site/index.html"
+
 clean:
-	rm -rf out build dist .cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf out site build dist .cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean

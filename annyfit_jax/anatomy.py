@@ -72,7 +72,7 @@ def joint_axes(model: anny.AnnyModel) -> tuple[list[int], Float[np.ndarray, "bon
 
     Axes are taken from the mean of the shape space at rest; they turn by at most a few degrees with the phenotypes.
     """
-    matrices = jax.jit(anny.rest_orientations)(jnp.asarray(np.asarray(model.axes_mean)[..., None]), model.roll)
+    matrices = jax.jit(anny.rest_orientations)(jnp.asarray(np.asarray(model.axes.mean)[..., None]), model.roll)
     orientation = np.moveaxis(np.asarray(matrices, np.float64)[..., 0], -1, 0)
     names = model.labels.bones
     bones, axes, ranges = [], [], []

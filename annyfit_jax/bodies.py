@@ -18,7 +18,7 @@ from annyfit_jax.config import FitConfig
 from annyfit_jax.objective import Prediction, Shared
 from annyfit_jax.problem import ATTRIBUTES, AnyArray, Variables
 from annyfit_jax.scene import NUM_DENSE
-from body_models import anny, contraction, smplx
+from body_models import anny, linear, smplx
 from experts import dense_points
 
 _BETA_LIMIT = 10.0
@@ -68,9 +68,8 @@ class FitBody:
     limit_high: Float[Array, "L"]
     pose_rest: Float[Array, "3 B"]
     pose_precision: Float[Array, "B"]
-    up_mean: Float[Array, "H"]
-    """Height above the ground, at rest, of the vertices that can be the highest or the lowest; metres."""
-    up_basis: Float[Array, "rank H"]
+    up: linear.Field
+    """(H,) height above the ground, at rest, of the vertices that can be the highest or the lowest; metres."""
     layout: BodyLayout = struct.field(pytree_node=False)
 
     @property
@@ -104,7 +103,7 @@ class FitBody:
     def height(self, shape: Float[AnyArray, "S N"]) -> Float[Array, "N"]:
         """Extent of the resting body along its vertical axis, metres; the shape is clamped to its range first."""
         clamped = jnp.clip(shape, self.shape_low[:, None], self.shape_high[:, None])
-        up = contraction.linear(self.up_mean, self.up_basis, self.layout.coefficients(self.points, clamped))
+        up = linear.evaluate(self.up, self.layout.coefficients(self.points, clamped))
         return up.max(0) - up.min(0)
 
 
@@ -137,8 +136,9 @@ def anny_body(
         rows = anny.vertex_regressor(model, index)
     limits = limits or anatomy.joint_limits(model)
     rest = anatomy.relaxed_pose(model) if pose_rest is None else pose_rest
-    corners = np.asarray(model.rest.corner_map, np.float64) @ np.asarray(model.vertices_basis[:, 2], np.float64)
-    tall = extreme_vertices(np.asarray(model.vertices_mean[2], np.float64) + corners)
+    assert model.rest.corner_map is not None  # of six phenotypes
+    corners = np.asarray(model.rest.corner_map.columns, np.float64) @ np.asarray(model.vertices.basis[:, 2], np.float64)
+    tall = extreme_vertices(np.asarray(model.vertices.mean[2], np.float64) + corners)
     cast = lambda x: jnp.asarray(np.asarray(x, model.dtype))  # noqa: E731
     labels = model.labels
     return FitBody(
@@ -153,8 +153,7 @@ def anny_body(
         limit_high=cast(limits.high),
         pose_rest=cast(rest.T),
         pose_precision=cast(1.0 / anatomy.pose_spread(labels.bones[1:]) ** 2),
-        up_mean=model.vertices_mean[2, tall],
-        up_basis=model.vertices_basis[:, 2, tall],
+        up=model.vertices.select((2, tall)),
         layout=BodyLayout(
             counts=(17, len(dense_regressor), len(weights)),
             bones=labels.bones[1:],
@@ -186,7 +185,7 @@ def smplx_body(
     """
     if config.mesh == "exact":
         raise ValueError("config.mesh='exact' is for Anny; fit SMPL-X with mesh='sampled'")
-    template = np.asarray(model.vertices_mean, np.float64).T
+    template = np.asarray(model.vertices.mean, np.float64).T
     if dense_regressor is None:
         dense_regressor = smplx.vertex_regressor(farthest_points(template, NUM_DENSE))
     width = smplx.NUM_VERTICES + smplx.NUM_JOINTS
@@ -195,7 +194,7 @@ def smplx_body(
     cast = lambda x: jnp.asarray(np.asarray(x, model.dtype))  # noqa: E731
     num_bones = len(model.labels.bones) - 1
     num_shape = model.labels.num_betas + model.labels.num_expression
-    sideways = 3.0 * np.asarray(model.vertices_basis[:num_shape, 1], np.float64)
+    sideways = 3.0 * np.asarray(model.vertices.basis[:num_shape, 1], np.float64)
     tall = extreme_vertices(template[:, 1] + np.concatenate([sideways, -sideways]))
     num_betas = model.labels.num_betas
     regressor = np.concatenate([np.asarray(model.keypoint_regressor), dense_regressor, smplx.vertex_regressor(index)])
@@ -211,8 +210,7 @@ def smplx_body(
         limit_high=cast(np.zeros(0)),
         pose_rest=cast(np.zeros((3, num_bones)) if pose_rest is None else pose_rest.T),
         pose_precision=cast(np.ones(num_bones)),
-        up_mean=model.vertices_mean[1, tall],
-        up_basis=model.vertices_basis[:num_shape, 1, tall],
+        up=linear.field(template[tall, 1], np.asarray(model.vertices.basis)[:num_shape, 1, tall], model.dtype),
         layout=BodyLayout(
             counts=(17, len(dense_regressor), len(weights)),
             bones=model.labels.bones[1:],

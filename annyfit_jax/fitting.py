@@ -27,7 +27,7 @@ from annyfit_jax.starts import PreparedScene, prepare
 from body_models import anny
 from experts.keypoint_start import KeypointStarter
 
-CPU_LENGTHS = (8, 32, 64)
+CPU_LENGTHS = (4, 8, 32, 64)
 ACCELERATOR_LENGTHS = (64, 512, 4096)
 """Lengths of lists where `FitConfig.person_lengths` leaves the choice to the device. On CPUs a step costs the same per person
 from about 48 people on; accelerators want as many as there are."""

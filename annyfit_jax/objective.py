@@ -4,7 +4,9 @@ Per-person terms see ONE person (components first) and run under `vmap`; scene t
 one value per scene. A new term is one function and one line in `TERMS`; its weight per stage is data in the config.
 
 Source of the formulas: the Anny-Fit optimiser (CVPR 2026) as released; where paper and release differ, the release.
-The energy of a scene is   mean_n sum_terms w P_n  +  sum_scene_terms w E   and scenes add up.
+The energy of a scene, whose sum over scenes is minimised:
+
+    mean_n sum_terms w P_n  +  sum_scene_terms w E
 """
 
 from __future__ import annotations

@@ -26,8 +26,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from body_models import anny_asset, batching, contraction, kinematics, rotations, skeleton, skinning
+from body_models import anny_asset, batching, contraction, kinematics, linear, rotations, skeleton, skinning
 from body_models.kinematics import BoneTree
+from body_models.linear import Field, Matrix
 
 NUM_BONES = 163
 POSE_MODES = ("local-bone", "local-bone-world", "local-ref", "world-orient", "world")
@@ -111,10 +112,12 @@ class RestBasis:
     to rounding). Eleven phenotypes or local changes: products of hat weights (`row_columns`), summed into distinct rows.
     """
 
-    corner_map: Float[Array, "360 rank"] | None
+    corner_map: Matrix | None
+    """(rank, 360)."""
     row_columns: Array | None
     """(624, 6) indices into the 26 variation columns, 26 meaning the constant 1."""
-    row_map: Float[Array, "624 distinct"] | None
+    row_map: Matrix | None
+    """(distinct, 624)."""
     phenotypes: tuple[str, ...] = struct.field(pytree_node=False)
     num_local: int = struct.field(pytree_node=False)
 
@@ -124,13 +127,13 @@ class AnnyModel:
     """The body model as a pytree: pass it to `jit` as an argument (never close over it)."""
 
     rest: RestBasis
-    vertices_mean: Float[Array, "3 vertex"]
-    vertices_basis: Float[Array, "rank 3 vertex"]
-    heads_mean: Float[Array, "3 bone"]
-    heads_basis: Float[Array, "rank 3 bone"]
-    axes_mean: Float[Array, "3 bone"]
-    """Tail minus head. Its own rows, subtracted in float64: a float32 difference of positions loses near-singular bones."""
-    axes_basis: Float[Array, "rank 3 bone"]
+    vertices: Field
+    """(3, vertex), metres at rest."""
+    heads: Field
+    """(3, bone)."""
+    axes: Field
+    """(3, bone), tail minus head. Its own rows, subtracted in float64: a float32 difference of positions loses near-singular
+    bones."""
     roll: Float[Array, "2 bone"]
     """cos and sin of each bone's roll."""
     skin: Float[Array, "bone vertex"]
@@ -144,7 +147,7 @@ class AnnyModel:
 
     @property
     def dtype(self):
-        return self.vertices_mean.dtype
+        return self.vertices.mean.dtype
 
 
 @struct.dataclass
@@ -156,11 +159,11 @@ class AnnyPoints:
 
     rest: RestBasis
     contraction: contraction.Contraction
-    heads_mean: Float[Array, "3 bone"]
-    heads_basis: Float[Array, "rank 3 bone"]
-    axes_mean: Float[Array, "3 bone"]
-    axes_basis: Float[Array, "rank 3 bone"]
-    roll: Float[Array, "2 bone"]
+    heads: Field
+    """(3, bone)."""
+    axes: Field
+    """(3, bone - 1): the root's is not needed."""
+    roll: Float[Array, "2 moving"]
 
     @property
     def layout(self) -> contraction.PointLayout:
@@ -190,10 +193,11 @@ def load(
     arrays = _arrays(phenotypes, local_changes, path)
     labels = arrays["labels"]
     cast = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731  (numpy casts without compiling)
+    field = lambda name: linear.field(arrays[f"{name}_mean"], arrays[f"{name}_basis"], dtype)  # noqa: E731
     rest = RestBasis(
-        corner_map=None if arrays["corner_map"] is None else cast(arrays["corner_map"]),
+        corner_map=None if arrays["corner_map"] is None else linear.matrix(arrays["corner_map"].T, dtype),
         row_columns=None if arrays["row_columns"] is None else jnp.asarray(arrays["row_columns"], jnp.int32),
-        row_map=None if arrays["row_map"] is None else cast(arrays["row_map"]),
+        row_map=None if arrays["row_map"] is None else linear.matrix(arrays["row_map"].T, dtype),
         phenotypes=labels.phenotypes,
         num_local=len(labels.local_changes),
     )
@@ -204,14 +208,13 @@ def load(
         blocks=skinning.blocked(arrays["skin"][order].T, [slot[labels.parents[b]] for b in order], dtype, 256, 24),
         faces=jnp.asarray(arrays["faces"], jnp.int32),
         labels=labels,
-        **{
-            name: cast(arrays[name])
-            for name in (
-                "vertices_mean", "vertices_basis", "heads_mean", "heads_basis", "axes_mean", "axes_basis", "roll", "skin",
-                "keypoint_regressor",
-            )
-        },
-    )  # fmt: skip
+        vertices=field("vertices"),
+        heads=field("heads"),
+        axes=field("axes"),
+        roll=cast(arrays["roll"]),
+        skin=cast(arrays["skin"]),
+        keypoint_regressor=cast(arrays["keypoint_regressor"]),
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -373,7 +376,7 @@ def coefficients(
         for i, name in enumerate(PHENOTYPE_LABELS):
             hats = jnp.stack(hat_weights(phenotypes[i], ANCHORS[name]))
             weights = (weights[:, None] * hats[None]).reshape(-1, phenotypes.shape[-1])
-        return rest.corner_map.T @ weights
+        return linear.times(rest.corner_map, weights)
     value = dict(zip(rest.phenotypes, phenotypes))
     half = jnp.full_like(phenotypes[0], 0.5)
     columns: list = []
@@ -388,7 +391,7 @@ def coefficients(
     product = table[rest.row_columns[:, 0]]
     for j in range(1, rest.row_columns.shape[1]):
         product = product * table[rest.row_columns[:, j]]
-    rows = rest.row_map.T @ product
+    rows = linear.times(rest.row_map, product)
     if rest.num_local:
         u = (
             jnp.zeros((rest.num_local, phenotypes.shape[-1]), phenotypes.dtype)
@@ -489,7 +492,7 @@ def forward(model: AnnyModel, params: Params) -> Output:
     tree, root = model.labels.tree, rotations.rotvec_to_matrix_axes_first(root_rotvec)
     people = translation.shape[-1]
     vertices = _place(posed, root, translation)
-    keypoints = jnp.einsum("kv,vin->kin", model.keypoint_regressor, posed, precision=skinning.PRECISION)
+    keypoints = jnp.einsum("kv,vin->kin", model.keypoint_regressor, posed, precision=linear.PRECISION)
     keypoints = contraction.place(
         keypoints, model.keypoint_regressor.sum(-1), jnp.zeros_like(translation), root, translation
     )
@@ -497,7 +500,7 @@ def forward(model: AnnyModel, params: Params) -> Output:
     turned = jnp.concatenate([rotation[:1], skeleton.times(rotation[1:], orientation)])
     at = skeleton.apply(rotation, jnp.moveaxis(heads, 0, 1)) + shift - heads[:, 0]
     bones = jnp.concatenate([turned, at[:, :, None]], axis=2)[tree.inverse]  # (J, 3, 4, N)
-    bones = jnp.einsum("ijn,bjkn->nbik", root, bones, precision=skinning.PRECISION)
+    bones = jnp.einsum("ijn,bjkn->nbik", root, bones, precision=linear.PRECISION)
     bones = bones.at[..., 3].add(translation.T[:, None])
     bottom = jnp.broadcast_to(jnp.asarray([0.0, 0.0, 0.0, 1.0], bones.dtype), (people, NUM_BONES, 1, 4))
     return Output(
@@ -514,10 +517,10 @@ def _pose_mesh(
     and heads (3, bone, N) in tree order. Skinning of a whole mesh in blocks beats a gather per vertex from one person on."""
     tree, order = model.labels.tree, np.asarray(model.labels.tree.order, np.int32)
     z = coefficients(model.rest, phenotypes, local)
-    heads = contraction.linear(model.heads_mean[:, order], model.heads_basis[:, :, order], z)
-    axes = contraction.linear(model.axes_mean[:, order[1:]], model.axes_basis[:, :, order[1:]], z)
+    heads = linear.evaluate(model.heads, z)[:, order]
+    axes = linear.evaluate(model.axes, z)[:, order[1:]]
     rotation, shift = _posed(tree, axes, model.roll[:, order[1:]], pose[:, order[1:] - 1], heads)
-    rest_vertices = contraction.linear(model.vertices_mean, model.vertices_basis, z)
+    rest_vertices = linear.evaluate(model.vertices, z)
     posed = skinning.skin(model.blocks, rotation, shift, rest_vertices) - heads[:, 0]
     orientation = jnp.moveaxis(rest_orientations(axes, model.roll[:, order[1:]]), 2, 0)
     return posed, rotation, shift, orientation, heads
@@ -525,8 +528,9 @@ def _pose_mesh(
 
 def _place(points: Float[Array, "V 3 person"], root: Float[Array, "3 3 person"], translation: Float[Array, "3 person"]):
     """(N, V, 3): points about the root's head, turned and moved."""
-    turned = jnp.einsum("ijn,vjn->nvi", root, points, precision=skinning.PRECISION)
-    return turned + translation.T[:, None]
+    turned = root[:, 0] * points[:, 0, None] + root[:, 1] * points[:, 1, None] + root[:, 2] * points[:, 2, None]
+    # Alone, the change of layout is a blocked copy; fused with the product it would stride through memory (7 times as long).
+    return jnp.moveaxis(jax.lax.optimization_barrier(turned + translation), -1, 0)
 
 
 def vertices_people_last(
@@ -558,7 +562,7 @@ def rest(
     flat = phenotypes.reshape(-1, phenotypes.shape[-1]).T
     local = None if local_changes is None else local_changes.reshape(-1, local_changes.shape[-1]).T
     z = coefficients(model.rest, flat, local)
-    vertices = jnp.moveaxis(contraction.linear(model.vertices_mean, model.vertices_basis, z), -1, 0)
+    vertices = jnp.moveaxis(linear.evaluate(model.vertices, z), -1, 0)
     poses = _rest_poses(model, z)
     return (
         jnp.moveaxis(vertices, 1, -1).reshape(*batch, -1, 3),
@@ -567,8 +571,8 @@ def rest(
 
 
 def _rest_poses(model: AnnyModel, z: Array) -> Float[Array, "3 4 bone person"]:
-    heads = contraction.linear(model.heads_mean, model.heads_basis, z)
-    axes = contraction.linear(model.axes_mean, model.axes_basis, z)
+    heads = linear.evaluate(model.heads, z)
+    axes = linear.evaluate(model.axes, z)
     return jnp.concatenate([_with_identity_root(rest_orientations(axes, model.roll)), heads[:, None]], axis=1)
 
 
@@ -616,7 +620,7 @@ def forward_transforms(
             root = kinematics.compose(delta[:, :, :1], inverse[:, :, :1])
             local_maps = jnp.concatenate([root, local_maps[:, :, 1:]], axis=2)
         transforms = kinematics.chain(tree, local_maps[:, :, order])[:, :, tree.inverse]
-    rest_vertices = contraction.linear(model.vertices_mean, model.vertices_basis, z)
+    rest_vertices = linear.evaluate(model.vertices, z)
     vertices = jnp.swapaxes(_skin(model, transforms, rest_vertices), 1, 2)
     # Regress relative to the root's head: float32 products of camera distances would lose 1e-5 m.
     origin = kinematics.compose(transforms[:, :, :1], rest_pose[:, :, :1])[:, 3, 0].T[:, None]
@@ -663,20 +667,17 @@ def contract(model: AnnyModel, regressor: np.ndarray | Array) -> AnnyPoints:
         np.asarray(regressor),
         np.asarray(model.skin),
         model.labels.parents,
-        np.asarray(model.vertices_mean),
-        np.asarray(model.vertices_basis),
+        np.asarray(model.vertices.mean),
+        np.asarray(model.vertices.basis),
         model.dtype,
     )
     order = np.asarray(contracted.layout.tree.order, np.int32)
-    take = lambda x: jnp.asarray(np.asarray(x)[..., order])  # noqa: E731
     return AnnyPoints(
         rest=model.rest,
         contraction=contracted,
-        heads_mean=take(model.heads_mean),
-        heads_basis=take(model.heads_basis),
-        axes_mean=take(model.axes_mean),
-        axes_basis=take(model.axes_basis),
-        roll=take(model.roll),
+        heads=model.heads.select((slice(None), order)),
+        axes=model.axes.select((slice(None), order[1:])),
+        roll=jnp.asarray(np.asarray(model.roll)[:, order[1:]]),
     )
 
 
@@ -705,10 +706,9 @@ def points_people_last(
     """`points` with people as the last axis: the form the solver differentiates."""
     tree = mp.layout.tree
     z = coefficients(mp.rest, phenotypes, local_changes)
-    heads = contraction.linear(mp.heads_mean, mp.heads_basis, z)
+    heads = linear.evaluate(mp.heads, z)
     pose = kinematics.gather(pose_rotvec, tuple(b - 1 for b in tree.order[1:]), 1)
-    axes = contraction.linear(mp.axes_mean[:, 1:], mp.axes_basis[:, :, 1:], z)
-    rotation, shift = _posed(tree, axes, mp.roll[:, 1:], pose, heads)
+    rotation, shift = _posed(tree, linear.evaluate(mp.axes, z), mp.roll, pose, heads)
     in_body = contraction.evaluate(mp.contraction, rotation, shift, z)
     root = rotations.rotvec_to_matrix_axes_first(root_rotvec)
     return contraction.place(in_body, mp.contraction.weight_sum, heads[:, 0], root, translation)

@@ -25,8 +25,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from body_models import kinematics, skinning
+from body_models import kinematics, linear, skinning
 from body_models.kinematics import BoneTree
+from body_models.linear import Field
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ class PointLayout:
 class Contraction:
     """A regressor contracted with the skinning weights. K points, V of one vertex, P pairs of the others, B bones."""
 
-    vertex_mean: Float[Array, "3 V"]
-    vertex_basis: Float[Array, "rank 3 V"]
+    vertex: Field
+    """(3, V)."""
     vertex_skin: Float[Array, "V B"]
     """Skinning weights times the regressor weight."""
     skin: skinning.BlockedSkin
     """The same in blocks."""
-    moment_mean: Float[Array, "3 P"]
-    moment_basis: Float[Array, "rank 3 P"]
+    moment: Field
+    """(3, P)."""
     omega: Float[Array, "P"]
     weight_sum: Float[Array, "K"]
     """Sum of each point's regressor weights (float32 regressors miss 1 by 1e-7, which camera distances amplify)."""
@@ -112,12 +113,14 @@ def contract(
     flat = basis[:, :, used].astype(np.float64).reshape(basis.shape[0] * basis.shape[1], len(used))
     vertex_skin = (skin[bones][:, vertex] * scale).T
     return Contraction(
-        vertex_mean=cast(mean[:, vertex]),
-        vertex_basis=cast(basis[:, :, vertex]),
+        vertex=linear.field(mean[:, vertex], basis[:, :, vertex], dtype),
         vertex_skin=cast(vertex_skin),
         skin=skinning.blocked(vertex_skin, [int(slot[p]) if (p := parents[b]) >= 0 else -1 for b in bones], dtype),
-        moment_mean=cast(mean[:, used].astype(np.float64) @ pair_weights.T),
-        moment_basis=cast((flat @ pair_weights.T).reshape(*basis.shape[:2], len(pair_weights))),
+        moment=linear.field(
+            mean[:, used].astype(np.float64) @ pair_weights.T,
+            (flat @ pair_weights.T).reshape(*basis.shape[:2], len(pair_weights)),
+            dtype,
+        ),
         omega=cast(pair_weights.sum(1)),
         weight_sum=cast(weights.sum(1)),
         layout=PointLayout(tree, tuple(int(s) for s in slot[bone]), groups, tuple(int(p) for p in position)),
@@ -143,14 +146,6 @@ def group_pairs(
     return np.concatenate(points), np.concatenate(bones), tuple(groups), tuple(int(i) for i in np.argsort(order))
 
 
-def linear(
-    mean: Float[Array, "*shape"], basis: Float[Array, "rank *shape"], z: Float[Array, "rank person"]
-) -> Float[Array, "*shape person"]:
-    """mean + sum_k z_k basis_k, people last."""
-    flat = basis.reshape(basis.shape[0], -1)
-    return jnp.matmul(flat.T, z, precision=skinning.PRECISION).reshape(*mean.shape, z.shape[-1]) + mean[..., None]
-
-
 def evaluate(
     c: Contraction,
     rotation: Float[Array, "B 3 3 person"],
@@ -160,10 +155,10 @@ def evaluate(
     """The points under skinning transforms [A|a] in the order of `layout.tree`, in the transforms' frame."""
     layout = c.layout
     points = []
-    if c.vertex_mean.shape[-1]:
-        points.append(skinning.skin(c.skin, rotation, shift, linear(c.vertex_mean, c.vertex_basis, z)))
+    if c.vertex.mean.shape[-1]:
+        points.append(skinning.skin(c.skin, rotation, shift, linear.evaluate(c.vertex, z)))
     if layout.pair_bone:
-        moments = linear(c.moment_mean, c.moment_basis, z)
+        moments = linear.evaluate(c.moment, z)
         points.append(skinning.sum_pairs(layout.pair_bone, layout.groups, c.omega, rotation, shift, moments))
     return kinematics.gather(jnp.concatenate(points), layout.point_order, 0)
 

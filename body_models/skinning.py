@@ -18,9 +18,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from body_models import kinematics, skeleton
-
-PRECISION = jax.lax.Precision.HIGHEST
-"""Of every matrix product of a body: accelerators otherwise round float32 operands to 10 bits, which is a millimetre."""
+from body_models.linear import PRECISION
 
 
 @dataclass(frozen=True)

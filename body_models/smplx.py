@@ -33,8 +33,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from body_models import batching, contraction, kinematics, rotations, skeleton, smplx_file
+from body_models import batching, contraction, kinematics, linear, rotations, skeleton, smplx_file
 from body_models.kinematics import BoneTree
+from body_models.linear import Field
 from body_models.smplx_file import NUM_JOINTS, NUM_POSE_FEATURES, NUM_VERTICES
 
 _FINGERS = tuple(f"{finger}{k}" for finger in ("index", "middle", "pinky", "ring", "thumb") for k in (1, 2, 3))
@@ -105,14 +106,13 @@ class Labels:
 class SmplxModel:
     """The body model as a pytree: pass it to `jit` as an argument (never close over it).
 
-    The rows of `vertices_basis` are betas, expressions, then the 486 pose correctives in (row, column, joint) order.
+    The basis of `vertices` is betas, expressions, then the 486 pose correctives in (row, column, joint) order.
     """
 
-    vertices_mean: Float[Array, "3 vertex"]
-    vertices_basis: Float[Array, "rank 3 vertex"]
-    joints_mean: Float[Array, "3 bone"]
-    joints_basis: Float[Array, "shape 3 bone"]
-    """Betas and expressions only: pose correctives do not move the joints."""
+    vertices: Field
+    """(3, vertex), metres."""
+    joints: Field
+    """(3, bone), of betas and expressions only: pose correctives do not move the joints."""
     skin: Float[Array, "bone vertex"]
     """Skinning weights, columns sum to 1."""
     keypoint_regressor: Float[Array, "17 point"]
@@ -127,7 +127,7 @@ class SmplxModel:
 
     @property
     def dtype(self):
-        return self.vertices_mean.dtype
+        return self.vertices.mean.dtype
 
 
 @struct.dataclass
@@ -138,9 +138,8 @@ class SmplxPoints:
     """
 
     contraction: contraction.Contraction
-    joints_mean: Float[Array, "3 bone"]
-    """In the order of `layout.tree`."""
-    joints_basis: Float[Array, "shape 3 bone"]
+    joints: Field
+    """(3, bone), in the order of `layout.tree`."""
     labels: Labels = struct.field(pytree_node=False)
 
     @property
@@ -195,12 +194,14 @@ def load(
     correctives = arrays.pose_directions.reshape(NUM_VERTICES, 3, NUM_JOINTS - 1, 9).transpose(3, 2, 1, 0)
     cast = lambda x: jnp.asarray(x, dtype)  # noqa: E731
     return SmplxModel(
-        vertices_mean=cast(arrays.template.T),
-        vertices_basis=jnp.concatenate(
-            [cast(shape.transpose(2, 1, 0)), cast(correctives.reshape(NUM_POSE_FEATURES, 3, NUM_VERTICES))]
+        vertices=linear.field(
+            arrays.template.T,
+            np.concatenate([shape.transpose(2, 1, 0), correctives.reshape(NUM_POSE_FEATURES, 3, NUM_VERTICES)]),
+            dtype,
         ),
-        joints_mean=cast((regressor @ arrays.template).T),
-        joints_basis=cast(np.einsum("jv,vis->sij", regressor, shape, optimize=True)),
+        joints=linear.field(
+            (regressor @ arrays.template).T, np.einsum("jv,vis->sij", regressor, shape, optimize=True), dtype
+        ),
         skin=cast(arrays.skin.T),
         keypoint_regressor=cast(_keypoint_regressor()),
         hand_means=cast(arrays.hand_means * (0.0 if flat_hand_mean else 1.0)),
@@ -291,7 +292,7 @@ def pelvis(
     batch, (shape, face) = batching.people_last(fields, "smplx.pelvis")
     assert shape is not None
     z = shape_coefficients(model.labels, shape, face)
-    return contraction.linear(model.joints_mean[:, 0], model.joints_basis[:, :, 0], z).T.reshape(*batch, 3)
+    return linear.evaluate(model.joints, z)[:, 0].T.reshape(*batch, 3)
 
 
 def translation_from_transl(
@@ -361,12 +362,10 @@ def forward(model: SmplxModel, params: Params) -> Output:
     batch, (betas, root, pose, translation, expression) = _people_last(labels, params)
     z = shape_coefficients(labels, betas, expression)
     delta = rotations.rotvec_to_matrix_axes_first(pose)
-    rest_joints = contraction.linear(model.joints_mean, model.joints_basis, z)
+    rest_joints = linear.evaluate(model.joints, z)
     transforms = _bone_transforms(labels.tree, rest_joints[:, np.asarray(labels.tree.order, np.int32)], delta)
     transforms = transforms[:, :, labels.tree.inverse]
-    corrected = contraction.linear(
-        model.vertices_mean, model.vertices_basis, jnp.concatenate([z, _pose_feature(delta)])
-    )
+    corrected = linear.evaluate(model.vertices, jnp.concatenate([z, _pose_feature(delta)]))
     per_vertex = jnp.einsum("ijbn,bv->nijv", transforms, model.skin)
     posed = (per_vertex[:, :, :3] * jnp.moveaxis(corrected, -1, 0)[:, None]).sum(2) + per_vertex[:, :, 3]  # (N, 3, V)
     at_rest = jnp.broadcast_to(jnp.eye(3, dtype=model.dtype)[:, :, None, None], (3, 3, *rest_joints.shape[1:]))
@@ -411,20 +410,19 @@ def contract(model: SmplxModel, regressor: np.ndarray | Array) -> SmplxPoints:
     # A joint moves rigidly with its parent (its own rotation leaves it in place), and has no pose corrective.
     follows = np.zeros((NUM_JOINTS, NUM_JOINTS))
     follows[np.maximum(parents, 0), np.arange(NUM_JOINTS)] = 1.0
-    joints_basis = np.pad(np.asarray(model.joints_basis), ((0, NUM_POSE_FEATURES), (0, 0), (0, 0)))
+    joints_basis = np.pad(np.asarray(model.joints.basis), ((0, NUM_POSE_FEATURES), (0, 0), (0, 0)))
     contracted = contraction.contract(
         weights,
         np.concatenate([np.asarray(model.skin), follows], axis=1),
         model.labels.parents,
-        np.concatenate([np.asarray(model.vertices_mean), np.asarray(model.joints_mean)], axis=1),
-        np.concatenate([np.asarray(model.vertices_basis), joints_basis], axis=2),
+        np.concatenate([np.asarray(model.vertices.mean), np.asarray(model.joints.mean)], axis=1),
+        np.concatenate([np.asarray(model.vertices.basis), joints_basis], axis=2),
         model.dtype,
     )
     order = np.asarray(contracted.layout.tree.order, np.int32)
     return SmplxPoints(
         contraction=contracted,
-        joints_mean=model.joints_mean[:, order],
-        joints_basis=model.joints_basis[:, :, order],
+        joints=model.joints.select((slice(None), order)),
         labels=model.labels,
     )
 
@@ -454,7 +452,7 @@ def points_people_last(
     """`points` with people as the last axis: the form the solver differentiates."""
     z = shape_coefficients(mp.labels, betas, expression)
     delta = skeleton.rotation_matrices(pose_rotvec)
-    joints = contraction.linear(mp.joints_mean, mp.joints_basis, z)
+    joints = linear.evaluate(mp.joints, z)
     tree = mp.layout.tree
     turns = kinematics.gather(delta, tuple(b - 1 for b in tree.order[1:]), 0)
     transforms: tuple[Array, Array] = skeleton.chain(tree, turns, joints)

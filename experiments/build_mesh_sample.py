@@ -69,7 +69,7 @@ def main(_: list[str]) -> None:
 
 def choose_candidates(model: anny.AnnyModel, count: int) -> np.ndarray:
     """Vertex indices to choose from: spread over the mesh, the default dense points, and the ends of limbs."""
-    template = np.asarray(model.vertices_mean, np.float64).T
+    template = np.asarray(model.vertices.mean, np.float64).T
     chosen = [bodies.sample_mesh(template, count)[0], dense_points.dense_vertex_indices()]
     skin = np.asarray(model.skin)
     for stem in _TIPS:

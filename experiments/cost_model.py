@@ -76,9 +76,9 @@ def sizes_of(body: Any, groups: Sequence[str] = ("transl", "root_rotvec", "shape
         "pose": 3 * len(body.layout.free_bones),
     }
     return Sizes(
-        rank=int(c.vertex_basis.shape[0]),
+        rank=int(c.vertex.basis.shape[0]),
         bones=len(c.layout.tree.order),
-        vertices=int(c.vertex_basis.shape[-1]),
+        vertices=int(c.vertex.basis.shape[-1]),
         pairs=len(c.layout.pair_bone),
         links=int((np.asarray(c.vertex_skin) != 0).sum()),
         projected=keypoints + dense,

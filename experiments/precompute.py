@@ -170,20 +170,21 @@ def run(options: Options, stop: threading.Event | None = None) -> Any:
 
 
 def precomputed(options: Options) -> list[str]:
-    """What the flags for existing cues mean as assignments; --set comes after them."""
+    """What the flags for existing cues mean as assignments; --set comes after them, and a cue it chooses is not taken."""
     from experts.adapters.coco_file import cues_in
 
+    chosen = {assignment.partition("=")[0] for assignment in options.assignments}
     result = []
     if options.words and not options.annotations:
         raise ValueError("--words names people by annotation id: give --annotations as well")
     if options.annotations:
         found = cues_in(options.annotations) | ({"words"} if options.words else set())
-        for cue in sorted(found):
+        for cue in sorted(found - chosen):
             result += [f"{cue}=coco", f"{cue}.path={options.annotations}"]
-        if options.words:
+        if options.words and "words" not in chosen:
             result.append(f"words.words_file={options.words}")
     for cue, folder in (("segmenter", options.masks), ("depth", options.depth)):
-        if folder:
+        if folder and cue not in chosen:
             result += [f"{cue}=folder", f"{cue}.path={folder}"]
     return result
 

@@ -120,7 +120,7 @@ class KeypointStarter:
     def _templates(self, shape: np.ndarray) -> Float[np.ndarray, "n posture 17 3"]:
         """Keypoints about the root head in the body's own axes; computed for a fixed number of people at a time."""
         chunk, out = 8, []
-        zero = jnp.zeros(3, self._points.heads_mean.dtype)
+        zero = jnp.zeros(3, self._points.heads.mean.dtype)
         for start in range(0, len(shape), chunk):
             part = shape[start : start + chunk]
             padded = jnp.asarray(np.pad(part, ((0, chunk - len(part)), (0, 0)), mode="edge"), zero.dtype)

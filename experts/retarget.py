@@ -45,7 +45,7 @@ class SmplToAnny:
 
     def __init__(self, model: anny.AnnyModel) -> None:
         average = calibrated_phenotypes(np.array([UNKNOWN_WORD]), np.array([UNKNOWN_WORD]))[0]
-        _, poses = jax.jit(anny.rest)(model, jnp.asarray(average, model.heads_mean.dtype))
+        _, poses = jax.jit(anny.rest)(model, jnp.asarray(average, model.heads.mean.dtype))
         rest = np.asarray(poses, np.float64)
         self._frames, self._heads = rest[..., :3], rest[..., 3]
         self._bones, self._parents = model.labels.bones, model.labels.parents

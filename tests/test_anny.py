@@ -13,7 +13,7 @@ import pytest
 from helpers import anny_golden, max_abs, max_relative, stored_error
 from scipy.spatial.transform import Rotation
 
-from body_models import anny, rotations
+from body_models import anny, linear, rotations
 
 POSITION = {"float64": 1e-9, "float32": 1e-5}
 """Largest error against the goldens in metres; gradients in float64: 1e-8 of the largest entry of a person."""
@@ -141,7 +141,7 @@ def test_golden_rest_state(golden, load_anny, dtype):
 def test_golden_coefficients(golden, load_anny, x64, block):
     """The official 624 (+ 508) coefficients, before equal rows are merged."""
     model = load_anny("float64", extended=True)
-    raw = dataclasses.replace(model.rest, row_map=jnp.eye(624))
+    raw = dataclasses.replace(model.rest, row_map=linear.matrix(np.eye(624), jnp.float32))
     p = golden_params(golden, block, jnp.float64)
     phenotypes = jnp.concatenate([p.phenotypes, jnp.full((16, 5), 0.5)], -1) if block == "a" else p.phenotypes
     local = jnp.zeros((16, 254)) if p.local_changes is None else p.local_changes
@@ -401,7 +401,7 @@ def test_model_is_an_argument_and_new_values_do_not_retrace(load_anny, x64):
     first = keypoints(model, params)
     again = keypoints(model, random_params(2, jnp.float64, seed=9))
     other = keypoints(jax.tree.map(lambda x: x * 1, model), params)  # another model object of the same layout
-    bigger = keypoints(model.replace(vertices_mean=model.vertices_mean + 1.0), params)
+    bigger = keypoints(model.replace(vertices=model.vertices.replace(mean=model.vertices.mean + 1.0)), params)
     assert len(traces) == 1
     assert max_abs(first, again) > 0.01
     np.testing.assert_array_equal(first, other)

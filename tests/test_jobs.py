@@ -17,8 +17,9 @@ import tensorflow_datasets as tfds
 from fake_job import ALONE, CONFIG_HASH, FakeFitter, fake_fit, load_varied, make_scene, run, source_of
 from helpers import REPO
 
-from annyfit_jax import results
+from annyfit_jax import fit_source, results
 from annyfit_jax.config import apply_overrides, config_hash, load_config
+from annyfit_jax.cues import wire
 from annyfit_jax.inputs import open_input
 from annyfit_jax.jobs import report, rows
 from annyfit_jax.jobs.feed import Job
@@ -68,6 +69,32 @@ def test_a_row_comes_back_and_holds_the_fit(index):
         np.testing.assert_array_equal(row.arrays[name][:n], getattr(fit, name))
         assert np.isnan(row.arrays[name][n:]).all()
     assert_equal_rows(rows.decode(rows.encode(row)), row)
+
+
+def test_a_row_holds_what_a_second_order_fit_knows_of_its_people():
+    scene = load_varied(3)
+    fit = fake_fit(scene)
+    n = len(scene)
+    fit.sd_joints_m = np.arange(n * 17, dtype=np.float32).reshape(n, 17)
+    fit.converged[:] = 1.0
+    row = rows.decode(rows.encode(rows.row_of_fit(rows.scene_info(3, scene.name, scene, CONFIG_HASH), fit)))
+    back = fit_source.fit_of_row(row)
+    np.testing.assert_array_equal(back.sd_joints_m, fit.sd_joints_m)
+    np.testing.assert_array_equal(back.converged, 1.0)
+    assert np.isnan(back.sd_height_m).all()
+
+
+def test_rows_of_the_first_version_are_still_read():
+    scene = load_varied(3)
+    row = rows.row_of_fit(rows.scene_info(3, scene.name, scene, CONFIG_HASH), fake_fit(scene))
+    old = {name: field for name, field in rows.FIELDS.items() if name not in results.ADDED}
+    values = {name: row.arrays[name] if name in row.arrays else getattr(row, name, 1) for name in old}
+    back = rows.decode(wire.serialize(values, old))
+    assert back.arrays["sd_joints_m"].shape == (len(row), 17)
+    assert np.isnan(back.arrays["sd_joints_m"]).all()
+    np.testing.assert_array_equal(back.arrays["pose"], row.arrays["pose"])
+    with pytest.raises(ValueError, match="another version"):
+        rows.decode(wire.serialize({**values, "row_version": 99}, old))
 
 
 def test_a_scene_without_people_keeps_its_shapes():

@@ -118,7 +118,9 @@ def record(seed: int, photo: bytes) -> dict[str, Any]:
     fields["transl"][1] = np.nan
     return {
         "name": f"scene{seed}", "image_jpeg": photo, "intrinsics": np.array([[90.0, 0, 50], [0, 90.0, 30], [0, 0, 1]]),
-        "fitted": np.array([True, True, True]), "sd_depth_m": np.array([0.01, 0.1, 1.0]), **fields,
+        "fitted": np.array([True, True, True]), "depth_m": fields["transl"][:, 2],
+        "height_m": np.full(3, 1.5), "sd_depth_m": np.array([0.01, 1.0, 1.0]),
+        "sd_height_m": np.full(3, np.nan), "sd_joints_m": np.full((3, 17), 0.03), **fields,
     }  # fmt: skip
 
 

@@ -467,6 +467,15 @@ def test_a_finished_run_asks_nothing_and_loads_nothing(photos, tmp_path):
     assert not CALLS
 
 
+def test_a_cue_of_the_annotations_can_be_left_out_or_replaced(photos, tmp_path):
+    demo = REPO / "experiments" / "demo_data" / "annotations.json"
+    given = options(photos, tmp_path, annotations=str(demo), assignments=("words=none", "keypoints=coco"))
+    found = precompute.precomputed(given)
+    assert "detector=coco" in found
+    assert not [a for a in found if a.startswith(("words", "keypoints"))]
+    assert build("none", [*found, "words=none"]).words is None
+
+
 def test_photos_and_files_that_changed_are_noticed(photos, tmp_path):
     folder, depths = tmp_path / "photos", tmp_path / "depth"
     shutil.copytree(photos, folder, ignore=shutil.ignore_patterns("zz*", "sub", "schön*"))

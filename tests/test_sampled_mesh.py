@@ -25,7 +25,7 @@ def model(load_anny) -> anny.AnnyModel:
 
 @pytest.fixture(scope="module")
 def sample(model) -> tuple[np.ndarray, np.ndarray]:
-    return sample_mesh(np.asarray(model.vertices_mean, np.float64).T, SAMPLES)
+    return sample_mesh(np.asarray(model.vertices.mean, np.float64).T, SAMPLES)
 
 
 def test_the_sample_is_distinct_vertices_that_stand_for_all(model, sample):
@@ -38,7 +38,7 @@ def test_the_sample_is_distinct_vertices_that_stand_for_all(model, sample):
 
 
 def test_the_sample_is_deterministic(model, sample):
-    again = sample_mesh(np.asarray(model.vertices_mean, np.float64).T, SAMPLES)
+    again = sample_mesh(np.asarray(model.vertices.mean, np.float64).T, SAMPLES)
     for got, want in zip(again, sample):
         np.testing.assert_array_equal(got, want)
 

@@ -264,7 +264,7 @@ def test_decimation_keeps_a_sphere_closed_and_round():
 def test_the_shipped_mesh_is_closed_and_the_bodys(load_anny):
     model = load_anny()
     mesh = load_render_mesh(model)
-    points = np.asarray(model.vertices_mean, np.float64).T
+    points = np.asarray(model.vertices.mean, np.float64).T
     whole = trimesh.Trimesh(points, np.asarray(model.faces), process=False)
     drawn = trimesh.Trimesh(points[mesh.vertices], mesh.faces, process=False)
     assert drawn.is_watertight

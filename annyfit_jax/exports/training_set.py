@@ -18,6 +18,8 @@
 | `height_m`, `depth_m` | (n,) | metres |
 | `reprojection_px`, `start_reprojection_px`, `seen_keypoints` | (n,) | how far to trust the fit: pixels, pixels, of 17 |
 | `age_cue`, `gender_cue` | (n,) | anchors of the words that the fit was given, -1 = none |
+| `sd_depth_m`, `sd_height_m`, `sd_joints_m` | (n,), (n,), (n, 17) | spread of the fit where its solver reports it, else NaN |
+| `loss_weight` | (n,) | how much the body counts in a loss; 0 = only that somebody is there. 1 unless given |
 | `start_origin`, `config_hash`, `asset_version`, `content_hash` | text | what the fit was computed from |
 
 `labels.json` beside the shards names bones and phenotypes. Scenes in which nobody was fitted are in `set_aside.jsonl`.
@@ -44,8 +46,10 @@ from annyfit_jax.inputs.images import jpeg_bytes
 from annyfit_jax.results import FitFileError, SceneFit
 from annyfit_jax.scene import SceneError
 
-VERSION = 1
+VERSION = 2
+"""Version 1 had no spreads and no `loss_weight`."""
 Photo = Callable[[Outcome], bytes]
+Weigh = Callable[[SceneFit], np.ndarray]
 
 
 def fields(num_bones: int = 162, num_phenotypes: int = 6) -> dict[str, Field]:
@@ -53,7 +57,8 @@ def fields(num_bones: int = 162, num_phenotypes: int = 6) -> dict[str, Field]:
     per_person = {
         "boxes": (4,), "keypoints_2d": (17, 3), "keypoints_3d": (17, 3), "root_rotvec": (3,), "transl": (3,),
         "pose": (num_bones, 3), "shape": (num_phenotypes,), "height_m": (), "depth_m": (), "reprojection_px": (),
-        "start_reprojection_px": (), "age_cue": (), "gender_cue": (),
+        "start_reprojection_px": (), "age_cue": (), "gender_cue": (), "sd_depth_m": (), "sd_height_m": (),
+        "sd_joints_m": (17,), "loss_weight": (),
     }  # fmt: skip
     return {
         "table_version": Field("int"),
@@ -77,6 +82,7 @@ def write_training_set(
     *,
     names: Sequence[str] = (),
     photo: Photo | None = None,
+    weigh: Weigh | None = None,
     scenes_per_shard: int = DEFAULT_SCENES_PER_SHARD,
     on_shard: Callable[[int], None] | None = None,
 ) -> Progress:
@@ -85,6 +91,7 @@ def write_training_set(
     Args:
       names: scenes to write, in this order; all by default.
       photo: JPEG bytes of a scene, empty where there is none; a scene for which it raises SceneError is set aside.
+      weigh: `loss_weight` (n,) of the people of a scene; None: 1.
       on_shard: told each shard that was written.
 
     Raises DatasetError where the folder belongs to other fits, FitFileError on fits that cannot be read.
@@ -104,14 +111,16 @@ def write_training_set(
 
     def records(span: range) -> Iterable[Packed | SetAside]:
         outcomes = map(source.outcome, names[span.start : span.stop]) if names else source.part(span)
-        return (_pack(outcome, table, photo) for outcome in outcomes)
+        return (_pack(outcome, table, photo, weigh) for outcome in outcomes)
 
     state = write(output, plan, records, on_shard=on_shard)
     write_bytes(Path(output) / "labels.json", (json.dumps(_labels(first), indent=1) + "\n").encode(), flush=True)
     return state
 
 
-def _pack(outcome: Outcome, table: dict[str, Field], photo: Photo | None) -> Packed | SetAside:
+def _pack(
+    outcome: Outcome, table: dict[str, Field], photo: Photo | None, weigh: Weigh | None = None
+) -> Packed | SetAside:
     fit = outcome.fit
     if not fit.ok.any():
         return SetAside(fit.name, outcome.reason or "nobody was fitted")
@@ -121,16 +130,19 @@ def _pack(outcome: Outcome, table: dict[str, Field], photo: Photo | None) -> Pac
                 fit.name, f"{name}: expected {table[name].shape[1:]} per person, got {getattr(fit, name).shape[1:]}"
             )
     try:
-        record = wire.serialize(example(outcome, photo(outcome) if photo else b""), table)
+        record = wire.serialize(example(outcome, photo(outcome) if photo else b"", weigh), table)
     except SceneError as error:
         return SetAside(fit.name, str(error))
     return Packed(fit.name, record, {"people": int(fit.ok.sum())})
 
 
-def example(outcome: Outcome, jpeg: bytes = b"") -> dict[str, object]:
+def example(outcome: Outcome, jpeg: bytes = b"", weigh: Weigh | None = None) -> dict[str, object]:
     """The values of a record, by the names of `fields`."""
     fit = outcome.fit
-    own = ("root_rotvec", "transl", "pose", "shape", "height_m", "depth_m", "reprojection_px", "start_reprojection_px")
+    own = (
+        "root_rotvec", "transl", "pose", "shape", "height_m", "depth_m", "reprojection_px", "start_reprojection_px",
+        "sd_depth_m", "sd_height_m", "sd_joints_m",
+    )  # fmt: skip
     texts = {name: [str(text) for text in getattr(fit, name)] for name in ("person_ids", "status", "notes")}
     return {
         "table_version": VERSION,
@@ -150,6 +162,7 @@ def example(outcome: Outcome, jpeg: bytes = b"") -> dict[str, object]:
         **{name: getattr(fit, name) for name in own},
         "age_cue": fit.age_word,
         "gender_cue": fit.gender_word,
+        "loss_weight": np.ones(len(fit)) if weigh is None else weigh(fit),
         "start_origin": fit.start_origin,
         "config_hash": fit.config_hash,
         "asset_version": fit.asset_version,

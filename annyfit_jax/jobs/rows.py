@@ -12,6 +12,7 @@
 | `root_rotvec`, `transl`, `pose`, `shape` | (n, 3), (n, 3), (n, 162, 3), (n, 6) | as in `SceneFit`, NaN without a fit |
 | `height_m`, `depth_m`, `reprojection_px`, `start_reprojection_px`, `age_word`, `gender_word` | (n,) | as in `SceneFit` |
 | `keypoints_2d`, `fitted_keypoints_3d` | (n, 17, 3) | as in `SceneFit` |
+| those of `results.ADDED` | (n, ...) | as in `SceneFit`: depth cue, spreads, convergence; NaN = unknown; since version 2 |
 
 Start and loss curves are not in it; the `.npz` per scene of small jobs has them.
 """
@@ -30,15 +31,16 @@ import numpy as np
 from annyfit_jax.cues import wire
 from annyfit_jax.cues.schema import content_hash as hash_cues
 from annyfit_jax.cues.wire import Field, Record
-from annyfit_jax.results import SceneFit
+from annyfit_jax.results import ADDED, SceneFit
 from annyfit_jax.scene import Scene
 
-ROW_VERSION = 1
+ROW_VERSION = 2
+"""Version 1, still read, has none of `results.ADDED`."""
 PARAMETERS = ("root_rotvec", "transl", "pose", "shape")
 _ARRAYS: dict[str, tuple[int, ...]] = {
     "root_rotvec": (3,), "transl": (3,), "pose": (162, 3), "shape": (6,), "height_m": (), "depth_m": (),
     "reprojection_px": (), "start_reprojection_px": (), "age_word": (), "gender_word": (), "keypoints_2d": (17, 3),
-    "fitted_keypoints_3d": (17, 3),
+    "fitted_keypoints_3d": (17, 3), **ADDED,
 }  # fmt: skip
 """Per-person float32 arrays and the shape of a row."""
 _SCENE_TEXTS = (
@@ -228,10 +230,14 @@ def encode(row: SceneRow) -> bytes:
 def decode(serialized: bytes, where: str = "record") -> SceneRow:
     """The row of a record. Raises SceneError (record, field, expectation) on a broken one."""
     record = Record(serialized, where)
-    values = {name: record.read(name, description) for name, description in FIELDS.items()}
-    if values.pop("row_version") != ROW_VERSION:
+    version = record.read("row_version", FIELDS["row_version"])
+    if version not in (1, ROW_VERSION):
         raise ValueError(f"{where}: written by another version of this program")
-    return SceneRow(**{k: v for k, v in values.items() if k not in _ARRAYS}, arrays={k: values[k] for k in _ARRAYS})
+    stored = {name: field for name, field in FIELDS.items() if version > 1 or name not in ADDED}
+    values = {name: record.read(name, field) for name, field in stored.items() if name != "row_version"}
+    n = len(values["status"])
+    arrays = {name: values[name] if name in values else _absent(name, n) for name in _ARRAYS}
+    return SceneRow(**{k: v for k, v in values.items() if k not in _ARRAYS}, arrays=arrays)
 
 
 # ------------------------------------------------------------------------------------------------ tables

@@ -37,7 +37,7 @@ _ELEMENT_TYPES: Mapping[str, np.dtype] = {
 }
 """Storage classes and what their bytes are (little-endian)."""
 
-_STATE_DICT_ENTRIES = ("model", "state_dict")
+_STATE_DICT_ENTRIES = ("model", "state_dict", "model_state_dict")
 """Where training programs put the weights, in order of preference."""
 
 _DISTRIBUTED_PREFIX = "module."

@@ -36,7 +36,7 @@ class Column:
 
 
 FIT = (
-    Column("age_years", "Age", "years", 1, help="Age phenotype on Anny's WHO calibration"),
+    Column("age_years", "Age", "years", 1, help="Age phenotype on Anny's WHO calibration, where the word adult is 16"),
     Column("gender", "Gender", "", 2, help="0 male .. 1 female"),
     Column("height_m", "Height", "m", 2, help="Of the resting body"),
     Column("depth_m", "Depth", "m", 2, help="Camera z of the root bone"),

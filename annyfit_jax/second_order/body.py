@@ -18,7 +18,7 @@ from annyfit_jax.config import FitConfig
 from annyfit_jax.problem import AnyArray
 from annyfit_jax.scene import COCO17
 from annyfit_jax.second_order.plan import Plan, make_plan
-from body_models import anny, contraction
+from body_models import anny, linear
 from body_models.anny import AnnyModel, AnnyPoints
 from experts import dense_points
 
@@ -96,7 +96,7 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody:
     ages, male, female = _population()
     dtype = model.dtype
     array = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
-    template = np.asarray(model.vertices_mean, np.float64)
+    template = np.asarray(model.vertices.mean, np.float64)
     return MapBody(
         fit=body,
         points=points,
@@ -121,9 +121,7 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody:
 
 def body_height(body: MapBody, shape: Float[AnyArray, "S N"]) -> Float[Array, "N"]:
     """Vertical extent of the resting body, metres: `FitBody.height` without its clamp, which hides slopes at bounds."""
-    up = contraction.linear(
-        body.fit.up_mean, body.fit.up_basis, anny.coefficients(body.points.rest, jnp.asarray(shape), None)
-    )
+    up = linear.evaluate(body.fit.up, anny.coefficients(body.points.rest, jnp.asarray(shape), None))
     return up.max(0) - up.min(0)
 
 

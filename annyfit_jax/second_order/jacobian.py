@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from annyfit_jax.problem import AnyArray, Variables
 from annyfit_jax.second_order.plan import NUM_RIGID, Plan
-from body_models import anny, contraction, kinematics, rotations
+from body_models import anny, kinematics, linear, rotations
 from body_models.anny import AnnyPoints
 
 
@@ -109,7 +109,7 @@ def coefficient_slopes(rest: anny.RestBasis, phenotypes: Float[Array, "S N"]) ->
             weights = (weights[:, None] * factor[None]).reshape(-1, people)
         products.append(weights)
     stacked = jnp.stack(products, axis=1)
-    return (rest.corner_map.T @ stacked.reshape(len(stacked), -1)).reshape(-1, len(hats), people)
+    return linear.times(rest.corner_map, stacked.reshape(len(stacked), -1)).reshape(-1, len(hats), people)
 
 
 def orientation_velocity(axes: Float[Array, "3 B N"], moved: Float[Array, "3 S B N"]) -> Float[Array, "3 S B N"]:
@@ -160,8 +160,8 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
     joints = kinematics.matvec(transforms[:, :3], heads) + transforms[:, 3]
     parent = tuple(_parent_slots(tree))
     difference = (kinematics.gather(transforms[:, :3], parent, 2) - transforms[:, :3, 1:])[:, :, None]
-    d_heads = slope(mp.heads_basis)
-    velocity = orientation_velocity(bone_axes[:, 1:], slope(mp.axes_basis)[:, :, 1:])
+    d_heads = slope(mp.heads.basis)
+    velocity = orientation_velocity(bone_axes, slope(mp.axes.basis))
     spin = _apply(difference, velocity)
     drift = _apply(difference, d_heads[:, :, 1:]) - cross(spin, joints[:, None, 1:])
     twists = jnp.concatenate([spin, drift])  # (6, S, B-1, N)
@@ -170,13 +170,13 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
     summed = jax.lax.optimization_barrier(jnp.moveaxis(summed, 0, 2))  # (6, S, B, N)
 
     # Parts of points, and their change with the shape.
-    vertices = contraction.linear(c.vertex_mean, c.vertex_basis, z)
-    moments = contraction.linear(c.moment_mean, c.moment_basis, z)
+    vertices = linear.evaluate(c.vertex, z)
+    moments = linear.evaluate(c.moment, z)
     weight = plan.vertex_weight[:, None]
     rows = kinematics.gather(vertices, layout.pair_vertex, 1) * weight
     parts_moment = jnp.concatenate([rows, kinematics.gather(moments, layout.pair_moment, 1)], axis=1)
-    d_rows = kinematics.gather(slope(c.vertex_basis), layout.pair_vertex, 2) * weight
-    d_moment = jnp.concatenate([d_rows, kinematics.gather(slope(c.moment_basis), layout.pair_moment, 2)], axis=2)
+    d_rows = kinematics.gather(slope(c.vertex.basis), layout.pair_vertex, 2) * weight
+    d_moment = jnp.concatenate([d_rows, kinematics.gather(slope(c.moment.basis), layout.pair_moment, 2)], axis=2)
     maps = kinematics.gather(transforms, layout.pair_bone, 2)
     omega = plan.pair_weight[:, None]
     parts = kinematics.matvec(maps[:, :3], parts_moment) + maps[:, 3] * omega
@@ -243,9 +243,9 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
 def _transforms(mp: AnnyPoints, pose: Array, z: Array) -> tuple[Array, Array, Array, Array]:
     """Skinning transforms in the root's frame, rest heads, bone axes and rest orientations (of all but the root)."""
     tree = mp.layout.tree
-    heads = contraction.linear(mp.heads_mean, mp.heads_basis, z)
-    bone_axes = contraction.linear(mp.axes_mean, mp.axes_basis, z)
-    orientation = anny.rest_orientations(bone_axes[:, 1:], mp.roll[:, 1:])
+    heads = linear.evaluate(mp.heads, z)
+    bone_axes = linear.evaluate(mp.axes, z)
+    orientation = anny.rest_orientations(bone_axes, mp.roll)
     pose = kinematics.gather(pose, tuple(b - 1 for b in tree.order[1:]), 1)
     turned = kinematics.matmul(orientation, rotations.rotvec_to_matrix_axes_first(pose))
     conjugated = kinematics.matmul_transposed(turned, orientation)

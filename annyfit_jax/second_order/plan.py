@@ -163,7 +163,7 @@ def make_plan(
         pair_moment=tuple(int(m) for m in pairs.moment),
         num_shape=num_shape,
     )
-    dtype = np.asarray(points.heads_mean).dtype
+    dtype = np.asarray(points.heads.mean).dtype
     cast = lambda x: jnp.asarray(x.astype(dtype))  # noqa: E731
     return Plan(
         ancestors=cast(ancestors),

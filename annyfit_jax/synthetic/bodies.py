@@ -57,8 +57,7 @@ def surface_points(
     """
     used = np.union1d(np.flatnonzero((regressor != 0).any(0)), vertices)
     part = model.replace(  # pyright: ignore[reportAttributeAccessIssue]
-        vertices_mean=model.vertices_mean[:, used],
-        vertices_basis=model.vertices_basis[:, :, used],
+        vertices=model.vertices.select((slice(None), used)),
         skin=model.skin[:, used],
     )
     one_hot = anny.vertex_regressor(part, np.searchsorted(used, vertices))
@@ -87,10 +86,10 @@ def size_basis(model: anny.AnnyModel) -> SizeBasis:
     extreme = np.unique(np.concatenate([up.argmax(1), up.argmin(1)]))
     neck, head = model.labels.bones.index("neck02"), model.labels.bones.index("head")
     return SizeBasis(
-        model.vertices_mean[2, extreme],
-        model.vertices_basis[:, 2, extreme],
-        model.heads_mean[:, head] + model.axes_mean[:, head] - model.heads_mean[:, neck],
-        model.heads_basis[:, :, head] + model.axes_basis[:, :, head] - model.heads_basis[:, :, neck],
+        model.vertices.mean[2, extreme],
+        model.vertices.basis[:, 2, extreme],
+        model.heads.mean[:, head] + model.axes.mean[:, head] - model.heads.mean[:, neck],
+        model.heads.basis[:, :, head] + model.axes.basis[:, :, head] - model.heads.basis[:, :, neck],
     )
 
 
@@ -125,7 +124,7 @@ class Sizer:
     """Phenotypes to sizes of the resting body, for any number of people."""
 
     def __init__(self, model: anny.AnnyModel, vertices: Int[np.ndarray, "v"], faces: Int[np.ndarray, "f 3"]) -> None:
-        closed = MassBasis(model.vertices_mean[:, vertices], model.vertices_basis[:, :, vertices], jnp.asarray(faces))
+        closed = MassBasis(model.vertices.mean[:, vertices], model.vertices.basis[:, :, vertices], jnp.asarray(faces))
         self._sizes = functools.partial(jax.jit(sizes), size_basis(model), model.rest)
         self._mass = functools.partial(jax.jit(mass), closed, model.rest)
 

@@ -184,6 +184,7 @@ _SHARES: dict[str, dict[str, float]] = {
     "friends": {"row": 0.4, "circle": 0.25, "together": 0.25, "scatter": 0.1},
     "school": {"row": 0.5, "circle": 0.2, "scatter": 0.3},
     "crowd": {"row": 0.1, "together": 0.3, "scatter": 0.6},
+    "adults": {"row": 0.3, "circle": 0.1, "together": 0.25, "scatter": 0.35},
 }
 
 

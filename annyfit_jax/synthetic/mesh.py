@@ -68,12 +68,12 @@ def render_mesh(model: anny.AnnyModel, vertices: Int[np.ndarray, "v"], faces: In
     """Any subset of the body's vertices with triangles among them as a mesh to draw."""
     names = model.labels.bones
     skin = np.asarray(model.skin, np.float64)[:, vertices]
-    position = np.asarray(model.vertices_mean, np.float64)[:, vertices].T
+    position = np.asarray(model.vertices.mean, np.float64)[:, vertices].T
 
     def share(prefixes: tuple[str, ...]) -> np.ndarray:
         return skin[[i for i, name in enumerate(names) if name.startswith(prefixes)]].sum(0)
 
-    heads = np.asarray(model.heads_mean, np.float64)
+    heads = np.asarray(model.heads.mean, np.float64)
     shoulder, wrist = (np.abs(heads[:, names.index(bone)]) for bone in ("upperarm01.L", "wrist.L"))
     axis = (wrist - shoulder) * [1, 0, 1]
     mirrored = position * [1, 0, 1]

@@ -143,6 +143,11 @@ def _school(rng: np.random.Generator) -> np.ndarray:
     return np.array([rng.uniform(22, 64), *(age + rng.uniform(-0.6, 0.6, int(rng.integers(2, 7))))])
 
 
+def _adults(rng: np.random.Generator) -> np.ndarray:
+    """Nobody young: what an estimator trained on adults has seen."""
+    return rng.uniform(18, 64, int(rng.integers(1, 4)))
+
+
 GROUPS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "single": lambda rng: _anybody(rng, 1),
     "couple": _couple,
@@ -150,6 +155,7 @@ GROUPS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "friends": _friends,
     "school": _school,
     "crowd": lambda rng: _anybody(rng, int(rng.integers(4, 9))),
+    "adults": _adults,
 }
 """Ages in years of the members of each kind of group."""
 

@@ -30,7 +30,7 @@ class MultiHmr:
     """Size of the backbone: s, b or l."""
     size: int = 672
     """Side of the square picture, pixels."""
-    licence: str = "cc-by-nc-sa-4.0"
+    licence: str = "naver-non-commercial"
     """Of the checkpoint; the official ones are for non-commercial use."""
     commercial: bool = False
     batch: int = field(default=4, metadata={"decides": False})

@@ -52,7 +52,7 @@ class _StartFiles:
 class MultiHmrFiles(_StartFiles):
     """`multihmr_<model>/<stem>.npz` of the official Anny-Fit preprocessing: dictionaries in Anny's own parameters."""
 
-    licence: str = "cc-by-nc-sa-4.0"
+    licence: str = "naver-non-commercial"
     """Of the checkpoint that made the files."""
     commercial: bool = False
     translation: str = "pelvis"

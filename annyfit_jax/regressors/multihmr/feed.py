@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 
 from annyfit_jax.exports.training_set import FitRecords, record_name, record_photo
+from annyfit_jax.regressors.aios.preprocess import normalise
 from annyfit_jax.regressors.multihmr import preprocess
 from annyfit_jax.regressors.multihmr.regressor import Batch, Targets, blank_targets
 from annyfit_jax.scene import SceneError
-from annyfit_jax.training.data import Mixed, Size
+from annyfit_jax.training.data import Mixed, Size, Source
 
 _SHAPES = ((1, 6), (1, 3), (1, 162, 3), (1, 3))
 """Of the parameters of one person."""
 _MIRRORED_AXES = np.array([1.0, -1.0, -1.0])
 """Signs of a rotation vector when x is mirrored."""
+_DOUBT = {"depth": 0.03, "height": 0.03, "joints": 0.03}
+"""Standard deviations at which a person counts 1: shares of depth and height, metres. Near the medians of fits of
+`annyfit_plus` to synthetic scenes, so that weights stay about 1 on average."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,36 @@ class FitSet:
     every: int = 1
     """Take each so-manieth picture."""
     uncertainty: bool = False
-    """Weigh people by how sure their fit is (`sd_depth_m` of the table; people without it count 1)."""
+    """Weigh people by how sure their fit is (`certainty`); people whose fit does not say count 1."""
+    in_memory: bool = False
+    """Keep the pictures, decoded and made square: for small pictures, which cost more to read than to learn from."""
+
+
+class Decoded(NamedTuple):
+    """A record with its picture made square; n people."""
+
+    pixels: UInt8[np.ndarray, "S S 3"]
+    intrinsics: Float[np.ndarray, "3 3"]
+    """Of the square picture."""
+    fields: dict[str, np.ndarray]
+    known: Bool[np.ndarray, "n"]
+    weight: Float[np.ndarray, "n"]
+
+
+class _InMemory:
+    """Records that are decoded once."""
+
+    def __init__(self, records: FitRecords, decode: Callable[[Any], Decoded]) -> None:
+        self._records, self._decode = records, decode
+        self._known: dict[int, Decoded] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Decoded:
+        if index not in self._known:
+            self._known[index] = self._decode(self._records[index])
+        return self._known[index]
 
 
 class Row(NamedTuple):
@@ -62,35 +95,43 @@ class MultiHmrFeed:
 
     def sources(self) -> list[Mixed]:
         """Opens the sets of positive probability."""
-        return [
-            Mixed(part.name, FitRecords(self._path(part), part.every), part.probability)
-            for part in self.sets
-            if part.probability > 0
-        ]
+        return [Mixed(part.name, self._source(part), part.probability) for part in self.sets if part.probability > 0]
 
     def row(self, source: str, example: Any, random: np.random.Generator) -> Row:
         """Square picture, camera and people of a record; mirrored at times."""
+        found = example if isinstance(example, Decoded) else self._decoded(source, example)
+        pixels, K, fields = found.pixels, found.intrinsics, found.fields
+        if random.random() < self.flip:
+            pixels, K, fields = pixels[:, ::-1], _mirrored_camera(K, self.side), mirrored(fields)
+        image = normalise(pixels.astype(np.float32))
+        if self.colour:
+            image = image * random.uniform(1 - self.colour, 1 + self.colour, 3).astype(np.float32)
+        return Row(image, K.astype(np.float32), self._targets(fields, found.known, found.weight))
+
+    def _decoded(self, source: str, example: Any) -> Decoded:
+        """A record as far as nothing is random. Raises SceneError where it cannot be learned from."""
         from PIL import Image
 
         name = record_name(example)
         photo = record_photo(example, name)
         try:
-            pixels = np.asarray(Image.open(io.BytesIO(photo)).convert("RGB"))
+            photo = np.asarray(Image.open(io.BytesIO(photo)).convert("RGB"))
         except Exception as error:  # image decoders fail in many ways
             raise SceneError(f"{name}: cannot be read as an image ({type(error).__name__}: {error})") from error
-        K = np.asarray(example["intrinsics"], np.float64)
         fields = {key: np.asarray(example[key], np.float64) for key in ("root_rotvec", "transl", "pose", "shape")}
-        known = np.asarray(example["fitted"], bool)
-        known &= np.all([np.isfinite(v).reshape(len(v), -1).all(1) for v in fields.values()], axis=0)
-        if random.random() < self.flip:
-            pixels, K, fields = pixels[:, ::-1], _mirrored_camera(K, pixels.shape[1]), mirrored(fields)
-        image, placement = preprocess.square(np.ascontiguousarray(pixels), self.side)
-        if self.colour:
-            image = image * random.uniform(1 - self.colour, 1 + self.colour, 3).astype(np.float32)
-        weight = np.ones(len(known))
-        if self._named[source].uncertainty and "sd_depth_m" in example:
-            weight = certainty(np.asarray(example["sd_depth_m"]), fields["transl"][:, 2])
-        return Row(image, placement.intrinsics(K).astype(np.float32), self._targets(fields, known, weight))
+        known = np.asarray(example["fitted"], bool) & np.all(
+            [np.isfinite(v).reshape(len(v), -1).all(1) for v in fields.values()], axis=0
+        )
+        weight = np.asarray(example.get("loss_weight", np.ones(len(known))), np.float64)
+        if self._named[source].uncertainty:
+            weight = weight * _certainty_of(example)
+        pixels, placement = preprocess.square_pixels(photo, self.side)
+        K = placement.intrinsics(np.asarray(example["intrinsics"], np.float64))
+        return Decoded(pixels, K, fields, known, weight)
+
+    def _source(self, part: FitSet) -> Source:
+        records = FitRecords(self._path(part), part.every)
+        return _InMemory(records, functools.partial(self._decoded, part.name)) if part.in_memory else records
 
     def size(self, rows: Sequence[Row]) -> Size:
         """All pictures are squares of one size."""
@@ -126,11 +167,30 @@ class MultiHmrFeed:
         return {part.name: part for part in self.sets}
 
 
-def certainty(sd_depth_m: Float[np.ndarray, "n"], depth_m: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """Weights of people by the relative standard deviation s of their depth: 1 / (1 + (s / 0.1)^2), scaled to mean 1."""
-    relative = np.nan_to_num(np.asarray(sd_depth_m, np.float64) / np.maximum(depth_m, 1e-3), nan=0.0)
-    weight = 1.0 / (1.0 + (relative / 0.1) ** 2)
-    return weight / max(weight.mean(), 1e-6) if len(weight) else weight
+def certainty(spread: dict[str, Float[np.ndarray, "n"]]) -> Float[np.ndarray, "n"]:
+    """Weights of people by the standard deviations of their fits: 2 / (1 + s^2), s^2 the mean of (spread / `_DOUBT`)^2.
+
+    Args:
+      spread: of depth and height as shares, of joints in metres, from the fit's calibrated covariance; NaN = not known. A
+        person of whom nothing is known counts 1.
+    """
+    squares = np.stack([(np.asarray(spread[name], np.float64) / typical) ** 2 for name, typical in _DOUBT.items()])
+    known = np.isfinite(squares)
+    mean = np.where(known, squares, 0.0).sum(0) / np.maximum(known.sum(0), 1)
+    return np.where(known.any(0), 2.0 / (1.0 + mean), 1.0)
+
+
+def _certainty_of(example: Any) -> Float[np.ndarray, "n"]:
+    """`certainty` of the people of a record. Raises SceneError where the dataset was written without spreads."""
+    fields = ("sd_depth_m", "depth_m", "sd_height_m", "height_m", "sd_joints_m")
+    missing = [name for name in fields if name not in example]
+    if missing:
+        raise SceneError(
+            f"{record_name(example)}: no {', '.join(missing)}: export the fits again, or uncertainty=False"
+        )
+    sd_depth, depth, sd_height, height, sd_joints = (np.asarray(example[name], np.float64) for name in fields)
+    joints = np.sqrt((sd_joints**2).mean(-1))
+    return certainty({"depth": sd_depth / depth, "height": sd_height / height, "joints": joints})
 
 
 class Mirror(NamedTuple):

@@ -51,7 +51,7 @@ class Predictor:
         height, width = image.shape[:2]
         picture, placement = preprocess.square(image, self.regressor.config.size)
         given = None if K is None else jnp.asarray(placement.intrinsics(K), jnp.float32)[None]
-        found = self._run(self.variables, Batch(jnp.asarray(picture)[None], given), self.threshold)
+        found = self._run(self.variables, Batch(jnp.asarray(picture)[None], given), self.threshold, self._meshes.model)
         found = jax.tree.map(lambda x: np.asarray(x)[0], found)
         kept = np.flatnonzero(found.valid)
         kept = kept[np.argsort(found.bodies.transl[kept, 2], kind="stable")]

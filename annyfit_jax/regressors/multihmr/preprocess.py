@@ -48,13 +48,19 @@ def place(width: int, height: int, size: int) -> Placement:
 
 def square(pixels: UInt8[np.ndarray, "H W 3"], size: int) -> tuple[Float[np.ndarray, "size size 3"], Placement]:
     """The normalised square picture (black where padded, before normalisation) and where the picture lies in it."""
+    canvas, placement = square_pixels(pixels, size)
+    return normalise(canvas.astype(np.float32)), placement
+
+
+def square_pixels(pixels: UInt8[np.ndarray, "H W 3"], size: int) -> tuple[UInt8[np.ndarray, "size size 3"], Placement]:
+    """`square` before normalisation."""
     from PIL import Image
 
     height, width = pixels.shape[:2]
     placement = place(width, height, size)
     inside = (max(round(width * placement.scale), 1), max(round(height * placement.scale), 1))
-    canvas = np.zeros((size, size, 3), np.float32)
+    canvas = np.zeros((size, size, 3), np.uint8)
     x, y = (int(v) for v in placement.shift)
     resized = Image.fromarray(pixels).resize(inside, Image.Resampling.BILINEAR)
-    canvas[y : y + inside[1], x : x + inside[0]] = np.asarray(resized, np.float32)
-    return normalise(canvas), placement
+    canvas[y : y + inside[1], x : x + inside[0]] = np.asarray(resized)
+    return canvas, placement

@@ -119,14 +119,16 @@ class MultiHmrRegressor:
         values["fov"] = jnp.abs(seen.fov - fov).mean()
         return losses.total(values, self.loss_config), values
 
-    def predict(self, variables: nnx.State, batch: Batch, threshold: float = 0.3) -> People:
-        """People whose patch scores at least `threshold`."""
+    def predict(
+        self, variables: nnx.State, batch: Batch, threshold: float = 0.3, body: anny.AnnyModel | None = None
+    ) -> People:
+        """People whose patch scores at least `threshold`. `body`: `anny.load()`, given where this is compiled."""
         network = model.bind(self.config, variables)
         seen = network.see(batch.images)
         patches = detection.detect(seen.scores, threshold, self.config.max_people)
         K = model.intrinsics_of(self.config, seen, batch.intrinsics)
         reading = network.read(seen, patches, K)
-        bodies = people.anny_bodies(anny.load(), reading)
+        bodies = people.anny_bodies(anny.load() if body is None else body, reading)
         return People(patches.score, patches.valid, bodies, reading.loc, K)
 
     def start_from(self, variables: nnx.State, path: str) -> nnx.State:
