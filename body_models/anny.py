@@ -101,6 +101,7 @@ class Labels:
 
     @functools.cached_property
     def tree(self) -> BoneTree:
+        """The bones in the order in which chains are evaluated."""
         return kinematics.bone_tree(self.parents)
 
 
@@ -147,6 +148,7 @@ class AnnyModel:
 
     @property
     def dtype(self):
+        """Floating type of every array."""
         return self.vertices.mean.dtype
 
 
@@ -167,10 +169,12 @@ class AnnyPoints:
 
     @property
     def layout(self) -> contraction.PointLayout:
+        """Which bones move which points (static)."""
         return self.contraction.layout
 
     @property
     def num_points(self) -> int:
+        """How many points: K of the regressor."""
         return self.contraction.num_points
 
 

@@ -63,6 +63,7 @@ class Contraction:
 
     @property
     def num_points(self) -> int:
+        """How many points: K of the regressor."""
         return len(self.layout.point_order)
 
 

@@ -37,10 +37,12 @@ class Field:
 
     @property
     def rank(self) -> int:
+        """How many coefficients k the field has."""
         return self.matrix.columns.shape[0]
 
     @property
     def basis(self) -> Float[Array, "rank *shape"]:
+        """basis_k, the change per unit of each coefficient."""
         return self.matrix.columns.reshape(self.rank, *self.mean.shape)
 
     def select(self, index: Any) -> Field:

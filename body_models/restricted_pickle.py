@@ -46,12 +46,14 @@ class RestrictedUnpickler(pickle.Unpickler):
         self._allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
+        """The stand-in for a global of the pickle. Raises UnpicklingError for one that is not allowed."""
         try:
             return self._allowed[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"refused: the pickle asks for the global {module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> Any:
+        """Raises UnpicklingError: nothing outside the pickle is read."""
         raise pickle.UnpicklingError("refused: the pickle refers to an object outside itself")
 
 

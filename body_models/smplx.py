@@ -99,6 +99,7 @@ class Labels:
 
     @functools.cached_property
     def tree(self) -> BoneTree:
+        """The joints in the order in which chains are evaluated."""
         return kinematics.bone_tree(self.parents)
 
 
@@ -127,6 +128,7 @@ class SmplxModel:
 
     @property
     def dtype(self):
+        """Floating type of every array."""
         return self.vertices.mean.dtype
 
 
@@ -144,10 +146,12 @@ class SmplxPoints:
 
     @property
     def layout(self) -> contraction.PointLayout:
+        """Which joints move which points (static)."""
         return self.contraction.layout
 
     @property
     def num_points(self) -> int:
+        """How many points: K of the regressor."""
         return self.contraction.num_points
 
 

@@ -35,8 +35,10 @@ class Sizes(NamedTuple):
     """Points that are one vertex each: dense and mesh points."""
     pairs: int
     """(point, bone) pairs of the keypoint regressors."""
+    stored: int
+    """Skinning weights of the one-vertex points as stored, in blocks with zeros."""
     links: int
-    """Non-zero skinning weights of the one-vertex points."""
+    """The non-zero ones of them."""
     projected: int
     """Points with a reprojection residual."""
     mesh: int
@@ -80,7 +82,8 @@ def sizes_of(body: Any, groups: Sequence[str] = ("transl", "root_rotvec", "shape
         bones=len(c.layout.tree.order),
         vertices=int(c.vertex.basis.shape[-1]),
         pairs=len(c.layout.pair_bone),
-        links=int((np.asarray(c.vertex_skin) != 0).sum()),
+        stored=int(np.asarray(c.skin.table).size),
+        links=int((np.asarray(c.skin.table) != 0).sum()),
         projected=keypoints + dense,
         mesh=mesh,
         variables=sum(widths[name] for name in groups),
@@ -94,14 +97,13 @@ def parts(s: Sizes) -> list[Part]:
     from a vector: 60 operations, a bone's rest orientation: 80, a 3x4 composition: 66) are counted by hand.
     """
     linear = 2.0 * s.rank
-    dense_skin, sparse_skin = 24.0 * s.vertices * s.bones, 24.0 * s.links
-    skin_zeros = 2.0 * (dense_skin - sparse_skin)
+    skin, skin_zeros = 24.0 * s.stored, 48.0 * (s.stored - s.links)
     return [
         Part("phenotypes to coefficients", 8.0 * CORNERS + linear * CORNERS, 8.0 * CORNERS + linear * CORNERS),
         Part("rest bones", linear * 6 * s.bones, linear * 6 * s.bones),
         Part("rest points", linear * 3 * (s.vertices + s.pairs), linear * 3 * (s.vertices + s.pairs)),
         Part("rotations, orientations, chain", (60 + 80 + 4 * 66) * s.bones, 2 * (60 + 80 + 4 * 66) * s.bones),
-        Part("transforms of one-vertex points", dense_skin, dense_skin, skin_zeros),
+        Part("transforms of one-vertex points", skin, skin, skin_zeros),
         Part(
             "points", 24.0 * (s.vertices + s.pairs) + 21 * s.projected, 48.0 * (s.vertices + s.pairs) + 42 * s.projected
         ),
@@ -122,7 +124,7 @@ def step_bytes(s: Sizes, people: int) -> float:
     written once and read once forward, and the same for its gradient. Variables, their gradients and Adam's two moments are
     read and written.
     """
-    constants = 4.0 * (s.rank * (CORNERS + 6 * s.bones + 3 * (s.vertices + s.pairs)) + s.vertices * s.bones)
+    constants = 4.0 * (s.rank * (CORNERS + 6 * s.bones + 3 * (s.vertices + s.pairs)) + s.stored)
     floats = s.rank + (6 + 12 + 12) * s.bones + (3 + 12 + 3) * s.vertices + (3 + 3) * s.pairs
     return 2.0 * constants / people + 4.0 * (4.0 * floats + 6.0 * s.variables)
 

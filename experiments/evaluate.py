@@ -6,6 +6,8 @@
     python -m experiments.evaluate --fits=OUT --truth=PANOPTIC --protocol=panoptic --pattern=_ian --bootstrap=1000
     python -m experiments.evaluate --fits=OUT --truth=AGORA --protocol=agora
     python -m experiments.evaluate --fits=OUT --truth=EHF --protocol=ehf --smplx=SMPLX_NEUTRAL.npz --parts=FOLDER
+    python -m experiments.evaluate --fits=OUT --truth=p1_val_multi.npz --protocol=arctic --smplx=FOLDER --parts=FOLDER
+    python -m experiments.evaluate --fits=OUT --truth=egobody_test.npz --protocol=egobody --smplx=FOLDER --parts=FOLDER
 
 Prints a table, start and fit side by side, and writes it with a table per scene as JSON with --json. What a metric is stands in
 `annyfit_jax.metrics`, what is read as truth in `annyfit_jax.truth`, as fits in `annyfit_jax.fit_source`: jobs, finished or
@@ -14,7 +16,8 @@ under way, folders of fits, single fits. --bootstrap adds confidence intervals o
 synthetic, layers: fit and truth list the same people; both columns are over those with status `ok`, the others are counted as
 `not_fitted`, scenes without a fit are left out. The other protocols look for the labelled people among the fitted ones; a
 person without a fit is a miss, and so is everybody of an image without a fit (--without_fit=left_out leaves such images out).
-The column `init` needs the start in the fits: jobs of many scenes keep no start, then there is the column `fit` alone.
+The column `init` needs the start in the fits: jobs of many scenes keep no start, and predictions of networks are their own;
+then there is the column `fit` alone.
 """
 
 from __future__ import annotations
@@ -36,9 +39,11 @@ from annyfit_jax.metrics.people import PredictedPeople, TruthPeople
 from annyfit_jax.results import FitFileError, SceneFit
 from annyfit_jax.scene import BodyParameters, Scene, SceneError
 from annyfit_jax.truth import PROTOCOLS, TruthOptions, TruthSource, open_truth
-from annyfit_jax.truth.predictions import AnnyPeople, agora_files, read_agora, read_meshes
+from annyfit_jax.truth.predictions import AnnyPeople, SmplxPeople, agora_body, agora_files, read_agora, read_meshes
 from annyfit_jax.truth.protocols import KINDS, checked, image_protocol
+from annyfit_jax.truth.smplx_truth import joint_regressor
 from annyfit_jax.truth.synthetic import layers_of, truth_of
+from body_models.smplx import JOINTS as SMPLX_JOINTS
 
 SCENE_PROTOCOLS = ("synthetic", "layers")
 WITHOUT_FIT = ("missed", "left_out")
@@ -74,12 +79,16 @@ def define_flags() -> None:
     flags.DEFINE_enum("without_fit", "missed", WITHOUT_FIT, "What images without a fit are; not synthetic, layers.")
     flags.DEFINE_string("split", "test", "relative_human: <split>_annots.npz; ubody: test = its test videos.")
     flags.DEFINE_list("cameras", [], "panoptic: HD cameras, e.g. 00_16,00_30.")
-    flags.DEFINE_integer("frame_step", 1, "panoptic: every so many-th frame.")
+    flags.DEFINE_integer("frame_step", 1, "panoptic: every so many-th frame; arctic, egobody: picture.")
     flags.DEFINE_string(
         "pattern", "", "Only images whose name this regular expression is found in; not synthetic, layers."
     )
-    flags.DEFINE_string("smplx", None, "ehf, ubody: the SMPL-X model file.")
-    flags.DEFINE_string("parts", None, "agora, ehf, ubody: folder with the vertex numbers of hands, face and body.")
+    flags.DEFINE_string(
+        "smplx", None, "ehf, ubody, arctic, egobody, fits of SMPL-X: the model file, or a folder with one per gender."
+    )
+    flags.DEFINE_string(
+        "parts", None, "agora, ehf, ubody, arctic, egobody: folder with the vertex numbers of hands, face and body."
+    )
 
 
 def main(_: list[str]) -> None:
@@ -234,12 +243,12 @@ def _judge_images(
     collected: dict[str, Columns],
 ) -> dict[str, Any]:  # fmt: skip
     from annyfit_jax.truth.parts import read_parts
-    from annyfit_jax.truth.smplx_truth import joint_regressor
 
-    regressor = joint_regressor(options.smplx) if kind == "meshes" else None
-    chosen = image_protocol(protocol, kind, parts=read_parts(parts), regressor=regressor)
+    image_protocol(protocol, kind)  # refuses before anything is read
+    predicted = _Predictions(fits, kind, options.smplx)
+    regressor = joint_regressor(options.smplx) if predicted.body == "smplx" and kind != "agora" else None
+    chosen = image_protocol(protocol, kind, predicted.body, parts=read_parts(parts), regressor=regressor)
     errors_of, source = checked(chosen), open_truth(protocol, truth, options)
-    predicted = _Predictions(fits, kind, regressor)
     unfitted, absent = 0, []
     for people in source:
         columns = predicted.of(people)
@@ -269,50 +278,86 @@ def _notes(source: TruthSource) -> dict[str, str]:
 class _Predictions:
     """Predicted people by image, whatever they are stored as."""
 
-    def __init__(self, path: str, kind: str, regressor: np.ndarray | None) -> None:
-        self._kind, self._regressor = kind, regressor
+    def __init__(self, path: str, kind: str, smplx: str | None) -> None:
+        self._kind, self._smplx = kind, smplx
         self.unfitted = 0
         """People of the latest image who have no fit."""
-        self._load: Callable[[str], dict[str, PredictedPeople]]
+        self._load: Callable[[str, TruthPeople | None], dict[str, PredictedPeople]]
         if kind == "fits":
-            stored, body = open_fits(path), AnnyPeople()
+            stored = open_fits(path)
             if stored.unfinished:
                 logging.warning("%s: %d scenes are not fitted yet", path, stored.unfinished)
-            self._names, self._load = set(stored.names), lambda name: self._fit(stored.load(name), body)
+            first = stored.load(stored.names[0]) if stored.names else None
+            self.body = "smplx" if first is not None and _is_smplx(first) else "anny"
+            people = SmplxPeople(smplx) if self.body == "smplx" else AnnyPeople()
+            self._names = set(stored.names)
+            self._load = lambda name, truth: self._fit(stored.load(name), people, truth)
         elif kind == "agora":
             files = agora_files(path)
-            self._names, self._load = set(files), lambda name: {"fit": read_agora(files[name])}
+            self.body = agora_body(next(iter(files.values())))
+            self._names, self._load = set(files), lambda name, _: {"fit": read_agora(files[name], self.body)}
         else:
             meshes = {file.stem: file for file in sorted(Path(path).glob("*.npz"))}
             if not meshes:
                 raise FileNotFoundError(f"{path}: no predictions (<image>.npz)")
-            self._names, self._load = set(meshes), lambda name: {"fit": self._mesh(meshes[name])}
+            self.body, regressor = "smplx", joint_regressor(smplx)
+            self._names, self._load = set(meshes), lambda name, _: {"fit": read_meshes(meshes[name], regressor)}
         self._empty: dict[str, PredictedPeople] | None = None
 
     def of(self, truth: TruthPeople) -> dict[str, PredictedPeople] | None:
         """Predictions by column; None where there are none for the image."""
         for name in (truth.name, *truth.aliases):
             if name in self._names:
-                return self._load(name)
+                return self._load(name, truth)
         return None
 
     def nobody(self) -> dict[str, PredictedPeople]:
         """An image without a prediction, in all columns."""
         if self._empty is None:
-            empty = self._load(min(self._names))["fit"].select(np.zeros(0, np.int64))
+            empty = self._load(min(self._names), None)["fit"].select(np.zeros(0, np.int64))
             self._empty = dict.fromkeys(("init", "fit") if self._kind == "fits" else ("fit",), empty)
         return self._empty
 
-    def _fit(self, fit: SceneFit, body: AnnyPeople) -> dict[str, PredictedPeople]:
+    def _fit(
+        self, fit: SceneFit, body: AnnyPeople | SmplxPeople, truth: TruthPeople | None
+    ) -> dict[str, PredictedPeople]:
+        if _is_smplx(fit) != (self.body == "smplx"):
+            raise SceneError(
+                f"{fit.name}: pose: expected the bones of {self.body} like the first fit, got {fit.pose.shape}"
+            )
         self.unfitted = int((~fit.ok).sum())
-        fitted = body.predict(fit.parameters.select(np.flatnonzero(fit.ok)), fit.K)
-        start = body.predict(start_parameters(fit), fit.K)
+        intrinsics = fit.K if truth is None else of_truth_size(fit.K, fit.image_size, truth.image_size)
+        people, first = fit.parameters, start_parameters(fit)
+        fitted = body.predict(people.select(np.flatnonzero(fit.ok)), intrinsics)
+        if all(np.array_equal(a, b) for a, b in zip(_arrays(people), _arrays(first), strict=True)):
+            # A network's prediction is its own start.
+            return {"fit": fitted} if len(fitted) else {"init": fitted, "fit": fitted}
+        start = body.predict(first, intrinsics)
         # Fitted people had a start: where there is none, it is not stored.
         return {"init": start, "fit": fitted} if len(start) or not len(fitted) else {"fit": fitted}
 
-    def _mesh(self, file: Path) -> PredictedPeople:
-        assert self._regressor is not None
-        return read_meshes(file, self._regressor)
+
+def _is_smplx(fit: SceneFit) -> bool:
+    return fit.pose.shape[1] == len(SMPLX_JOINTS) - 1
+
+
+def _arrays(people: BodyParameters) -> tuple[np.ndarray, ...]:
+    return people.root_rotvec, people.transl, people.pose, people.shape
+
+
+def of_truth_size(
+    intrinsics: np.ndarray, size: np.ndarray | tuple[int, int], truth: tuple[int, int] | None
+) -> np.ndarray:
+    """(3, 3) intrinsics for the pixels of the truth, where the prediction saw the same picture in another size.
+
+    A picture whose sides do not scale alike (to a pixel) is another one, a crop say: its intrinsics stay.
+    """
+    if truth is None or not np.all(np.asarray(size) > 0):
+        return intrinsics
+    scale = np.asarray(truth, np.float64) / np.asarray(size, np.float64)
+    if abs(scale[0] / scale[1] - 1) * min(size) > 1:
+        return intrinsics
+    return np.diag([*scale, 1.0]) @ np.asarray(intrinsics, np.float64)
 
 
 # ------------------------------------------------------------------------------------------------ the table

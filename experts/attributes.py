@@ -39,6 +39,7 @@ class Attribute:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The answers that are offered, in their order."""
         return tuple(self.anchors)
 
     def labels(self) -> dict[str, str]:

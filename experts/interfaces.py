@@ -156,7 +156,10 @@ class Expert(Protocol):
     """What every expert offers."""
 
     @property
-    def card(self) -> Card: ...
+    def card(self) -> Card:
+        """What the cues depend on; complete after `load`."""
+        ...
+
     def load(self) -> None:
         """Imports what is heavy and reads the checkpoint. Raises ExpertError with the command that helps."""
         ...
@@ -167,26 +170,48 @@ class Expert(Protocol):
 
 
 class Detector(Expert, Protocol):
-    def detect(self, photos: Sequence[Photo]) -> list[Detections]: ...
+    """Finds people."""
+
+    def detect(self, photos: Sequence[Photo]) -> list[Detections]:
+        """Boxes, scores and the source's own ids per photo."""
+        ...
 
 
 class Segmenter(Expert, Protocol):
-    def segment(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Bool[np.ndarray, "n H W"]]: ...
+    """Outlines people whose boxes are known."""
+
+    def segment(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Bool[np.ndarray, "n H W"]]:
+        """(n, H, W) masks per photo."""
+        ...
 
 
 class KeypointDetector(Expert, Protocol):
-    def keypoints(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Float[np.ndarray, "n k 3"]]: ...
+    """Finds the keypoints of people whose boxes are known."""
+
+    def keypoints(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Float[np.ndarray, "n k 3"]]:
+        """(n, 17 or 133, 3) per photo: x, y in pixels, confidence."""
+        ...
 
 
 class DenseDetector(Expert, Protocol):
-    def dense(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Float[np.ndarray, "n 138 3"]]: ...
+    """Finds dense surface points of people whose boxes are known."""
+
+    def dense(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Float[np.ndarray, "n 138 3"]]:
+        """(n, 138, 3) per photo: x, y in pixels, confidence."""
+        ...
 
 
 class DepthEstimator(Expert, Protocol):
-    def depth(self, photos: Sequence[Photo]) -> list[DepthEstimate]: ...
+    """Estimates metric depth."""
+
+    def depth(self, photos: Sequence[Photo]) -> list[DepthEstimate]:
+        """A depth map per photo, metres, and perhaps its camera."""
+        ...
 
 
 class CameraEstimator(Expert, Protocol):
+    """Finds out a photo's pinhole camera."""
+
     def intrinsics(
         self, photos: Sequence[Photo], depths: Sequence[Float[np.ndarray, "3 3"] | None]
     ) -> list[Float[np.ndarray, "3 3"]]:
@@ -195,11 +220,19 @@ class CameraEstimator(Expert, Protocol):
 
 
 class WordExpert(Expert, Protocol):
-    def words(self, photos: Sequence[Photo], people: Sequence[People]) -> Sequence[Words | Exception]: ...
+    """Says age, gender, ... of people."""
+
+    def words(self, photos: Sequence[Photo], people: Sequence[People]) -> Sequence[Words | Exception]:
+        """What is said of the people of each photo, or the exception that this photo ended with."""
+        ...
 
 
 class StartExpert(Expert, Protocol):
-    def start(self, photos: Sequence[Photo], people: Sequence[People]) -> list[BodyParameters]: ...
+    """Proposes initial bodies."""
+
+    def start(self, photos: Sequence[Photo], people: Sequence[People]) -> list[BodyParameters]:
+        """Bodies per photo in camera axes, metres; NaN rows for people without one."""
+        ...
 
 
 METHODS = {

@@ -75,10 +75,12 @@ class LicensedRegressor:
 
     @property
     def keypoints(self) -> Float[np.ndarray, "17 v"]:
+        """Weights of the COCO keypoints over the vertices, rows in COCO's order."""
         return self.matrix.dense()[:_NUM_KEYPOINTS]
 
     @property
     def dense_points(self) -> Float[np.ndarray, "138 v"]:
+        """Weights of the dense points over the vertices."""
         return self.matrix.dense()[_NUM_KEYPOINTS:]
 
 

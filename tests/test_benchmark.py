@@ -273,7 +273,7 @@ def test_torch_side_is_left_out_with_a_reason(tmp_path) -> None:
 
 # ------------------------------------------------------------------------------------------------ cost model
 
-SIZES = cost_model.Sizes(rank=10, bones=5, vertices=8, pairs=6, links=20, projected=7, mesh=3, variables=12)
+SIZES = cost_model.Sizes(rank=10, bones=5, vertices=8, pairs=6, stored=32, links=20, projected=7, mesh=3, variables=12)
 
 
 def test_cost_model_counts_matrix_products() -> None:
@@ -281,14 +281,14 @@ def test_cost_model_counts_matrix_products() -> None:
     assert before["rest bones"].forward == 2 * 10 * 3 * 2 * 5
     assert before["rest points"].forward == 2 * 10 * 3 * (8 + 6)
     skin = before["transforms of one-vertex points"]
-    assert skin.forward == 2 * 12 * 8 * 5
-    assert skin.zeros == 2 * (2 * 12 * (8 * 5 - 20))
+    assert skin.forward == 2 * 12 * 32
+    assert skin.zeros == 2 * (2 * 12 * (32 - 20))
     assert cost_model.step_flops(SIZES) - cost_model.step_flops(SIZES, ideal=True) == skin.zeros
 
 
 def test_cost_model_bytes_share_constants_among_people() -> None:
     one, many = cost_model.step_bytes(SIZES, 1), cost_model.step_bytes(SIZES, 1000)
-    constants = 4 * (10 * (cost_model.CORNERS + 30 + 42) + 40)
+    constants = 4 * (10 * (cost_model.CORNERS + 30 + 42) + 32)
     assert one - many == pytest.approx(2 * constants * (1 - 1 / 1000))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pickle
@@ -14,15 +15,17 @@ import smplx_synthetic
 from helpers import REPO
 from scipy.spatial.transform import Rotation
 from test_results import make_fit
-from test_truth_readers import agora_frame, write_ply
+from test_truth_readers import agora_frame, human_data, write_ply
 
 from annyfit_jax import metrics, results
 from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.metrics.skeletons import ANNY, LIMBS12, PANOPTIC19, RH14, pick
+from annyfit_jax.regressors.aios.predictions import scene_fit
 from annyfit_jax.scene import BodyParameters, SceneError
-from annyfit_jax.truth import TruthOptions
+from annyfit_jax.truth import TruthOptions, open_truth
 from annyfit_jax.truth.predictions import AnnyPeople
 from annyfit_jax.truth.protocols import image_protocol
+from body_models.smplx import JOINTS
 from experiments import evaluate
 
 
@@ -310,6 +313,221 @@ def test_ehf_with_fits_compares_joints_alone(fitted, smplx_file):
         assert 0 < pooled["pa_mpjpe_body"] < pooled["mpjpe_body"]
         assert math.isnan(pooled["pve_all"])
     assert "no vertex correspondence" in report["settings"]["PVE"]
+
+
+# ------------------------------------------------------------------------------------------------ fits of SMPL-X
+
+
+@pytest.fixture(scope="module")
+def smplx_people():
+    """Three people of the synthetic model, eyes and hands as a fit stores them, and their meshes by the reference."""
+    arrays = smplx_synthetic.arrays()
+    people = smplx_synthetic.parameters(3)
+    people["expression"][:] = 0.0
+    people["pose_rotvec"][:, 22:24] = 0.0
+    people["translation"] = np.array([(-0.6, 0.0, 4.0), (0.7, 0.1, 4.5), (0.0, -0.1, 5.0)])
+    rows = [{key: value[row] for key, value in people.items()} for row in range(3)]
+    return arrays, people, [smplx_synthetic.reference(arrays, row) for row in rows]
+
+
+def smplx_fit(name, people, rows, **changes):
+    """A prediction as `experiments.predict` stores it: the people in some order, the start is the result."""
+    parts = BodyParameters(*(people[key][rows] for key in ("root_rotvec", "translation", "pose_rotvec", "betas")))
+    unknown = np.zeros((len(rows), 17, 3))
+    return scene_fit(
+        name, f"{name}.jpg", (1920, 1080), np.array([[1500.0, 0, 960], [0, 1500, 540], [0, 0, 1]]), parts,
+        (np.array(JOINTS[1:]), np.array([f"beta{k}" for k in range(10)])), keypoints_3d=unknown,
+        height_m=np.ones(len(rows)), **changes,
+    )  # fmt: skip
+
+
+def procrustes(source, target):
+    """The source after the best similarity, by Horn's quaternion instead of the singular values of the metrics."""
+    a, b = source - source.mean(0), target - target.mean(0)
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = a.T @ b
+    n = np.array([
+        [xx + yy + zz, yz - zy, zx - xz, xy - yx],
+        [yz - zy, xx - yy - zz, xy + yx, zx + xz],
+        [zx - xz, xy + yx, yy - xx - zz, yz + zy],
+        [xy - yx, zx + xz, yz + zy, zz - xx - yy],
+    ])  # fmt: skip
+    w, x, y, z = np.linalg.eigh(n)[1][:, -1]
+    turned = Rotation.from_quat([x, y, z, w]).apply(a)
+    return (turned * b).sum() / (turned**2).sum() * turned + target.mean(0)
+
+
+@pytest.mark.parametrize("protocol", ["arctic", "egobody"])
+def test_predictions_of_smplx_are_judged_in_full(tmp_path, smplx_people, smplx_file, protocol):
+    """The truth is person 0 with another pose of arms, hands and jaw; in the photo he is the second of two people."""
+    arrays, people, meshes = smplx_people
+    rng = np.random.default_rng(5)
+    true = {key: value.copy() for key, value in people.items()}
+    true["pose_rotvec"][:, 15:] += 0.2 * rng.standard_normal(true["pose_rotvec"][:, 15:].shape)
+    true["pose_rotvec"][:, 22:24] = 0.0
+    target = [smplx_synthetic.reference(arrays, {key: value[row] for key, value in true.items()}) for row in range(3)]
+    means = np.stack([arrays["hands_meanl"], arrays["hands_meanr"]]).reshape(30, 3)
+    stored = {key: value.copy() for key, value in true.items()}
+    stored["pose_rotvec"][:, 24:] -= means
+    stored["transl"] = np.stack([one["transl"] for one in target])
+    truth = human_data(tmp_path / "truth.npz", stored, keypoints2d_smplx=None, keypoints2d_smplx_mask=None)
+    results.save(smplx_fit("egocentric_color_rec_a_PV_0001", people, [1, 0]), tmp_path / "out" / "fits" / "a.npz")
+    (tmp_path / "out" / "fits" / "a.npz").rename(tmp_path / "out" / "fits" / "egocentric_color_rec_a_PV_0001.npz")
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    numbers = {"left_hand": np.arange(100, 200), "right_hand": np.arange(200, 320), "face": np.arange(400, 700)}
+    hands = {side: numbers[side] for side in ("left_hand", "right_hand")}
+    (parts / "MANO_SMPLX_vertex_ids.pkl").write_bytes(pickle.dumps(hands))
+    np.save(parts / "SMPL-X__FLAME_vertex_ids.npy", numbers["face"])
+    options = TruthOptions(smplx=smplx_file[0])
+    report = evaluate.evaluate(
+        str(tmp_path / "out"), truth, protocol, options=options, parts=str(parts), without_fit="left_out"
+    )
+    assert list(report["pooled"]) == ["fit"]  # a prediction is its own start
+    assert report["scenes_without_fit"] == ["egocentric_color_rec_b_PV_0001"]
+    assert report["settings"]["expression"] == "zero: fits do not hold it"
+    fit = report["pooled"]["fit"]
+    assert (fit["people"], fit["matched"], fit["missed"]) == (2, 2, 0)
+    expected = {f"{kind}_{part}": [] for kind in ("pve", "pa_pve") for part in ("all", "hands", "face")}
+    for row in (0, 1):
+        ours, theirs = meshes[row]["vertices"], target[row]["vertices"]
+        centred = [x - (arrays["J_regressor"] @ x)[:, None] for x in (ours, theirs)]  # (joint, vertex, 3)
+        error = np.linalg.norm(centred[0] - centred[1], axis=-1)
+        expected["pve_all"].append(error[0].mean())
+        sides = [error[joint, numbers[side]].mean() for joint, side in ((20, "left_hand"), (21, "right_hand"))]
+        expected["pve_hands"].append(np.mean(sides))
+        expected["pve_face"].append(error[12, numbers["face"]].mean())
+        aligned = {"all": np.arange(10475), **numbers}
+        pa = {
+            part: np.linalg.norm(procrustes(ours[use], theirs[use]) - theirs[use], axis=1).mean()
+            for part, use in aligned.items()
+        }
+        expected["pa_pve_all"].append(pa["all"])
+        expected["pa_pve_hands"].append((pa["left_hand"] + pa["right_hand"]) / 2)
+        expected["pa_pve_face"].append(pa["face"])
+    for name, values in expected.items():
+        assert fit[name] == pytest.approx(1000 * np.mean(values), rel=2e-4), name
+        assert fit[name] > 1.0, name
+    joints = [
+        (arrays["J_regressor"] @ one["vertices"])[[16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8]]
+        for one in (meshes[0], target[0])
+    ]
+    ours, theirs = (x - x[[6, 7]].mean(0) for x in joints)
+    single = report["per_scene"]["egocentric_color_rec_a_PV_0001-1"]["fit"]
+    assert single["mpjpe_body"] == pytest.approx(1000 * np.linalg.norm(ours - theirs, axis=1).mean(), rel=2e-4)
+    assert single["pa_mpjpe_body"] == pytest.approx(
+        1000 * np.linalg.norm(procrustes(*joints) - joints[1], axis=1).mean(), rel=2e-4
+    )
+
+
+def test_fits_of_anny_in_humandata_sets_compare_joints_alone(fitted, smplx_people, smplx_file):
+    folder, predicted = fitted
+    _, people, meshes = smplx_people
+    stored = people | {"transl": np.stack([one["transl"] for one in meshes])}
+    points = np.zeros((3, 190, 3), np.float32)
+    # The only labelled joint lies where the second of the two fitted people has it.
+    points[:, 7, :2] = predicted["100"].joints_2d[1, ANNY.index("left_ankle")]
+    points[:, 7, 2] = 1
+    truth = human_data(
+        folder / "truth.npz", stored, keypoints2d_smplx=points, keypoints2d_smplx_mask=None, frame_range=None,
+        image_path=np.array(["100.png", "101.png", "x.png"]),
+    )  # fmt: skip
+    options = TruthOptions(smplx=smplx_file[0])
+    report = evaluate.evaluate(str(folder / "out"), truth, "egobody", options=options, without_fit="left_out")
+    scene = report["per_scene"]["100"]["fit"]
+    person = open_truth("egobody", truth, options).load(0)
+    assert person.joints_3d is not None
+    target = pick(person.joints_3d, person.names, LIMBS12)[0]
+    ours = pick(predicted["100"].joints_3d, ANNY, LIMBS12)[1]
+    error = np.linalg.norm((ours - ours[6:8].mean(0)) - (target - target[6:8].mean(0)), axis=1).mean()
+    assert scene["mpjpe_body"] == pytest.approx(1000 * error, rel=1e-5)
+    assert math.isnan(scene["pve_all"]) and math.isnan(scene["pa_pve_hands"])
+    assert report["pooled"]["init"]["matched"] == 2
+    assert "no vertex correspondence" in report["settings"]["PVE"]
+
+
+def test_agora_with_fits_of_smplx(tmp_path, monkeypatch, smplx_people, smplx_file):
+    """Predictions on pictures of 1920 x 1080, truth in 3840 x 2160: one person is exact, one misses 30 mm at a wrist."""
+    arrays, people, meshes = smplx_people
+    corners = arrays["f"].astype(int)[arrays["lmk_faces_idx"]]
+    joints = np.zeros((3, 127, 3))
+    for row, mesh in enumerate(meshes):
+        joints[row, :55] = mesh["joints"]
+        joints[row, 76:] = mesh["vertices"][corners].mean(1)  # all weights are 1/3
+    pixels = joints[..., :2] / np.maximum(joints[..., 2:], 1e-9) * 3000 + [1920, 1080]
+    truth = joints.copy()
+    truth[1, 20] += [0.0, 0.0, 0.03]
+    truth[1, 76] += [0.0, 0.0, 0.051]
+    frame = agora_frame(
+        monkeypatch, imgPath=["x.png"], isValid=[[True] * 3], occlusion=[[0.0] * 3], kid=[[False] * 3],
+        gt_joints_2d=[list(pixels)], gt_joints_3d=[list(truth)], gt_verts=[[one["vertices"] for one in meshes]],
+    )  # fmt: skip
+    (tmp_path / "truth.pkl").write_bytes(frame)
+    results.save(smplx_fit("x", people, [1, 0]), tmp_path / "out" / "x.npz")
+    with pytest.raises(SceneError, match=r"option smplx: .*fits of SMPL-X, need the SMPL-X model file"):
+        evaluate.evaluate(str(tmp_path / "out"), str(tmp_path / "truth.pkl"), "agora")
+    options = TruthOptions(smplx=smplx_file[0])
+    report = evaluate.evaluate(str(tmp_path / "out"), str(tmp_path / "truth.pkl"), "agora", options=options)
+    fit = report["pooled"]["fit"]
+    assert (fit["precision"], fit["recall"], fit["matched"], fit["missed"]) == (1.0, 0.67, 2, 1)
+    assert fit["mpjpe_mm"] == pytest.approx(30 / 22 / 2, abs=2e-3)
+    assert fit["mve_mm"] < 2e-3
+    # Aligned at the wrist that is 30 mm off: all other joints of that hand are.
+    assert fit["matched_LH_MPJPE"] == pytest.approx(30 / 2, abs=2e-3)
+    assert fit["matched_RH_MPJPE"] < 2e-3
+    assert fit["matched_F_MPJPE"] == pytest.approx(51 / 51 / 2, abs=2e-3)
+    assert "body_verts_smplx.npy was not given" in report["settings"]["MVE"]
+    with pytest.raises(SceneError, match="protocol relative_human: fits of smplx cannot be judged"):
+        evaluate.evaluate(str(tmp_path / "out"), "nowhere", "relative_human", options=options)
+
+
+def test_agora_of_smpl(tmp_path, monkeypatch):
+    """24 joints, AGORA's body vertices of SMPL, no hands and no face."""
+    rng = np.random.default_rng(0)
+    joints, vertices = rng.normal((0, 0, 5), 0.4, (2, 24, 3)), rng.normal((0, 0, 5), 0.4, (2, 6890, 3))
+    pixels = rng.normal(0, 60, (2, 24, 2)) + np.array([[[500, 500]], [[2000, 900]]])
+    columns = {
+        "imgPath": ["x.png"], "isValid": [[True, True]], "occlusion": [[0.0, 10.0]], "kid": [[False, True]],
+        "gt_joints_2d": [list(pixels)], "gt_joints_3d": [list(joints)], "gt_verts": [list(vertices)],
+    }  # fmt: skip
+    (tmp_path / "truth.pkl").write_bytes(agora_frame(monkeypatch, **columns))
+    shift = np.array([1.0, 2.0, 3.0])  # moves with the root
+    for k in range(2):
+        moved, mesh = joints[k] + shift, vertices[k] + shift
+        moved[23] += [0.048, 0, 0]  # the last of the 24 counts
+        mesh[5] += [0.0, 0.03, 0]
+        person = {"joints": pixels[k], "allSmplJoints3d": moved, "verts": mesh}
+        (tmp_path / f"x_personId_{k}.pkl").write_bytes(pickle.dumps(person))
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    np.save(parts / "body_verts_smpl.npy", np.arange(3))
+    judge = functools.partial(
+        evaluate.evaluate, str(tmp_path), str(tmp_path / "truth.pkl"), "agora", predictions="agora"
+    )
+    report = judge()
+    fit = report["pooled"]["fit"]
+    assert (fit["f1"], fit["people"], fit["kid_people"]) == (1.0, 2, 1)
+    assert fit["mpjpe_mm"] == pytest.approx(48 / 24, abs=1e-3)
+    assert fit["mve_mm"] == pytest.approx(30 / 6890, abs=1e-3)
+    assert not [name for name in fit if name.startswith(("LH", "RH", "F_", "FB"))]
+    assert report["settings"]["joints"] == "24 of smpl, root = middle of joints 1 and 2"
+    assert "body_verts_smpl.npy was not given" in report["settings"]["MVE"]
+    body = judge(parts=str(parts))
+    assert body["pooled"]["fit"]["mve_mm"] < 1e-3  # vertex 5 is not among them
+    other = columns | {
+        "gt_joints_3d": [[rng.normal(size=(127, 3))] * 2], "gt_joints_2d": [[np.pad(p, ((0, 103), (0, 0))) for p in pixels]],
+        "gt_verts": [[rng.normal(size=(10475, 3))] * 2],
+    }  # fmt: skip
+    (tmp_path / "truth.pkl").write_bytes(agora_frame(monkeypatch, **other))
+    with pytest.raises(SceneError, match="x: gt_joints_3d: predictions are of smpl, the truth of smplx"):
+        judge()
+
+
+def test_intrinsics_follow_the_size_of_the_picture():
+    k = np.array([[554.0, 0, 320], [0, 550.0, 240], [0, 0, 1]])
+    doubled = evaluate.of_truth_size(k, (640, 480), (1280, 960))
+    np.testing.assert_array_equal(doubled, [[1108, 0, 640], [0, 1100, 480], [0, 0, 1]])
+    for same in ((640, 480), None, (1280, 720)):  # the last is another picture
+        np.testing.assert_array_equal(evaluate.of_truth_size(k, (640, 480), same), k)
 
 
 def test_what_a_protocol_cannot_judge_is_said():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -175,3 +177,88 @@ def test_every_module_is_on_the_map():
     ]
     missing = [m for m in modules if Path(m).name not in text]
     assert not missing
+
+
+# ------------------------------------------------------------------------------------------------ docstrings
+
+DOCUMENTED = ("annyfit_jax", "body_models", "experts")
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def undocumented(sources: Mapping[str, str]) -> list[str]:
+    """`<module>`, or `<module>: <name>`, of what lacks a docstring in the modules given as text.
+
+    Needed: by modules, and by functions, classes and methods whose names begin with no underscore. Not needed: by overloads and
+    setters, whose docstring is elsewhere, and by methods that a base class in the same modules documents.
+    """
+    trees = {name: ast.parse(text) for name, text in sources.items()}
+    classes: dict[str, list[ast.ClassDef]] = {}
+    for node in (node for tree in trees.values() for node in tree.body):
+        if isinstance(node, ast.ClassDef):
+            classes.setdefault(node.name, []).append(node)
+
+    def inherited(node: ast.ClassDef, method: str, seen: frozenset[str] = frozenset()) -> bool:
+        names = {ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases} - seen
+        bases = [base for name in names for base in classes.get(name, [])]
+        own = (m for base in bases for m in base.body if isinstance(m, Definition) and m.name == method)
+        return any(ast.get_docstring(m) for m in own) or any(inherited(base, method, seen | names) for base in bases)
+
+    found = []
+    for name, tree in trees.items():
+        if not ast.get_docstring(tree):
+            found.append(name)
+        for node in public(tree):
+            if not ast.get_docstring(node):
+                found.append(f"{name}: {node.name}")
+            if isinstance(node, ast.ClassDef):
+                methods = [m for m in public(node) if not ast.get_docstring(m) and not inherited(node, m.name)]
+                found += [f"{name}: {node.name}.{m.name}" for m in methods]
+    return found
+
+
+def public(node: ast.Module | ast.ClassDef) -> Iterator[Definition]:
+    """Definitions directly in a module or class, without private ones, overloads and setters."""
+    for child in node.body:
+        if isinstance(child, Definition) and not child.name.startswith("_"):
+            decorators = {ast.unparse(decorator).rpartition(".")[2] for decorator in child.decorator_list}
+            if not decorators & {"overload", "setter"}:
+                yield child
+
+
+def test_public_names_have_docstrings():
+    paths = [path for package in DOCUMENTED for path in sorted((REPO / package).rglob("*.py"))]
+    assert len(paths) > 100
+    missing = undocumented({path.relative_to(REPO).as_posix(): path.read_text() for path in paths})
+    assert not missing, "\n".join(missing)
+
+
+def test_missing_docstrings_are_found():
+    module = """
+class Base:
+    'Said.'
+    def told(self):
+        'Said.'
+    def untold(self): ...
+    def _own(self): ...
+    @property
+    def size(self): ...
+    @size.setter
+    def size(self, value): ...
+
+class _Hidden(Base):
+    def quiet(self): ...
+
+class Heir(package._Hidden):
+    'Said.'
+    def told(self): ...
+    def untold(self): ...
+    def quiet(self): ...
+
+@typing.overload
+def function(): ...
+def function(): ...
+async def later(): ...
+"""
+    assert undocumented({"m": module, "n": "'Said.'\nclass Other(Heir): ..."}) == [
+        "m", "m: Base.untold", "m: Base.size", "m: Heir.untold", "m: Heir.quiet", "m: function", "m: later", "n: Other",
+    ]  # fmt: skip

@@ -90,6 +90,7 @@ class Plan:
 
     @property
     def num_shards(self) -> int:
+        """How many shards the dataset has; the last may be shorter."""
         return -(-self.total // self.scenes_per_shard)
 
     def scenes(self, shard: int) -> range:
@@ -106,6 +107,7 @@ class Plan:
         return f"shards/{shard:05d}-of-{self.num_shards:05d}.json"
 
     def to_json(self) -> dict[str, Any]:
+        """As stored beside the shards; a call with another plan is refused."""
         return {
             "schema_version": self.kind.version,
             "total": self.total,

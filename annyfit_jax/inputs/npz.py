@@ -41,6 +41,7 @@ class Npz:
         return key in self._members
 
     def keys(self) -> list[str]:
+        """Names of the entries, without `.npy`."""
         return list(self._members)
 
     def where(self, key: str) -> str:

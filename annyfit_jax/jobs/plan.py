@@ -47,6 +47,7 @@ class Plan:
 
     @property
     def num_units(self) -> int:
+        """How many units of work, a shard each; the last may be shorter."""
         return -(-self.total // self.scenes_per_shard)
 
     def scenes(self, unit: int) -> range:
@@ -85,6 +86,7 @@ class Identity:
         return hashlib.sha256("|".join(sorted(self.configs)).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
+        """As stored in `job.json`: what a job that goes on must have in common with its beginning."""
         content = {
             "format": JOB_FORMAT,
             "source": {"kind": self.kind, "scenes": self.plan.total, "names_sha256": self.names_sha256},

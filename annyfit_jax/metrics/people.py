@@ -28,7 +28,7 @@ class PredictedPeople:
     """Phenotype, 0 male .. 1 female."""
     vertices: Float[np.ndarray, "p V 3"] | None = None
     joints_smplx: Float[np.ndarray, "p K 3"] | None = None
-    """SMPL-X joints as the body model orders them, K >= 22 (127 with hands and face)."""
+    """Joints as the body model orders them: SMPL-X K >= 22 (127 with hands and face), SMPL 24."""
 
     def __len__(self) -> int:
         return len(self.depth)

@@ -8,7 +8,8 @@
 | `matched`, `missed` | people with and without a prediction; an error is over matched people |
 
 UBody counts only vertices whose projection lies inside the picture; they are all in the alignment. Only the best-scoring
-prediction of an image is judged; for Anny fits the person nearest in 2D.
+prediction of an image is judged; of several fits the person nearest in 2D. AiOS's program gives no figure of EgoBody's faces, and
+in UBody projects the truth with the predicted camera; here faces have a figure everywhere, and the truth's camera is used.
 """  # noqa: E501 (table rows)
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def nobody() -> Errors:
 
 
 def nearest(predicted: Float[np.ndarray, "p J 2"], truth: Float[np.ndarray, "J 2"]) -> int:
-    """The prediction with the smallest mean 2D distance to a person; p >= 1."""
+    """The prediction with the smallest mean 2D distance to a person; the first if no joint is given; p >= 1."""
+    if not truth.shape[0]:
+        return 0
     return int(np.nan_to_num(distances(predicted, truth[None]).mean(1), nan=np.inf).argmin())
 
 

@@ -82,6 +82,7 @@ class Layout:
 
     @property
     def num_columns(self) -> int:
+        """Variables of one person: rigid motion, shape, three per free bone."""
         return NUM_RIGID + self.num_shape + 3 * len(self.bones)
 
     def columns(self, group: Group) -> np.ndarray:

@@ -4,7 +4,7 @@
 |---|---|
 | `MANO_SMPLX_vertex_ids.pkl` | {`left_hand`, `right_hand`: (778,)} |
 | `SMPL-X__FLAME_vertex_ids.npy` | (5023,) head and face |
-| `body_verts_smplx.npy` | AGORA's body vertices (4010,), for MVE |
+| `body_verts_smplx.npy`, `body_verts_smpl.npy` | AGORA's body vertices of SMPL-X (4010,) and of SMPL, for MVE |
 """  # noqa: E501 (title)
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ from annyfit_jax.scene import SceneError
 from annyfit_jax.truth.pickles import read_pickle
 from body_models.smplx_file import NUM_VERTICES
 
-HANDS, FACE, BODY = "MANO_SMPLX_vertex_ids.pkl", "SMPL-X__FLAME_vertex_ids.npy", "body_verts_smplx.npy"
+HANDS, FACE = "MANO_SMPLX_vertex_ids.pkl", "SMPL-X__FLAME_vertex_ids.npy"
+BODY, SMPL_BODY = "body_verts_smplx.npy", "body_verts_smpl.npy"
+SMPL_VERTICES = 6890
 _MAX_BYTES = 1 << 20
 
 
 def read_parts(folder: str | None) -> dict[str, Int[np.ndarray, "m"]]:
-    """`left_hand`, `right_hand`, `face`, `body`: those whose file is in the folder. Raises SceneError on a wrong file."""
+    """`left_hand`, `right_hand`, `face`, `body` of SMPL-X, `smpl_body` of SMPL: those whose file is in the folder.
+
+    Raises SceneError on a wrong file, or where there is none.
+    """
     out: dict[str, np.ndarray] = {}
     if folder is None:
         return out
@@ -36,11 +41,13 @@ def read_parts(folder: str | None) -> dict[str, Int[np.ndarray, "m"]]:
         if not isinstance(hands, dict):
             raise SceneError(f"{root / HANDS}: expected a dictionary with left_hand and right_hand")
         out |= {side: _numbers(hands.get(side, []), f"{root / HANDS}: {side}") for side in ("left_hand", "right_hand")}
-    for name, file in (("face", FACE), ("body", BODY)):
+    for name, file, count in (
+        ("face", FACE, NUM_VERTICES), ("body", BODY, NUM_VERTICES), ("smpl_body", SMPL_BODY, SMPL_VERTICES),
+    ):  # fmt: skip
         if (root / file).is_file():
-            out[name] = _numbers(read_npy(root / file), str(root / file))
+            out[name] = _numbers(read_npy(root / file), str(root / file), count)
     if not out:
-        raise SceneError(f"{folder}: none of {HANDS}, {FACE}, {BODY} is there")
+        raise SceneError(f"{folder}: none of {HANDS}, {FACE}, {BODY}, {SMPL_BODY} is there")
     return out
 
 
@@ -56,8 +63,8 @@ def read_npy(path: Path) -> np.ndarray:
         raise SceneError(f"{path}: not a readable .npy file ({error})") from error
 
 
-def _numbers(value: object, where: str) -> np.ndarray:
+def _numbers(value: object, where: str, count: int = NUM_VERTICES) -> np.ndarray:
     numbers = checked_array(value, where, ("m",), np.int64)
-    if not len(numbers) or numbers.min() < 0 or numbers.max() >= NUM_VERTICES:
-        raise SceneError(f"{where}: expected vertex numbers in 0..{NUM_VERTICES - 1}, shape (m,), m > 0")
+    if not len(numbers) or numbers.min() < 0 or numbers.max() >= count:
+        raise SceneError(f"{where}: expected vertex numbers in 0..{count - 1}, shape (m,), m > 0")
     return numbers

@@ -1,4 +1,4 @@
-"""Predictions as the metrics want them: fitted Anny bodies, SMPL-X meshes, AGORA's own upload format."""
+"""Predictions as the metrics want them: fitted Anny or SMPL-X bodies, SMPL-X meshes, AGORA's own upload format."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from annyfit_jax.inputs.npz import open_npz
 from annyfit_jax.inputs.validate import checked_array
 from annyfit_jax.metrics.joints import project
 from annyfit_jax.metrics.people import PredictedPeople
-from annyfit_jax.metrics.skeletons import ANNY, HIPS, SMPLX22
+from annyfit_jax.metrics.skeletons import ANNY, HIPS, SMPL24, SMPLX22
 from annyfit_jax.scene import COCO17, BodyParameters, SceneError
 from annyfit_jax.truth.agora import NUM_MATCHED, SMPLX_NAMES
+from annyfit_jax.truth.parts import SMPL_VERTICES
 from annyfit_jax.truth.pickles import read_pickle
-from body_models import anny
+from annyfit_jax.truth.smplx_truth import joint_regressor, load_smplx, model_file
+from body_models import anny, smplx
 from body_models.smplx_file import NUM_VERTICES
 
 _CHUNK = 8
 """People per evaluation of the body: one compiled shape."""
 AGORA_JOINTS = 127
+_VERTICES = {"smplx": (NUM_VERTICES, 3), "smpl": (SMPL_VERTICES, 3)}
 
 
 class AnnyPeople:
@@ -74,6 +77,83 @@ def _body_points(model: anny.AnnyModel, params: anny.Params, *, neck: int, crown
 
 # ------------------------------------------------------------------------------------------------ SMPL-X
 
+_LANDMARKS = 76
+"""First face landmark among the joints of the SMPL-X layer; those from 55 on before it are in no figure."""
+
+
+class SmplxPeople:
+    """Fitted SMPL-X bodies as predictions, posed with the user's model. Fits hold no expression: it is zero."""
+
+    def __init__(self, path: str | None) -> None:
+        """`path`: model file or folder (`smplx_truth.model_file`). Raises SceneError."""
+        self._path, self._regressor = path, joint_regressor(path)
+        self._models: dict[int, smplx.SmplxModel] = {}
+        self._forward = jax.jit(_mesh_and_joints)
+        self._landmarks = _landmarks(model_file(path))
+
+    def predict(self, people: BodyParameters, intrinsics: Float[np.ndarray, "3 3"]) -> PredictedPeople:
+        """Predictions of n people in camera axes: everybody with finite parameters.
+
+        `joints_smplx` are the 127 joints of the SMPL-X layer, NaN where no figure needs them and for face landmarks that the
+        model file lacks; `joints_3d` are regressed from the mesh, as those of the truth are.
+        """
+        arrays = (people.shape, people.root_rotvec, people.pose, people.transl)
+        people = people.select(
+            np.flatnonzero(np.all([np.isfinite(x).reshape(len(people), -1).all(1) for x in arrays], 0))
+        )
+        vertices, posed = self._meshes(people)
+        layer = np.full((len(vertices), AGORA_JOINTS, 3), np.nan)
+        layer[:, : posed.shape[1]] = posed
+        if self._landmarks is not None:
+            corners, weights = self._landmarks
+            layer[:, _LANDMARKS:] = np.einsum("nkvc,kv->nkc", vertices[:, corners], weights)
+        joints = np.einsum("jv,nvi->nji", self._regressor, vertices)[:, :NUM_MATCHED]
+        return PredictedPeople(
+            names=SMPLX_NAMES,
+            joints_2d=project(layer[:, :NUM_MATCHED], np.asarray(intrinsics, np.float64)),
+            joints_3d=joints,
+            depth=layer[:, 0, 2],
+            vertices=vertices,
+            joints_smplx=layer,
+        )
+
+    def _meshes(self, people: BodyParameters) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices and joints, metres."""
+        meshes, skeletons = [np.zeros((0, NUM_VERTICES, 3))], [np.zeros((0, len(smplx.JOINTS), 3))]
+        for start in range(0, len(people), _CHUNK):
+            part = people.select(np.minimum(np.arange(start, start + _CHUNK), len(people) - 1))
+            betas = part.shape.shape[1]
+            if betas not in self._models:
+                self._models[betas] = load_smplx(self._path, "shape of the fits", num_betas=betas)
+            model = self._models[betas]
+            arrays = (part.shape, part.root_rotvec, part.pose, part.transl)
+            params = smplx.Params(*(jnp.asarray(x, model.dtype) for x in arrays))
+            vertices, joints = self._forward(model, params)
+            meshes.append(np.asarray(vertices, np.float64)[: len(people) - start])
+            skeletons.append(np.asarray(joints, np.float64)[: len(people) - start])
+        return np.concatenate(meshes), np.concatenate(skeletons)
+
+
+def _mesh_and_joints(model: smplx.SmplxModel, params: smplx.Params) -> tuple[jax.Array, jax.Array]:
+    body = smplx.forward(model, params)
+    return body.vertices, body.joints
+
+
+def _landmarks(file: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Corners (51, 3) and weights (51, 3) of the face landmarks; None where the model file does not have them."""
+    if not file.endswith(".npz"):
+        return None
+    with open_npz(file) as archive:
+        keys = ("lmk_faces_idx", "lmk_bary_coords", "f")
+        if any(key not in archive for key in keys):
+            return None
+        rows, weights, faces = (np.asarray(archive.read(key)) for key in keys)
+        where = archive.where("lmk_faces_idx")
+    rows, weights = checked_array(rows, where, (51,), np.int64), checked_array(weights, where, (51, 3))
+    if rows.min() < 0 or rows.max() >= len(faces):
+        raise SceneError(f"{where}: expected numbers of the {len(faces)} triangles, shape (51,)")
+    return faces.astype(np.int64)[rows], weights
+
 
 def read_meshes(path: str | Path, regressor: Float[np.ndarray, "55 10475"]) -> PredictedPeople:
     """SMPL-X meshes of one image from `.npz`: `vertices` (n, 10475, 3) camera axes, metres; `score` (n,), `K` (3, 3) optional.
@@ -111,26 +191,50 @@ def agora_files(folder: str | Path) -> dict[str, list[Path]]:
     return {stem: [file for _, file in sorted(files)] for stem, files in found.items()}
 
 
-def read_agora(files: list[Path]) -> PredictedPeople:
-    """AGORA's upload format with joints and vertices: `joints` (24, 2), `allSmplJoints3d` (127, 3), `verts` (10475, 3)."""
-    shapes = {"joints": (NUM_MATCHED, 2), "allSmplJoints3d": (AGORA_JOINTS, 3), "verts": (NUM_VERTICES, 3)}
+def agora_body(files: list[Path]) -> str:
+    """`smplx` or `smpl`: the body of predictions in AGORA's upload format. Raises SceneError where it is neither."""
+    vertices = np.shape(_uploaded(files[0]).get("verts", ()))
+    body = {shape: name for name, shape in _VERTICES.items()}.get(vertices)
+    if body is None:
+        expected = " or ".join(map(str, _VERTICES.values()))
+        raise SceneError(
+            f"{files[0]}: verts: expected shape {expected}, got {vertices}; parameters alone are not posed here"
+        )
+    return body
+
+
+def read_agora(files: list[Path], body: str = "smplx") -> PredictedPeople:
+    """AGORA's upload format with joints and vertices.
+
+    | body | `joints` | `allSmplJoints3d` | `verts` |
+    |---|---|---|---|
+    | `smplx` | (24, 2) | (127, 3) | (10475, 3) |
+    | `smpl` | (24, 2) | (24, 3) | (6890, 3) |
+    """
+    joints_3d = (AGORA_JOINTS if body == "smplx" else NUM_MATCHED, 3)
+    shapes = {"joints": (NUM_MATCHED, 2), "allSmplJoints3d": joints_3d, "verts": _VERTICES[body]}
     people: dict[str, list[np.ndarray]] = {key: [] for key in shapes}
     for file in files:
-        content = read_pickle(file)
-        if not isinstance(content, dict):
-            raise SceneError(f"{file}: expected a dictionary, got {type(content).__name__}")
+        content = _uploaded(file)
         for key, shape in shapes.items():
             if key not in content:
                 raise SceneError(f"{file}: {key}: missing, expected shape {shape}; parameters alone are not posed here")
             people[key].append(checked_array(content[key], f"{file}: {key}", shape))
     arrays = {key: np.stack(values) for key, values in people.items()}
-    hips = [SMPLX_NAMES.index(name) for name in HIPS]
+    names = SMPLX_NAMES if body == "smplx" else SMPL24
     joints = arrays["allSmplJoints3d"]
     return PredictedPeople(
-        names=SMPLX_NAMES,
+        names=names,
         joints_2d=arrays["joints"],
         joints_3d=joints[:, :NUM_MATCHED],
-        depth=joints[:, hips, 2].mean(1),
+        depth=joints[:, [names.index(name) for name in HIPS], 2].mean(1),
         vertices=arrays["verts"],
         joints_smplx=joints,
     )
+
+
+def _uploaded(file: Path) -> dict:
+    content = read_pickle(file)
+    if not isinstance(content, dict):
+        raise SceneError(f"{file}: expected a dictionary, got {type(content).__name__}")
+    return content

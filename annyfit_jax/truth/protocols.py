@@ -1,13 +1,13 @@
 """What a protocol does with the predicted and the labelled people of one image, and what its figures must say.
 
-| protocol | Anny fits | SMPL-X meshes |
-|---|---|---|
-| `relative_human` | everything | joints are not those of Relative Human: refused |
-| `panoptic` | everything | refused likewise |
-| `agora` | limbs: matched and judged by the 12 joints that both bodies name alike; no vertex figures | AGORA's upload format: everything |
-| `ehf`, `ubody` | `mpjpe_body`, `pa_mpjpe_body`; no vertex figures | everything |
+| protocol | Anny fits | SMPL-X fits | SMPL-X meshes | AGORA's upload format |
+|---|---|---|---|---|
+| `relative_human`, `panoptic` | everything | refused: joints are not those of the protocol | refused | refused |
+| `agora` | limbs: matched and judged by the 12 joints that both bodies name alike; no vertex figures | everything | refused | everything, of SMPL-X and of SMPL |
+| `ehf`, `ubody`, `arctic`, `egobody` | `mpjpe_body`, `pa_mpjpe_body`; no vertex figures | everything | everything | refused |
 
-A figure that cannot be had is NaN, printed as n.a.; `settings` says why.
+Fits hold no expression, so faces of SMPL-X fits are judged with none. Of the people in an image AiOS judges the one with the best score
+(`experiments.predict --single_person`); among several fits the one nearest in 2D is judged here. A figure that cannot be had is NaN, printed as n.a.; `settings` says why.
 """  # noqa: E501 (table rows)
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from annyfit_jax.scene import SceneError
 Errors = dict[str, np.ndarray]
 KINDS = ("fits", "meshes", "agora")
 """What predictions are: fits of this project, `.npz` of SMPL-X meshes, AGORA's upload format."""
+BODIES = {"fits": ("anny", "smplx"), "meshes": ("smplx",), "agora": ("smplx", "smpl")}
+"""Bodies that predictions of a kind may be of."""
 _NO_MESH = "n.a.: an Anny mesh has no vertex correspondence with SMPL-X; joints are compared"
 
 
@@ -44,6 +46,7 @@ class ImageProtocol:
 def image_protocol(
     name: str,
     kind: str = "fits",
+    body: str | None = None,
     *,
     parts: Mapping[str, Int[np.ndarray, "m"]] | None = None,
     regressor: Float[np.ndarray, "55 10475"] | None = None,
@@ -51,15 +54,19 @@ def image_protocol(
     """The protocol `name` for predictions of a kind.
 
     Args:
-      parts: vertex numbers by part (`truth.parts.read_parts`), for SMPL-X predictions.
-      regressor: SMPL-X joint regressor, for `meshes`.
+      body: what the predictions are of, one of `BODIES[kind]`; default the first.
+      parts: vertex numbers by part (`truth.parts.read_parts`), for SMPL-X and SMPL predictions.
+      regressor: SMPL-X joint regressor, for meshes of the data sets with one person per image.
 
     Raises SceneError where the protocol cannot judge that kind.
     """
     parts = parts or {}
+    body = body or BODIES[kind][0]
     allowed = {"relative_human": ("fits",), "panoptic": ("fits",), "agora": ("fits", "agora")}
     if kind not in allowed.get(name, ("fits", "meshes")):
         raise SceneError(f"protocol {name}: predictions of kind {kind} cannot be judged")
+    if name in ("relative_human", "panoptic") and body != "anny":
+        raise SceneError(f"protocol {name}: fits of {body} cannot be judged, it has other joints")
     if name == "relative_human":
         return ImageProtocol(name, relative_human.image_errors, relative_human.pool, {
             "matching": "greedy 2D, 14 joints, IoU 0.05",
@@ -76,8 +83,8 @@ def image_protocol(
             "units": "mm; depth_abs_err m",
         })  # fmt: skip
     if name == "agora":
-        return _agora_limbs() if kind == "fits" else _agora_smplx(parts)
-    return _smplx_set(name, kind, parts, regressor)
+        return _agora_limbs() if body == "anny" else _agora_body(body, parts)
+    return _smplx_set(name, kind, body, parts, regressor)
 
 
 def _agora_limbs() -> ImageProtocol:
@@ -103,15 +110,19 @@ def _agora_limbs() -> ImageProtocol:
     return ImageProtocol("agora", errors, agora.pool, settings)
 
 
-def _agora_smplx(parts: Mapping[str, np.ndarray]) -> ImageProtocol:
-    judged = agora.smplx_parts(parts)
+def _agora_body(body: str, parts: Mapping[str, np.ndarray]) -> ImageProtocol:
+    judged = agora.smplx_parts(parts) if body == "smplx" else ()
+    joints, key = agora.BODY_JOINTS[body], {"smplx": "body", "smpl": "smpl_body"}[body]
 
     def errors(predicted: PredictedPeople, truth: TruthPeople) -> Errors:
         target, ours = truth.joints_smplx, predicted.joints_smplx
         assert ours is not None and target is not None
+        if len(truth) and len(predicted) and predicted.names != truth.names:
+            other = "smplx" if body == "smpl" else "smpl"
+            raise SceneError(f"{truth.name}: gt_joints_3d: predictions are of {body}, the truth of {other}")
         if len(truth) and target.shape[1] < ours.shape[1]:
             raise SceneError(
-                f"{truth.name}: gt_joints_3d: expected SMPL-X joints {ours.shape[1:]}, got {target.shape[1:]}"
+                f"{truth.name}: gt_joints_3d: expected {body} joints {ours.shape[1:]}, got {target.shape[1:]}"
             )
         return agora.image_errors(
             predicted.joints_2d,
@@ -119,25 +130,27 @@ def _agora_smplx(parts: Mapping[str, np.ndarray]) -> ImageProtocol:
             ours,
             predicted.vertices,
             truth_joints=target[:, : ours.shape[1]],
-            body_joints=agora.BODY_JOINTS["smplx"],
-            body_vertices=parts.get("body"),
+            body_joints=joints,
+            body_vertices=parts.get(key),
             parts=judged,
         )
 
+    vertices = "AGORA's body vertices" if key in parts else f"all vertices: body_verts_{body}.npy was not given"
     settings = {
         "matching": "greedy 2D, 24 joints, IoU 0.1, 3840 x 2160 pixels",
-        "joints": "22 of SMPL-X, root = middle of joints 1 and 2; hands at the wrists, face at the neck",
-        "MVE": "AGORA's body vertices" if "body" in parts else "all vertices: body_verts_smplx.npy was not given",
-        "misses": "in F1; as 0 in LH, RH, F",
+        "joints": f"{joints} of {body}, root = middle of joints 1 and 2"
+        + ("; hands at the wrists, face at the neck" if judged else ""),
+        "MVE": vertices,
+        "misses": "in F1" + ("; as 0 in LH, RH, F" if judged else ""),
         "units": "mm",
     }
     return ImageProtocol("agora", errors, agora.pool, settings)
 
 
 def _smplx_set(
-    name: str, kind: str, parts: Mapping[str, np.ndarray], regressor: Float[np.ndarray, "55 10475"] | None
+    name: str, kind: str, body: str, parts: Mapping[str, np.ndarray], regressor: Float[np.ndarray, "55 10475"] | None
 ) -> ImageProtocol:
-    hands_and_face = {part: numbers for part, numbers in parts.items() if part != "body"}
+    hands_and_face = {part: parts[part] for part in ("left_hand", "right_hand", "face") if part in parts}
 
     def errors(predicted: PredictedPeople, truth: TruthPeople) -> Errors:
         if not len(predicted):
@@ -146,7 +159,9 @@ def _smplx_set(
         limbs_2d, limbs_3d = (pick(x, predicted.names, LIMBS12) for x in (predicted.joints_2d, predicted.joints_3d))
         target = pick(truth.joints_3d, truth.names, LIMBS12)[0]
         # Meshes come best first; of fitted people the one at the truth's place is meant.
-        chosen = 0 if kind == "meshes" else smplx_sets.nearest(limbs_2d, pick(truth.joints_2d, truth.names, LIMBS12)[0])
+        labelled = pick(truth.labelled[0, :, None], truth.names, LIMBS12)[:, 0]
+        place = pick(truth.joints_2d, truth.names, LIMBS12)[0]
+        chosen = 0 if kind == "meshes" else smplx_sets.nearest(limbs_2d[:, labelled], place[labelled])
         out = {"people": np.array([1]), "missed": np.array([0]), **smplx_sets.joint_errors(limbs_3d[chosen], target)}
         if predicted.vertices is not None and regressor is not None:
             inside = None if truth.inside is None else truth.inside[0]
@@ -157,12 +172,12 @@ def _smplx_set(
     settings = {
         "people": "best score" if kind == "meshes" else "nearest in 2D",
         "joints": "12 limb joints, root = middle of the hips",
-        "PVE": "regressed joints 0 (all), 20 and 21 (hands), 12 (face)" if kind == "meshes" else _NO_MESH,
+        "PVE": "regressed joints 0 (all), 20 and 21 (hands), 12 (face)" if body == "smplx" else _NO_MESH,
         "hands, face": "n.a.: vertex numbers were not given" if not hands_and_face else "MANO and FLAME vertex numbers",
         "vertices": "inside the picture only" if name == "ubody" else "all",
         "misses": "not in the errors",
         "units": "mm",
-    }
+    } | ({"expression": "zero: fits do not hold it"} if kind == "fits" and body == "smplx" else {})
     return ImageProtocol(name, errors, smplx_sets.pool, settings)
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from annyfit_jax.metrics.people import TruthPeople
 from annyfit_jax.scene import SceneError
 
-PROTOCOLS = ("relative_human", "panoptic", "agora", "ehf", "ubody")
+PROTOCOLS = ("relative_human", "panoptic", "agora", "ehf", "ubody", "arctic", "egobody")
+_READERS = {"arctic": "humandata", "egobody": "humandata"}
+"""Modules of protocols that do not have one of their name."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,10 @@ class TruthOptions:
     cameras: tuple[str, ...] = ()
     """panoptic: names of HD cameras such as `00_16`; default those with a folder in `hdImgs`, else 00_16 and 00_30."""
     frame_step: int = 1
-    """panoptic: take every so many-th frame of a sequence."""
+    """panoptic: take every so many-th frame of a sequence; HumanData: every so many-th picture of a file."""
     smplx: str | None = None
-    """ehf, ubody: the user's SMPL-X model file, for its joint regressor (ubody: also to pose the truth)."""
+    """ehf, ubody, arctic, egobody: the user's SMPL-X model file, for its joint regressor and to pose the truth, or a folder
+    with a file per gender (`smplx_truth`)."""
     pattern: str = ""
     """all: regular expression; only images whose name or group it is found in are read."""
 
@@ -69,7 +72,7 @@ def open_truth(protocol: str, path: str, options: TruthOptions | None = None) ->
         raise SceneError(f"{path}: no such file or folder")
     options = options or TruthOptions()
     # Imported here: the SMPL-X readers need the body model, the others do not.
-    reader = importlib.import_module(f"annyfit_jax.truth.{protocol}")
+    reader = importlib.import_module(f"annyfit_jax.truth.{_READERS.get(protocol, protocol)}")
     source: TruthSource = reader.open_source(Path(path), options)
     if options.pattern:
         source = _matching(source, options.pattern)

@@ -9,7 +9,7 @@
 `smplx_param`: `root_pose` (3), `body_pose` (63), `lhand_pose`, `rhand_pose` (45, relative to the mean hand), `jaw_pose` (3), `shape` (10), `expr`
 (10), `trans` (3), in camera axes; `cam_param`: `focal` (2), `princpt` (2). Crowds, people without keypoints and those with `valid_label` 0 are left out. A
 person is called `<scene>-<video>-<picture>-<annotation id>`; fits may also be called by video and picture, or by the picture alone. Only
-vertices inside the picture count.
+vertices inside the picture count. A HumanData `.npz`, or a folder of them, is read by `humandata.py`.
 """  # noqa: E501 (table rows)
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from annyfit_jax.inputs.coco import read_json
-from annyfit_jax.inputs.validate import checked_array, checked_image_size
+from annyfit_jax.inputs.validate import checked_image_size
 from annyfit_jax.metrics.people import TruthPeople
 from annyfit_jax.scene import SceneError
+from annyfit_jax.truth import humandata
 from annyfit_jax.truth.parts import read_npy
-from annyfit_jax.truth.smplx_truth import joint_regressor, one_person
+from annyfit_jax.truth.smplx_truth import OfficialParameters, SmplxPoser, flat_numbers, joint_regressor, one_person
 from annyfit_jax.truth.source import TruthOptions, TruthSource
 
-_SIZES = {
-    "root_pose": 3, "body_pose": 63, "lhand_pose": 45, "rhand_pose": 45, "jaw_pose": 3, "shape": 10, "expr": 10, "trans": 3,
+_KEYS = {
+    "global_orient": ("root_pose", 3), "body_pose": ("body_pose", 63), "betas": ("shape", 10), "transl": ("trans", 3),
+    "left_hand_pose": ("lhand_pose", 45), "right_hand_pose": ("rhand_pose", 45), "jaw_pose": ("jaw_pose", 3),
+    "expression": ("expr", 10),
 }  # fmt: skip
+"""Key and size of each official parameter."""
 _NOT_NEEDED = ("lhand_pose", "rhand_pose", "jaw_pose", "expr")
 """Parts that some people lack: zero there."""
 
@@ -45,7 +49,9 @@ class _Person(NamedTuple):
 
 
 def open_source(path: Path, options: TruthOptions) -> TruthSource:
-    """The annotated people of a UBody root, or of one `annotations/<scene>` folder."""
+    """The annotated people of a UBody root, of one `annotations/<scene>` folder, or of HumanData files."""
+    if path.suffix == ".npz" or (path.is_dir() and not (path / "annotations").is_dir() and any(path.glob("*.npz"))):
+        return humandata.open_source(path, options, only_inside=True)
     folders = [path] if (path / "smplx_annotation.json").is_file() else sorted((path / "annotations").glob("*/"))
     folders = [folder for folder in folders if (folder / "smplx_annotation.json").is_file()]
     if not folders:
@@ -60,17 +66,18 @@ def open_source(path: Path, options: TruthOptions) -> TruthSource:
     elif options.split == "test":
         notes.append("no splits/intra_scene_test_list.npy: all videos are judged")
     names = [_name(person) for person in people]
-    model = _Poser(str(options.smplx))
+    poser = SmplxPoser(options.smplx)
 
     def load(index: int) -> TruthPeople:
         person = people[index]
         where = f"{person.file}: {person.annotation['id']}"
         size = checked_image_size([person.image.get("width"), person.image.get("height")], f"{where}: width, height")
-        focal, centre = (_numbers(person.camera, key, 2, f"{where}: cam_param") for key in ("focal", "princpt"))
+        focal, centre = (flat_numbers(person.camera, key, 2, f"{where}: cam_param") for key in ("focal", "princpt"))
         intrinsics = np.array([[focal[0], 0, centre[0]], [0, focal[1], centre[1]], [0, 0, 1.0]])
         picture = PurePosixPath(person.image["file_name"]).stem
+        vertices = poser.vertices(_parameters(person.parameters, f"{where}: smplx_param"), where)
         return one_person(
-            names[index], model.vertices(person.parameters, f"{where}: smplx_param"), regressor, intrinsics,
+            names[index], vertices, regressor, intrinsics,
             image_size=size, only_inside=True, group=person.scene, aliases=(f"{_video(person)}-{picture}", picture),
         )  # fmt: skip
 
@@ -119,48 +126,11 @@ def _name(person: _Person) -> str:
     return f"{person.scene}-{path.parent.name}-{path.stem}-{person.annotation['id']}"
 
 
-class _Poser:
-    """Poses the truth with the user's SMPL-X model, loaded at the first person."""
-
-    def __init__(self, path: str) -> None:
-        self._path, self._model, self._forward = path, None, None
-
-    def vertices(self, parameters: Mapping[str, Any], where: str) -> np.ndarray:
-        """(10475, 3) in camera axes, metres."""
-        import jax
-        import jax.numpy as jnp
-
-        from body_models import smplx
-
-        if self._model is None or self._forward is None:
-            self._model = smplx.load(self._path)
-            self._forward = jax.jit(lambda model, params: smplx.forward(model, params).vertices)
-        model = self._model
-        p = {
-            key: jnp.zeros(size, model.dtype)
-            if key in _NOT_NEEDED and parameters.get(key) is None
-            else jnp.asarray(_numbers(parameters, key, size, where), model.dtype)
-            for key, size in _SIZES.items()
-        }
-        pose = smplx.pose_from_official(
-            model,
-            p["body_pose"],
-            jaw_pose=p["jaw_pose"],
-            left_hand_pose=p["lhand_pose"],
-            right_hand_pose=p["rhand_pose"],
-        )
-        at = smplx.translation_from_transl(model, p["shape"], p["trans"], p["expr"])
-        return np.asarray(
-            self._forward(model, smplx.Params(p["shape"], p["root_pose"], pose, at, p["expr"])), np.float64
-        )
-
-
-def _numbers(source: Mapping[str, Any], key: str, size: int, where: str) -> np.ndarray:
-    try:
-        value = np.ravel(np.asarray(source.get(key, [])))
-    except ValueError as error:
-        raise SceneError(f"{where}: {key}: expected shape ({size},), got rows of different lengths") from error
-    numbers = checked_array(value, f"{where}: {key}", (size,))
-    if not np.isfinite(numbers).all():
-        raise SceneError(f"{where}: {key}: expected finite numbers, shape ({size},)")
-    return numbers
+def _parameters(source: Mapping[str, Any], where: str) -> OfficialParameters:
+    values = {
+        name: np.zeros(size)
+        if key in _NOT_NEEDED and source.get(key) is None
+        else flat_numbers(source, key, size, where)
+        for name, (key, size) in _KEYS.items()
+    }
+    return OfficialParameters(**values)

@@ -28,11 +28,13 @@ class FieldOfView(Loaded):
 
     @property
     def card(self) -> Card:
+        """No weights, no licence to heed."""
         return Card("fov", commercial=True)
 
     def intrinsics(
         self, photos: Sequence[Photo], depths: Sequence[Float[np.ndarray, "3 3"] | None]
     ) -> list[Float[np.ndarray, "3 3"]]:
+        """(3, 3) per photo in pixels, the principal point at its centre."""
         del depths
         return [intrinsics_from_fov(photo.size, self.fov_degrees) for photo in photos]
 
@@ -47,11 +49,13 @@ class ExifFocal(FieldOfView):
 
     @property
     def card(self) -> Card:
+        """No weights, no licence to heed."""
         return Card("exif", commercial=True)
 
     def intrinsics(
         self, photos: Sequence[Photo], depths: Sequence[Float[np.ndarray, "3 3"] | None]
     ) -> list[Float[np.ndarray, "3 3"]]:
+        """(3, 3) per photo in pixels, the principal point at its centre."""
         result = super().intrinsics(photos, depths)
         for photo, k in zip(photos, result, strict=True):
             if (focal := focal_35mm(photo.path)) is not None:
@@ -65,10 +69,12 @@ class FromDepth(FieldOfView):
 
     @property
     def card(self) -> Card:
+        """No weights of its own: those of the depth expert have a card of theirs."""
         return Card("depth", commercial=True)
 
     def intrinsics(
         self, photos: Sequence[Photo], depths: Sequence[Float[np.ndarray, "3 3"] | None]
     ) -> list[Float[np.ndarray, "3 3"]]:
+        """(3, 3) per photo in pixels."""
         plain = super().intrinsics(photos, depths)
         return [k if found is None else np.asarray(found, np.float64) for k, found in zip(plain, depths, strict=True)]

@@ -88,9 +88,11 @@ class CocoIndex:
         return [a for a in found if self.category(a).get("name", "person") == "person" and not a.get("iscrowd")]
 
     def category(self, annotation: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The entry of an annotation's category; empty where the file has none."""
         return self.categories.get(str(annotation.get("category_id")), {})
 
     def where(self, photo: Photo, annotation: Mapping[str, Any]) -> str:
+        """File, image and annotation, for messages."""
         return f"{self.path}: image {photo.relative}, annotation {annotation['id']}"
 
     def box(self, photo: Photo, annotation: Mapping[str, Any]) -> Float[np.ndarray, "4"]:
@@ -176,6 +178,7 @@ class CocoDetector(_CocoExpert):
     """The file's people, with its ids."""
 
     def detect(self, photos: Sequence[Photo]) -> list[Detections]:
+        """The people of each photo; crowd regions are skipped, a score the file lacks is 1."""
         result = []
         for photo in photos:
             found = self.index.people(photo)
@@ -191,6 +194,7 @@ class CocoSegmenter(_CocoExpert):
     """The file's outlines: polygons or run lengths."""
 
     def segment(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Bool[np.ndarray, "n H W"]]:
+        """(n, H, W) per photo; empty masks for people that the file does not outline."""
         result = []
         for photo, crowd in zip(photos, people, strict=True):
             width, height = photo.size
@@ -211,6 +215,7 @@ class CocoKeypoints(_CocoExpert):
     """Of a keypoint that is labelled but hidden (flag 1)."""
 
     def keypoints(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Float[np.ndarray, "n k 3"]]:
+        """(n, 17 or 133, 3) per photo, pixels and confidence; 0 for people that the file does not have."""
         result = []
         for photo, crowd in zip(photos, people, strict=True):
             points = [
@@ -250,6 +255,7 @@ class CocoWords(_CocoExpert):
         return super().fingerprint() + (sha256(Path(self.words_file)) if Path(self.words_file).is_file() else "")
 
     def words(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Words]:
+        """Anchors of age and gender per photo, -1 for people that the file says nothing of."""
         result = []
         for photo, crowd in zip(photos, people, strict=True):
             anchors = [
@@ -285,6 +291,7 @@ class CocoCamera(_CocoExpert):
     def intrinsics(
         self, photos: Sequence[Photo], depths: Sequence[Float[np.ndarray, "3 3"] | None]
     ) -> list[Float[np.ndarray, "3 3"]]:
+        """(3, 3) per photo in pixels."""
         result = []
         for photo in photos:
             holders = [self.index.find(photo)[0], *self.index.holders]

@@ -32,6 +32,7 @@ class DepthAnything(TorchExpert):
         return model
 
     def depth(self, photos: Sequence[Photo]) -> list[DepthEstimate]:
+        """(H, W) metres per photo."""
         return self.in_batches(photos, self._depth)
 
     def _depth(self, photos: Sequence[Photo]) -> list[DepthEstimate]:
@@ -62,6 +63,7 @@ class DepthPro(TorchExpert):
         return model
 
     def depth(self, photos: Sequence[Photo]) -> list[DepthEstimate]:
+        """(H, W) metres per photo, and the camera where the network estimates the field of view."""
         return self.in_batches(photos, self._depth)
 
     def _depth(self, photos: Sequence[Photo]) -> list[DepthEstimate]:
@@ -109,6 +111,7 @@ class UniDepth(TorchExpert):
             ) from None
 
     def depth(self, photos: Sequence[Photo]) -> list[DepthEstimate]:
+        """(H, W) metres per photo, and the camera."""
         return self.in_batches(photos, self._depth)
 
     def _depth(self, photos: Sequence[Photo]) -> list[DepthEstimate]:

@@ -33,6 +33,7 @@ class RtDetr(TorchExpert):
         return model
 
     def detect(self, photos: Sequence[Photo]) -> list[Detections]:
+        """Boxes in pixels and scores of the people of each photo."""
         return self.in_batches(photos, self._detect)
 
     def _detect(self, photos: Sequence[Photo]) -> list[Detections]:
@@ -74,6 +75,7 @@ class GroundingDino(TorchExpert):
         return self.model("AutoModelForZeroShotObjectDetection")
 
     def detect(self, photos: Sequence[Photo]) -> list[Detections]:
+        """Boxes in pixels and scores of what the phrase names, in each photo."""
         return self.in_batches(photos, self._detect)
 
     def _detect(self, photos: Sequence[Photo]) -> list[Detections]:

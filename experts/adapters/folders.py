@@ -72,6 +72,7 @@ class DepthFolder(_Folder):
     """`<stem>.npy`, `.npz` (metres) or 16-bit `.png` (millimetres)."""
 
     def depth(self, photos: Sequence[Photo]) -> list[DepthEstimate]:
+        """(H, W) metres per photo. Raises SceneError where a photo has no file."""
         result = []
         for photo in photos:
             depth = read_depth_map(self.path, photo.stem, photo.size)
@@ -86,6 +87,7 @@ class MaskFolder(_Folder):
     """Label images `<stem>.png`: 0 background, each other value a person, who is found by the box of the label."""
 
     def segment(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Bool[np.ndarray, "n H W"]]:
+        """(n, H, W) per photo; empty masks for people whose box no label has. Raises SceneError without a file."""
         result = []
         for photo, crowd in zip(photos, people, strict=True):
             labels = read_label_image(self.path, photo.stem, photo.size)
@@ -109,6 +111,7 @@ class DenseFolder(_Folder):
     """
 
     def dense(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Float[np.ndarray, "n 138 3"]]:
+        """(n, 138, 3) per photo; confidence 0 for people whose box is not in the file. Raises SceneError without one."""
         result = []
         for photo, crowd in zip(photos, people, strict=True):
             file = Path(self.path) / f"{photo.stem}.npz"

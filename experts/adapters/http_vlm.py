@@ -79,6 +79,7 @@ class HttpVlm(Questions):
 
     @property
     def card(self) -> Card:
+        """By the model's name, as `experts.checkpoints` or the user knows its licence."""
         card = card_of("http", self.model, "", self.licence)
         return replace(card, commercial=True) if self.commercial else card
 

@@ -42,10 +42,12 @@ class MultiHmr:
 
     @property
     def photos_at_once(self) -> int:
+        """As many as a batch has."""
         return self.batch
 
     @property
     def card(self) -> Card:
+        """The checkpoint's file, its checksum and the licence stated for it."""
         return Card("multihmr", Path(self.checkpoint).name, self._version, self.licence, self.commercial)
 
     def load(self) -> None:

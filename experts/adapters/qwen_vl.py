@@ -57,6 +57,7 @@ class QwenVl(Questions, TorchExpert):
         return model
 
     def words(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Words]:
+        """Anchors and class probabilities of the people of each photo."""
         who = [(photo, crowd, i) for photo, crowd in zip(photos, people, strict=True) for i in range(len(crowd))]
         said = iter(self.in_batches(who, lambda batch: [self._person(*one) for one in batch]))
         result = []

@@ -32,6 +32,7 @@ class Sam2(TorchExpert):
         return model
 
     def segment(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Bool[np.ndarray, "n H W"]]:
+        """(n, H, W) per photo: a mask per box."""
         pairs = list(zip(photos, people, strict=True))
         return self.in_batches(pairs, lambda batch: [self._masks(photo, crowd) for photo, crowd in batch])
 

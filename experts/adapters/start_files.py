@@ -60,9 +60,11 @@ class MultiHmrFiles(_StartFiles):
 
     @property
     def card(self) -> Card:
+        """The folder's name and the licence stated for what made the files."""
         return Card("multihmr_files", Path(self.path).name, "", self.licence, self.commercial)
 
     def start(self, photos: Sequence[Photo], people: Sequence[People]) -> list[BodyParameters]:
+        """Bodies per photo, in camera axes and metres; NaN rows for people whose box no prediction has."""
         result = []
         for photo, crowd in zip(photos, people, strict=True):
             file = self.file(photo)
@@ -101,9 +103,11 @@ class CameraHmrFiles(_StartFiles):
 
     @property
     def card(self) -> Card:
+        """The folder's name and the licence stated for what made the files."""
         return Card("camerahmr_files", Path(self.path).name, "", self.licence, self.commercial)
 
     def load(self) -> None:
+        """Reads Anny's body, which poses are carried over to. Raises ExpertError where there is no such folder."""
         super().load()
         from body_models import anny
         from experts.retarget import SmplToAnny
@@ -111,6 +115,7 @@ class CameraHmrFiles(_StartFiles):
         self._to_anny = SmplToAnny(anny.load())
 
     def start(self, photos: Sequence[Photo], people: Sequence[People]) -> list[BodyParameters]:
+        """Bodies per photo, in camera axes and metres; NaN rows for people whose box is not in the file."""
         from experts.keypoint_start import calibrated_phenotypes
 
         result = []

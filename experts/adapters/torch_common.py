@@ -48,6 +48,7 @@ class TorchExpert:
 
     @property
     def card(self) -> Card:
+        """The checkpoint, what of it was loaded, and its licence."""
         return card_of(self.NAME, self.checkpoint, self.version, self.licence)
 
     @property
@@ -192,12 +193,14 @@ class CudaMeter(Meter):
         self._device = device
 
     def start(self) -> None:
+        """Begins to measure."""
         import torch
 
         torch.cuda.reset_peak_memory_stats(self._device)
         self._before = torch.cuda.memory_allocated(self._device)
 
     def stop(self) -> tuple[int, int]:
+        """(bytes the batch took at its peak, bytes free now)."""
         import torch
 
         peak = torch.cuda.max_memory_allocated(self._device)

@@ -34,6 +34,7 @@ class VitPose(TorchExpert):
         return model
 
     def keypoints(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Float[np.ndarray, "n k 3"]]:
+        """(n, 17 or 133, 3) per photo: pixels and confidence per box."""
         crops = [(photo, box) for photo, crowd in zip(photos, people, strict=True) for box in crowd.boxes]
         points = np.array(self.in_batches(crops, self._points)).reshape(-1, self._count, 3)
         return np.split(points, np.cumsum([len(crowd) for crowd in people])[:-1])
