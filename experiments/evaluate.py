@@ -328,7 +328,9 @@ class _Predictions:
         self.unfitted = int((~fit.ok).sum())
         intrinsics = fit.K if truth is None else of_truth_size(fit.K, fit.image_size, truth.image_size)
         people, first = fit.parameters, start_parameters(fit)
-        fitted = body.predict(people.select(np.flatnonzero(fit.ok)), intrinsics)
+        ok = np.flatnonzero(fit.ok)
+        meshes = () if self.body == "anny" or fit.vertices is None else (fit.vertices[ok],)
+        fitted = body.predict(people.select(ok), intrinsics, *meshes)
         if all(np.array_equal(a, b) for a, b in zip(_arrays(people), _arrays(first), strict=True)):
             # A network's prediction is its own start.
             return {"fit": fitted} if len(fitted) else {"init": fitted, "fit": fitted}

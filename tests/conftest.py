@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from absl import flags
+from hypothesis import settings
 
 from annyfit_jax import fitting
 from body_models import anny
@@ -27,6 +28,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 flags.FLAGS.mark_as_parsed()
+
+# A machine that is busy is not a failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # The devices share two cores: each would solve a list of its own, most of them empty. `test_data_parallel` names its devices.
 fitting.default_devices = lambda: jax.local_devices()[:1]

@@ -135,7 +135,9 @@ def recorded_loss(request):
     )  # fmt: skip
     patch = pytest.MonkeyPatch()
     plain = losses._point_terms
-    patch.setattr(losses, "_point_terms", lambda points, camera, *rest: plain(points, camera[..., :3], *rest))
+    patch.setattr(
+        losses, "_point_terms", lambda points, camera, *rest, **more: plain(points, camera[..., :3], *rest, **more)
+    )
 
     def points(body: BodyPrediction) -> jax.Array:
         return body.camera[..., 3:].reshape(*body.camera.shape[:-1], 137, 3)

@@ -173,7 +173,7 @@ def spoiled(scene: Scene, meshes: BodyMeshes) -> SceneFit:
     return dataclasses.replace(
         fit, age_word=unknown, gender_word=unknown, depth_cue_m=np.full(n, np.nan, np.float32),
         keypoints_2d=np.zeros((n, 17, 3), np.float32), reprojection_px=off,
-        sd_depth_m=0.03 * fit.depth_m, sd_height_m=0.03 * fit.height_m, sd_joints_m=np.full((n, 17), 0.09, np.float32),
+        sd_depth_m=0.04 * fit.depth_m, sd_height_m=0.04 * fit.height_m, sd_joints_m=np.full((n, 17), 0.3, np.float32),
         config_hash="00000000c0ffee00",
     )  # fmt: skip
 
@@ -203,11 +203,11 @@ def test_people_below_the_threshold_do_not_count(scenes, meshes, tmp_path):
 
 
 def test_weights_fall_with_the_spread_of_a_fit():
-    same = np.array([0.03, 0.06, 0.0, np.nan])
-    weights = certainty({"depth": same, "height": same, "joints": same})
+    same = np.array([0.04, 0.08, 0.0, np.nan])
+    weights = certainty({"depth": same, "height": same, "joints": 2.5 * same})
     np.testing.assert_allclose(weights, [1.0, 2 / 5, 2.0, 1.0])
     np.testing.assert_allclose(
-        certainty({"depth": np.array([0.03]), "height": np.array([np.nan]), "joints": np.array([0.09])}),
+        certainty({"depth": np.array([0.04]), "height": np.array([np.nan]), "joints": np.array([0.3])}),
         [2 / (1 + (1 + 9) / 2)],
     )
 

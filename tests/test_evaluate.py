@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -384,7 +385,7 @@ def test_predictions_of_smplx_are_judged_in_full(tmp_path, smplx_people, smplx_f
     )
     assert list(report["pooled"]) == ["fit"]  # a prediction is its own start
     assert report["scenes_without_fit"] == ["egocentric_color_rec_b_PV_0001"]
-    assert report["settings"]["expression"] == "zero: fits do not hold it"
+    assert report["settings"]["expression"] == "zero, unless fits store vertices"
     fit = report["pooled"]["fit"]
     assert (fit["people"], fit["matched"], fit["missed"]) == (2, 2, 0)
     expected = {f"{kind}_{part}": [] for kind in ("pve", "pa_pve") for part in ("all", "hands", "face")}
@@ -417,6 +418,24 @@ def test_predictions_of_smplx_are_judged_in_full(tmp_path, smplx_people, smplx_f
     assert single["pa_mpjpe_body"] == pytest.approx(
         1000 * np.linalg.norm(procrustes(*joints) - joints[1], axis=1).mean(), rel=2e-4
     )
+
+
+def test_stored_meshes_of_smplx_have_an_expression(tmp_path, smplx_people, smplx_file):
+    arrays, people, _ = smplx_people
+    smiling = {key: value[0] for key, value in people.items()} | {"expression": np.linspace(-2, 2, 10)}
+    mesh = smplx_synthetic.reference(arrays, smiling)["vertices"]
+    vertices = np.stack([mesh + np.array([5.0, 0.0, 0.0]), mesh]).astype(np.float32)
+    fit = dataclasses.replace(smplx_fit("01", people, [1, 0]), vertices=vertices)
+    fit.status = np.array(["failed:x", "ok"])
+    results.save(fit, tmp_path / "out" / "01.npz")
+    turn = Rotation.from_rotvec([-2.98747896, 0.01172457, -0.05704687])
+    world = turn.inv().apply(mesh - [-0.03609917, 0.43416458, 2.37101226])
+    write_ply(tmp_path / "01_align.ply", world)
+    options = TruthOptions(smplx=smplx_file[0])
+    judge = functools.partial(evaluate.evaluate, str(tmp_path / "out"), str(tmp_path), "ehf", options=options)
+    assert judge()["pooled"]["fit"]["pve_all"] < 1e-3
+    results.save(dataclasses.replace(fit, vertices=None), tmp_path / "out" / "01.npz")
+    assert judge()["pooled"]["fit"]["pve_all"] > 1.0
 
 
 def test_fits_of_anny_in_humandata_sets_compare_joints_alone(fitted, smplx_people, smplx_file):

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +18,9 @@ from annyfit_jax.camera import project
 from annyfit_jax.fit_source import open_fits
 from annyfit_jax.inputs.images import read_photo
 from annyfit_jax.meshes import BodyMeshes
+from annyfit_jax.regressors.aios import pictures, preprocess
 from annyfit_jax.regressors.aios.predictions import Predictor
+from annyfit_jax.regressors.aios.regressor import Batch
 from annyfit_jax.training import state as states
 from annyfit_jax.training.checkpoints import Checkpoints
 from annyfit_jax.training.config import load_config
@@ -135,3 +139,28 @@ def test_another_config_is_refused(done):
     assert result.returncode == 2
     assert "another seed" in result.stderr
     assert not (folder / "other").exists()
+
+
+def test_pictures_of_a_batch_in_training(done, predictor):
+    """True joints are drawn where they are, predicted bodies as the fits' projections; the rest is the picture."""
+    config, variables, folder, _ = done
+    image = read_photo(folder / "photos" / "wide.png")
+    height, width = image.shape[:2]
+    size = preprocess.output_size((width, height), 48, 96)
+    row = preprocess.normalise(preprocess.warp(image, (0, 0, width, height), size))
+    seen = preprocess.denormalised(row)
+    np.testing.assert_allclose(seen, preprocess.warp(image, (0, 0, width, height), size), atol=0.51)
+    images, padding = preprocess.pad_batch([row], (112, 64))
+    joints = np.zeros((1, 2, 17, 3), np.float32)
+    joints[0, 0, 5] = (0.25, 0.5, 1)
+    targets: Any = SimpleNamespace(body_joints=joints, people=np.array([[True, False]]))
+    factor = np.array([[size[0] / width, size[1] / height]], np.float32)
+    fields: dict[str, Any] = {"images": images, "padding": padding, "image_size": np.array([size], np.float32)}
+    fields |= {"resize_factor": factor, "targets": targets}
+    batch = Batch(**fields)
+    (nobody,) = pictures.draw(config.regressor, variables, batch, threshold=1.0)
+    assert nobody.shape == (size[1], size[0], 3)
+    rows, columns = np.nonzero((nobody != seen).any(-1))
+    assert abs(columns.mean() - 0.25 * size[0]) < 2 and abs(rows.mean() - 0.5 * size[1]) < 2
+    (drawn,) = pictures.draw(config.regressor, variables, batch, threshold=0.001)
+    assert (drawn != nobody).any()

@@ -8,6 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import pytest
 from helpers import REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from annyfit_jax.exports.humandata import write_humandata
 from annyfit_jax.meshes import BodyMeshes
@@ -321,6 +325,36 @@ def test_a_signal_ends_the_run_with_everything_on_disk(straight, tmp_path):
     assert lines(tmp_path) == lines(folder)
 
 
+def run_processes(folder: Path, output: Path, *arguments: str) -> None:
+    """`experiments.train` of LINE on two processes of this machine, joined by `jax.distributed`."""
+    (folder / "line.py").write_text("from test_training import LINE\n\n\ndef get_config():\n    return LINE\n")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "experiments.train", f"--config={folder / 'line.py'}", f"--output={output}", "--multihost",
+        f"--coordinator=localhost:{port}", "--process_count=2", "--compile_cache=", *arguments,
+    ]  # fmt: skip
+    path = os.pathsep.join([str(REPO), str(REPO / "tests")])
+    own = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    started = [
+        subprocess.Popen([*command, f"--process_index={index}"], cwd=REPO, env=own, stderr=subprocess.PIPE, text=True)
+        for index in range(2)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+
+
+def test_two_processes_that_are_interrupted(tmp_path):
+    """Two processes with a device each: the interrupted run is the straight one to every digit."""
+    run_processes(tmp_path, tmp_path / "straight")
+    for steps in (7, LINE.steps):
+        run_processes(tmp_path, tmp_path / "interrupted", f"--set=steps={steps}")
+    assert len(lines(tmp_path / "straight")) == LINE.steps
+    assert lines(tmp_path / "interrupted") == lines(tmp_path / "straight")
+
+
 def test_what_was_logged_after_the_checkpoint_is_logged_again(straight, tmp_path):
     """A killed process leaves lines of steps that are done again, the last one cut off."""
     folder, _ = straight
@@ -329,6 +363,27 @@ def test_what_was_logged_after_the_checkpoint_is_logged_again(straight, tmp_path
         file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
     train(LINE, tmp_path)
     assert lines(tmp_path) == lines(folder)
+
+
+def test_pictures_during_training(straight, tmp_path):
+    """Of the first examples of a batch, by the averaged variables; they change nothing in the run."""
+    folder, state = straight
+
+    class Drawing(Line):
+        def pictures(self, variables, batch):
+            assert len(batch) == 2
+            return [np.full((4, 6, 3), 100 * abs(float(variables["head"][0])), np.uint8)] * len(batch)
+
+    config = dataclasses.replace(LINE, regressor=Drawing(), pictures_every=6, pictures=2)
+    train(config, tmp_path)
+    assert lines(tmp_path) == lines(folder)
+    found = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert found == ["0000006_0.jpg", "0000006_1.jpg", "0000012_0.jpg", "0000012_1.jpg"]
+    with Image.open(tmp_path / "pictures" / found[-1]) as last:
+        level = 100 * abs(float(state.averaged["head.0"]))
+        np.testing.assert_allclose(np.asarray(last), np.full((4, 6, 3), int(level)), atol=2)
+    with pytest.raises(ValueError, match="Line draws no pictures"):
+        train(dataclasses.replace(LINE, pictures_every=6), tmp_path / "other")
 
 
 def test_variables_move_by_their_groups(straight):

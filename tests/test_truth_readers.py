@@ -918,6 +918,7 @@ def test_who_of_humandata_is_judged(tmp_path, smplx_file, ubody_people):
         {"bbox_xywh": outside},
         {"annot_valid": np.array([False, False, True])},
         {"meta": {"smplx_valid": np.array([0, 0, 1], np.uint8)}},
+        {"body": {"smplx_valid": np.array([0, 0, 1], np.uint8)}},
         {"meta": {"iscrowd": [1, 1, 0]}},
         {"meta": {"valid_label": [0, 0, 2], "num_keypoints": [3, 3, 3]}},
     ):

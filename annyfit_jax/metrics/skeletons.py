@@ -18,7 +18,7 @@ SMPL hip a joint centre) is part of every figure across body models.
 | Anny against Relative Human | `RH14` | - (2D) |
 | Anny against Panoptic, Anny-Fit's columns | `COCO17` through `PANOPTIC19` | middle of the hips |
 | Anny against Panoptic, BEV's protocol | `LSP14` | `pelvis` |
-| Anny against SMPL, SMPL-X (AGORA, EHF, UBody) | `LIMBS12` | middle of the hips |
+| Anny against SMPL, SMPL-X (AGORA, EHF, UBody, ARCTIC, EgoBody) | `LIMBS12` | middle of the hips |
 | SMPL-X against SMPL-X | `SMPLX22`, meshes and their parts | middle of joints 1 and 2 (AGORA), pelvis (AiOS) |
 """  # noqa: E501 (table rows)
 

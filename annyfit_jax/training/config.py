@@ -57,16 +57,25 @@ class TrainConfig:
     """PyTorch checkpoint to start from where the regressor knows how to read one (`start_from`)."""
     log_every: int = 50
     checkpoint_every: int = 1000
+    pictures_every: int = 0
+    """Draw what the averaged network sees in the batch at hand, where the regressor knows how to (`pictures`); 0: never."""
+    pictures: int = 4
+    """How many."""
     keep_checkpoints: int = 3
     reader_threads: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "log_every", "checkpoint_every", "keep_checkpoints", "reader_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"config.{name} must be at least 1, got {getattr(self, name)}")
+        least = dict.fromkeys(
+            ("steps", "batch", "log_every", "checkpoint_every", "keep_checkpoints", "reader_threads", "pictures"), 1
+        )
+        for name, bound in {**least, "pictures_every": 0}.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"config.{name} must be at least {bound}, got {getattr(self, name)}")
 
 
-MAY_CHANGE = ("steps", "log_every", "checkpoint_every", "keep_checkpoints", "reader_threads")
+MAY_CHANGE = (
+    "steps", "log_every", "checkpoint_every", "keep_checkpoints", "reader_threads", "pictures_every", "pictures",
+)  # fmt: skip
 """What a run that goes on may have otherwise than before."""
 
 

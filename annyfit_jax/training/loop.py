@@ -5,6 +5,7 @@
 | `config.json` | what decides the run |
 | `metrics.jsonl` | a line per logged step |
 | `checkpoints/` | state and place in the data |
+| `pictures/` | what the network sees, where asked for (`config.pictures_every`) |
 | `tensorboard/` | where asked for |
 """
 
@@ -43,8 +44,10 @@ def train(
     processes = jax.process_count()
     if config.batch % mesh.size:
         raise ValueError(f"config.batch={config.batch} cannot be split evenly over {mesh.size} devices")
-    claim(folder, config)
     regressor = config.regressor
+    if config.pictures_every and not hasattr(regressor, "pictures"):
+        raise ValueError(f"config.pictures_every: {type(regressor).__name__} draws no pictures; leave it at 0")
+    claim(folder, config)
     variables = initial_variables(config)
     state = states.create(regressor, variables, config.optimiser, mesh)
     constants = states.on_devices(regressor.constants(), mesh, split=False)
@@ -74,6 +77,8 @@ def train(
             values |= clock.look()
             log.write(done, values)
             logging.info("step %d of %d: %s", done, config.steps, spell(values))
+        if config.pictures_every and done % config.pictures_every == 0 and jax.process_index() == 0:
+            log.pictures(done, _draw(config, state, variables, batch))
         if done % config.checkpoint_every == 0:
             checkpoints.save(state, rows)
             last_saved = done
@@ -107,6 +112,12 @@ def initial_variables(config: TrainConfig) -> Variables:
     if start is None:
         raise ValueError(f"config.start_from: {type(config.regressor).__name__} reads no PyTorch checkpoints")
     return start(variables, config.start_from)
+
+
+def _draw(config: TrainConfig, state: TrainState, variables: Variables, batch: Any) -> Any:
+    """Pictures of the first examples of this process's batch, on one device."""
+    averaged = jax.tree.map(lambda x: x.addressable_data(0), states.inference_variables(state, variables))
+    return config.regressor.pictures(averaged, jax.tree.map(lambda x: x[: config.pictures], batch))  # pyright: ignore
 
 
 def spell(values: dict[str, float]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import UInt8
 
 from annyfit_jax.files import write_bytes
 
@@ -53,6 +56,19 @@ class Log:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+    def pictures(self, step: int, drawn: Sequence[UInt8[np.ndarray, "h w 3"]]) -> None:
+        """Writes pictures/<step>_<k>.jpg beside the metrics."""
+        from PIL import Image
+
+        if not self._writes:
+            return
+        for index, picture in enumerate(drawn):
+            encoded = io.BytesIO()
+            Image.fromarray(picture).save(encoded, "JPEG", quality=90)
+            write_bytes(self.path.parent / "pictures" / f"{step:07d}_{index}.jpg", encoded.getvalue())
+            if self._board is not None:
+                self._board.add_image(f"pictures/{index}", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Ends TensorBoard's file."""

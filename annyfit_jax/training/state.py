@@ -74,8 +74,9 @@ def optimiser(config: OptimiserConfig, groups: Mapping[str, Group]) -> optax.Gra
     rate = schedule(config)
 
     def adamw(share: float) -> optax.GradientTransformation:
-        return optax.adamw(
-            lambda step: rate(step) * share, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
+        # All variables of a group as one vector: hundreds of small updates take XLA minutes to compile.
+        return optax.flatten(
+            optax.adamw(lambda step: rate(step) * share, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)
         )
 
     by_group: dict[Any, optax.GradientTransformation] = {
@@ -108,7 +109,7 @@ Step = Callable[[TrainState, Constants, Any], tuple[TrainState, dict[str, Float[
 def make_step(
     regressor: Regressor, variables: Variables, config: OptimiserConfig, seed: int, mesh: jax.sharding.Mesh
 ) -> Step:
-    """The compiled step `(state, constants, batch) -> (state, metrics)`; the state's memory is reused.
+    """The compiled step `(state, constants, batch) -> (state, metrics)`; the memory of the optimiser's state is reused.
 
     State and constants are on every device, the batch is split over `DATA_AXIS`. Random numbers depend on seed and step.
     Metrics: `loss`, `gradient_norm` (before clipping), and the regressor's terms.
@@ -117,23 +118,28 @@ def make_step(
     groups = groups_by_name(regressor, variables)
     transform = optimiser(config, groups)
 
-    def step(state: TrainState, constants: Constants, batch: Any) -> tuple[TrainState, dict[str, Array]]:
+    def step(
+        optimiser_state: Any, state: TrainState, constants: Constants, batch: Any
+    ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss(flat: Flat) -> tuple[Array, Mapping[str, Array]]:
             return regressor.loss(named.pack(flat), constants, batch, key)
 
         (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(state.variables)
-        updates, optimiser_state = transform.update(gradient, state.optimiser, state.variables)
+        updates, optimiser_state = transform.update(gradient, optimiser_state, state.variables)
         flat: Any = optax.apply_updates(state.variables, updates)
         averaged = {name: config.ema * old + (1.0 - config.ema) * flat[name] for name, old in state.averaged.items()}
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), **terms}
         return TrainState(state.step + 1, flat, averaged, optimiser_state), metrics
 
     everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-    return jax.jit(
-        step, in_shardings=(everywhere, everywhere, split), out_shardings=(everywhere, everywhere), donate_argnums=0
-    )
+    # Only the few large vectors are given away: XLA's copy insertion takes minutes over a thousand reused buffers.
+    compiled = jax.jit(
+        step, in_shardings=(everywhere, everywhere, everywhere, split), out_shardings=(everywhere, everywhere),
+        donate_argnums=0,
+    )  # fmt: skip
+    return lambda state, constants, batch: compiled(state.optimiser, state._replace(optimiser=None), constants, batch)
 
 
 def data_mesh() -> jax.sharding.Mesh:

@@ -4,7 +4,7 @@
 |---|---|
 | `image_path` | (N,) the person's picture, relative to the folder of the data set |
 | `frame_range` | (F, 2) rows of each picture; absent: a picture per row |
-| `smplx` | `global_orient`, `body_pose`, `betas`; where they are there `transl`, `left_hand_pose`, `right_hand_pose`, `jaw_pose`, `expression`, `betas_neutral` |
+| `smplx` | `global_orient`, `body_pose`, `betas`; where they are there `transl`, `left_hand_pose`, `right_hand_pose`, `jaw_pose`, `expression`, `betas_neutral`, `smplx_valid` |
 | `bbox_xywh` | (N, 4 or 5) people without a box in the picture are left out |
 | `lhand_bbox_xywh`, `rhand_bbox_xywh`, `face_bbox_xywh` | (N, 5) with score 0 that part is at rest |
 | `keypoints2d_smplx`, ... | (N, k, 3) pixels of people; without them the mesh is projected |
@@ -15,7 +15,8 @@ Every person is an item of its own, called like the prediction of its picture (`
 `-1`, `-2`, ... behind it where a picture has several. Fits may also be called by the end of the path, where no other picture has the same.
 
 As in AiOS: gender picks the model where `--smplx` is a folder; hands, jaw and expression of a part without a box are zero; eyes are at
-rest. Otherwise than there: `flat_hand_mean` is heeded, and with one model file for everybody `betas_neutral` take the place of `betas`.
+rest. Otherwise than there: a file without boxes of parts does not put them to rest, `flat_hand_mean` is heeded, and with one model
+file for everybody `betas_neutral` take the place of `betas`. These two, the names of keys, and what AiOS does are from public code.
 """  # noqa: E501 (table rows)
 
 from __future__ import annotations
@@ -216,8 +217,13 @@ def _judged(content: dict[str, Any], sizes: np.ndarray | None, where: str) -> Bo
     judged = np.ones(n, bool)
     if "annot_valid" in content:
         judged &= checked_array(content["annot_valid"], f"{where}: annot_valid", (n,)) > 0
-    for key in ("smplx_valid", "num_keypoints", "valid_label"):
-        value = _column(content["meta"], key, n, f"{where}: meta")
+    for place, key in (
+        ("smplx", "smplx_valid"),
+        ("meta", "smplx_valid"),
+        ("meta", "num_keypoints"),
+        ("meta", "valid_label"),
+    ):
+        value = _column(content[place], key, n, f"{where}: {place}")
         judged &= True if value is None else value > 0
     crowd = _column(content["meta"], "iscrowd", n, f"{where}: meta")
     judged &= True if crowd is None else crowd == 0

@@ -82,7 +82,7 @@ _LANDMARKS = 76
 
 
 class SmplxPeople:
-    """Fitted SMPL-X bodies as predictions, posed with the user's model. Fits hold no expression: it is zero."""
+    """Fitted SMPL-X bodies as predictions, posed with the user's model."""
 
     def __init__(self, path: str | None) -> None:
         """`path`: model file or folder (`smplx_truth.model_file`). Raises SceneError."""
@@ -91,17 +91,23 @@ class SmplxPeople:
         self._forward = jax.jit(_mesh_and_joints)
         self._landmarks = _landmarks(model_file(path))
 
-    def predict(self, people: BodyParameters, intrinsics: Float[np.ndarray, "3 3"]) -> PredictedPeople:
+    def predict(
+        self,
+        people: BodyParameters,
+        intrinsics: Float[np.ndarray, "3 3"],
+        stored: Float[np.ndarray, "n 10475 3"] | None = None,
+    ) -> PredictedPeople:
         """Predictions of n people in camera axes: everybody with finite parameters.
 
+        `stored`: their meshes as the fit stores them, which have an expression. Parameters of fits have none: zero then.
         `joints_smplx` are the 127 joints of the SMPL-X layer, NaN where no figure needs them and for face landmarks that the
         model file lacks; `joints_3d` are regressed from the mesh, as those of the truth are.
         """
         arrays = (people.shape, people.root_rotvec, people.pose, people.transl)
-        people = people.select(
-            np.flatnonzero(np.all([np.isfinite(x).reshape(len(people), -1).all(1) for x in arrays], 0))
-        )
-        vertices, posed = self._meshes(people)
+        finite = np.flatnonzero(np.all([np.isfinite(x).reshape(len(people), -1).all(1) for x in arrays], 0))
+        vertices, posed = self._meshes(people.select(finite))
+        if stored is not None:
+            vertices = checked_array(stored, "vertices of the fit", (len(people), NUM_VERTICES, 3))[finite]
         layer = np.full((len(vertices), AGORA_JOINTS, 3), np.nan)
         layer[:, : posed.shape[1]] = posed
         if self._landmarks is not None:

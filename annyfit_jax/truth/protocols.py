@@ -6,7 +6,7 @@
 | `agora` | limbs: matched and judged by the 12 joints that both bodies name alike; no vertex figures | everything | refused | everything, of SMPL-X and of SMPL |
 | `ehf`, `ubody`, `arctic`, `egobody` | `mpjpe_body`, `pa_mpjpe_body`; no vertex figures | everything | everything | refused |
 
-Fits hold no expression, so faces of SMPL-X fits are judged with none. Of the people in an image AiOS judges the one with the best score
+Parameters of SMPL-X fits hold no expression: faces are judged with none, unless the fits store their vertices. Of the people in an image AiOS judges the one with the best score
 (`experiments.predict --single_person`); among several fits the one nearest in 2D is judged here. A figure that cannot be had is NaN, printed as n.a.; `settings` says why.
 """  # noqa: E501 (table rows)
 
@@ -177,7 +177,7 @@ def _smplx_set(
         "vertices": "inside the picture only" if name == "ubody" else "all",
         "misses": "not in the errors",
         "units": "mm",
-    } | ({"expression": "zero: fits do not hold it"} if kind == "fits" and body == "smplx" else {})
+    } | ({"expression": "zero, unless fits store vertices"} if kind == "fits" and body == "smplx" else {})
     return ImageProtocol(name, errors, smplx_sets.pool, settings)
 
 

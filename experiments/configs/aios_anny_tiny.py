@@ -9,20 +9,29 @@ from annyfit_jax.regressors.aios.feed import AiosFeed, DataSet
 from annyfit_jax.regressors.aios.regressor import AiosRegressor
 from annyfit_jax.training.config import OptimiserConfig, TrainConfig
 
+SIDE = 160
+
 
 def get_config() -> TrainConfig:
+    # A camera of the published 5000 pixels would move people by 5000 times as many pixels as a step changes its output.
+    network = tiny(
+        body=ANNY, heads=4, points=2, encoder_layers=1, queries=20, people=5, denoising=10, focal=600.0,
+        sampling_bytes=2**20,
+    )  # fmt: skip
     loss = loss_config("released", slips=False, shape=1.0, oks_face=0.5, rotation_body=1.0)
     return TrainConfig(
-        regressor=AiosRegressor(tiny(body=ANNY), loss),
+        regressor=AiosRegressor(network, loss),
         feed=AiosFeed(
             (DataSet("fits", 1.0, kind="fits", crop=0.0),),
             head=ANNY,
-            augmentation=Augmentation.none(short_side=128, long_limit=224),
-            max_people=8,
-            buckets=((224, 128), (128, 224), (160, 160), (224, 224)),
+            augmentation=Augmentation.none(short_side=SIDE, long_limit=SIDE),
+            max_people=3,
+            buckets=((SIDE, SIDE),),
         ),
-        optimiser=OptimiserConfig(lr=4e-4, backbone=1.0, clip=1.0, ema=0.99, warmup_steps=50, milestones=(3000,)),
-        steps=4000,
+        optimiser=OptimiserConfig(
+            lr=1e-3, backbone=1.0, clip=1.0, ema=0.99, warmup_steps=50, milestones=(1200,), drop=0.3
+        ),
+        steps=1600,
         batch=8,
         log_every=50,
         checkpoint_every=500,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 FOCAL_PX = 5000.0
-"""Focal length in pixels of the resized picture; the principal point is the centre of its unpadded part."""
+"""Published focal length in pixels of the resized picture; the principal point is the centre of its unpadded part."""
 _SCALE_FLOOR = 1e-9
 
 
@@ -17,14 +17,15 @@ def translation(camera: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
 
 
 def project(
-    points: Float[Array, "*batch point 3"], camera: Float[Array, "*batch 3"], image_size: Float[Array, "*batch 2"]
+    points: Float[Array, "*batch point 3"],
+    camera: Float[Array, "*batch 3"],
+    image_size: Float[Array, "*batch 2"],
+    focal: float = FOCAL_PX,
 ) -> Float[Array, "*batch point 2"]:
     """Pixels of points of the body model before its translation.
 
-    u = 5000 (s X + tx) / (1 + s Z) + w / 2: the perspective projection at `translation`, without its huge depths for
+    u = f (s X + tx) / (1 + s Z) + w / 2: the perspective projection at `translation`, without its huge depths for
     s near 0. `image_size` is (width, height).
     """
     scale, shift = camera[..., None, :1], camera[..., None, 1:]
-    return (
-        FOCAL_PX * (scale * points[..., :2] + shift) / (1.0 + scale * points[..., 2:]) + image_size[..., None, :] / 2.0
-    )
+    return focal * (scale * points[..., :2] + shift) / (1.0 + scale * points[..., 2:]) + image_size[..., None, :] / 2.0

@@ -129,6 +129,9 @@ class AiosConfig:
     """Labels that the denoising noise draws from; their table has one row more."""
     label_noise: float = 0.5
     box_noise: float = 0.4
+    focal: float = 5000.0
+    """Of the camera that heads predict for, pixels of the resized picture. Small pictures need a shorter one: a step of the
+    camera's (tx, ty) moves a person by focal times as many pixels."""
     compute_dtype: str = "float32"
     """`bfloat16`: matrix products and convolutions in that type; parameters, normalisation, boxes, sampling positions and
     losses stay float32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -75,6 +76,8 @@ class LayerTokens(NamedTuple):
     """After it: what all outputs are read from."""
     reference: Float[Array, "batch query 4"]
     """Boxes that entered the layer, not detached: the outputs refine these."""
+    moves: Float[Array, "batch query 4"]
+    """Moves of these boxes, read from `hidden`."""
 
 
 class Decoded(NamedTuple):
@@ -127,10 +130,15 @@ class Decoder(nnx.Module):
                 layer, x, positions, scaled, memory, levels.padding, groups, remat=self.config.remat, sizes=levels.sizes,
                 tokens_per_person=tokens.size(layout), visibility=tokens.visibility(self.config, layout),
             )  # fmt: skip
-            done.append(LayerTokens(output, self.norm(output), reference))
-            if index + 1 == len(self.layers):
+            # The next references are read before the norm, outputs after it: by the same heads, in one computation.
+            hidden = self.norm(output)
+            last = index + 1 == len(self.layers)
+            read = jnp.stack([hidden] if last else [hidden, output])
+            moves = jax.vmap(functools.partial(heads.deltas, layer=index, layout=layout, first=first))(read)
+            done.append(LayerTokens(output, hidden, reference, moves[0]))
+            if last:
                 break
-            x, reference = output, refine(attended, heads.deltas(output, index, layout, first))
+            x, reference = output, refine(attended, moves[1])
             if index == 1:
                 kept = self._best(heads.classes[index](x[:, first:]))
                 x, reference = (

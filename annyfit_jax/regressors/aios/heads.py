@@ -67,15 +67,17 @@ class RefinementHeads(nnx.Module):
     ) -> Float[Array, "batch query 4"]:
         """Moves of all references after decoder layer `layer`; the first `first` queries are denoising queries."""
         people = x[:, first:].reshape(x.shape[0], -1, tokens.size(layout), x.shape[-1])
-        parts = []
-        for name, span in tokens.spans(layout).items():
-            content = people[:, :, span[0] : span[-1] + 1]
-            if name == "person":
-                parts.append(self.person[layer](content))
-            else:
-                centre, size = self._centre_and_size(name, layer)
-                parts.append(jnp.concatenate([centre(content), size(content)], axis=-1))
-        moved = jnp.concatenate(parts, axis=2).reshape(x.shape[0], -1, 4)
+        contents = {name: people[:, :, span[0] : span[-1] + 1] for name, span in tokens.spans(layout).items()}
+        moves = {"person": self.person[layer](contents["person"])}
+        for centre in dict.fromkeys(_CENTRES[name] for name in contents if name != "person"):
+            # Left and right hands have one head: one computation.
+            names = [name for name in contents if _CENTRES.get(name) == centre]
+            ends = np.cumsum([contents[name].shape[2] for name in names])[:-1]
+            place, size = self._centre_and_size(names[0], layer)
+            content = jnp.concatenate([contents[name] for name in names], axis=2)
+            found = jnp.concatenate([place(content), size(content)], axis=-1)
+            moves |= dict(zip(names, jnp.split(found, ends, axis=2)))
+        moved = jnp.concatenate([moves[name] for name in contents], axis=2).reshape(x.shape[0], -1, 4)
         return jnp.concatenate([self.person[layer](x[:, :first]), moved], axis=1) if first else moved
 
     def new_token_centre(self, group: str) -> Mlp:
@@ -106,7 +108,7 @@ class BodyPrediction(NamedTuple):
     shape: Float[Array, "*batch coefficient"]
     """Betas, or phenotypes in [0, 1]."""
     camera: Float[Array, "*batch 3"]
-    """(s, tx, ty): the body stands at (tx / s, ty / s, 1 / s) metres for a focal length of 5000 pixels (`camera.py`)."""
+    """(s, tx, ty): the body stands at (tx / s, ty / s, 1 / s) metres for the focal length of the config (`camera.py`)."""
     expression: Float[Array, "*batch coefficient"] | None = None
 
 
@@ -146,16 +148,12 @@ class BodyHeads(nnx.Module):
             part: people[:, :, np.array(span)].reshape(*people.shape[:2], len(span) * people.shape[-1])
             for part, span in tokens.body_features(self.layout).items()
         }
-        rotations = PartRotations(matrix_from_6d(self.body(inputs["body"])))
-        expression = None
+        turns = [self.body(inputs["body"])]
         if self.has_parts:
-            rotations = rotations._replace(
-                left_hand=matrix_from_6d(self.hand(inputs["left_hand"])),
-                right_hand=matrix_from_6d(self.hand(inputs["right_hand"])),
-                face=matrix_from_6d(self.face(inputs["face"])),
-            )
-        if self.has_expression:
-            expression = self.expression(inputs["face"])
+            turns += [self.hand(inputs["left_hand"]), self.hand(inputs["right_hand"]), self.face(inputs["face"])]
+        ends = np.cumsum([part.shape[-1] // 6 for part in turns])[:-1]
+        rotations = PartRotations(*jnp.split(matrix_from_6d(jnp.concatenate(turns, axis=-1)), ends, axis=-3))
+        expression = self.expression(inputs["face"]) if self.has_expression else None
         shape = self.shape(inputs["body"])
         return BodyPrediction(
             rotations, jax.nn.sigmoid(shape) if self.unit_shape else shape, self.camera(inputs["body"]), expression

@@ -8,8 +8,9 @@ devices when the batch is sharded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from annyfit_jax.regressors.aios import camera, terms
 from annyfit_jax.regressors.aios.boxes import generalised_iou
 from annyfit_jax.regressors.aios.config import LossConfig
 from annyfit_jax.regressors.aios.encoder import CLASSES, PERSON
-from annyfit_jax.regressors.aios.heads import BodyPrediction
+from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
 from annyfit_jax.regressors.aios.matching import match
 from annyfit_jax.regressors.aios.model import LayerOutput, Outputs
 from annyfit_jax.regressors.aios.targets import PARTS, PointLayout, Targets
@@ -81,25 +82,68 @@ def loss(
     layout: PointLayout,
     body_points: BodyPoints,
     denoising: DenoisingTargets | None = None,
+    focal: float = camera.FOCAL_PX,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The weighted sum, and every unweighted term under `layer<k>/<term>` or `proposals/<term>`."""
+    """The weighted sum, and every unweighted term under `layer<k>/<term>` or `proposals/<term>`.
+
+    `focal`: of the network's camera (`AiosConfig.focal`).
+    """
+    # What is alike in several layers is one computation: less to compile, and their matchings run side by side.
     named: Terms = {}
+    weighted: list[Array] = []
+
+    def add(layers: Sequence[int | None], found: Terms) -> None:
+        weights = np.array([[weight(config, term, layer) for layer in layers] for term in found], np.float32)
+        weighted.append((jnp.stack(list(found.values())) * weights).sum())
+        for index, layer in enumerate(layers):
+            named.update({_term_name(layer, term): values[index] for term, values in found.items()})
+
+    groups = []
     for (_, wanted), layers in _alike(outputs, config).items():
-        # Layers of one kind are one computation: one program to compile, and their matchings run side by side.
-        stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *(output for _, output in layers))
-        found = jax.vmap(lambda x, w=wanted: _layer_terms(x, targets, w, config.slips, layout, body_points))(stacked)
-        for index, (layer, _) in enumerate(layers):
-            named |= {_term_name(layer, term): values[index] for term, values in found.items()}
+        terms_of = functools.partial(_layer_terms, targets=targets, wanted=wanted, slips=config.slips)
+        found, matched, body = jax.vmap(terms_of)(_stacked([output for _, output in layers]))
+        add([layer for layer, _ in layers], found)
+        if body is not None:
+            groups.append(([layer for layer, _ in layers], wanted, matched, body))
+    if groups:
+        points = body_points(_joined([body for *_, body in groups]))
+        ends = np.cumsum([len(layers) for layers, *_ in groups])[:-1]
+        for (layers, wanted, matched, body), part in zip(groups, jnp.split(points, ends)):
+            point_terms = functools.partial(_point_terms, targets=targets, layout=layout, wanted=wanted, focal=focal)
+            add(layers, jax.vmap(point_terms)(part, body.camera, matched))
     if denoising is not None:
-        for layer, output in enumerate(outputs.layers):
-            found = _denoising_terms(output, denoising)
-            named |= {_term_name(layer, term): value for term, value in found.items()}
-    total = jnp.zeros(())
-    for layer in (None, *range(len(outputs.layers))):
-        prefix = _term_name(layer, "")
-        own = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
-        total += sum((weight(config, term, layer) * value for term, value in own.items()), start=jnp.zeros(()))
-    return total, named
+        queries = _stacked([(output.denoising_logits, output.denoising_boxes) for output in outputs.layers])
+        add(
+            range(len(outputs.layers)), jax.vmap(lambda query: _denoising_terms(query[0], query[1], denoising))(queries)
+        )
+    return sum(weighted, start=jnp.zeros(())), named
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    """Pytrees of arrays of one structure as one with a leading axis."""
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *trees)
+
+
+def _joined(bodies: Sequence[BodyPrediction]) -> BodyPrediction:
+    """Predictions of several layers along the leading axis; parts that some layers do not have are at rest there."""
+
+    def join(parts: Sequence[Array | None], rest: Array) -> Array | None:
+        known = next((part for part in parts if part is not None), None)
+        if known is None:
+            return None
+        first = len(bodies[0].shape.shape) - 1  # axis after layer, picture and person
+        of_layers = [(body.shape.shape[:first], part) for body, part in zip(bodies, parts)]
+        return jnp.concatenate(
+            [jnp.broadcast_to(rest, (*batch, *known.shape[first:])) if x is None else x for batch, x in of_layers]
+        )
+
+    rotations = [join(parts, jnp.eye(3)) for parts in zip(*(body.rotations for body in bodies))]
+    return BodyPrediction(
+        PartRotations(*rotations),  # pyright: ignore[reportArgumentType]
+        jnp.concatenate([body.shape for body in bodies]),
+        jnp.concatenate([body.camera for body in bodies]),
+        join([body.expression for body in bodies], jnp.zeros(())),
+    )
 
 
 def _term_name(layer: int | None, term: str) -> str:
@@ -124,10 +168,11 @@ def _layer_terms(
     targets: Targets,
     wanted: Supervised,
     slips: bool,
-    layout: PointLayout,
-    body_points: BodyPoints,
-) -> Terms:
-    """All terms of one layer but those of its denoising queries."""
+) -> tuple[Terms, Float[Array, "batch person"], BodyPrediction | None]:
+    """The terms of one layer but those of its denoising queries and of the points of bodies.
+
+    Also: 1 for people who have a query, and their bodies, where the layer has them and they count.
+    """
     query = match(output, targets)
     matched = (query >= 0).astype(jnp.float32)
     people = jnp.maximum(targets.people.sum(), 1)
@@ -142,10 +187,10 @@ def _layer_terms(
     found |= _box_terms(ours.boxes, targets.boxes, matched, people.astype(jnp.float32), "person")
     found |= _part_box_terms(ours, targets, matched)
     found |= _joint_terms(ours, targets, matched, wanted, slips)
-    if ours.body is not None and wanted.body:
-        found |= _parameter_terms(ours.body, targets, matched, wanted, slips)
-        found |= _point_terms(body_points(ours.body), ours.body.camera, targets, matched, layout, wanted)
-    return found
+    body = ours.body if wanted.body else None
+    if body is not None:
+        found |= _parameter_terms(body, targets, matched, wanted, slips)
+    return found, matched, body
 
 
 # ------------------------------------------------------------------------------------------------ classes and boxes
@@ -173,19 +218,21 @@ def _box_terms(
 
 
 def _part_box_terms(ours: LayerOutput, targets: Targets, matched: Float[Array, "batch person"]) -> Terms:
-    found = {}
-    for index, (name, boxes) in enumerate(zip(_SIDES, (ours.left_hand_boxes, ours.right_hand_boxes, ours.face_boxes))):
-        if boxes is not None:
-            counted = matched * targets.part_boxes_valid[:, :, index]
-            found |= _box_terms(boxes, targets.part_boxes[:, :, index], counted, counted.sum(), name)
-    return found
+    boxes = [x for x in (ours.left_hand_boxes, ours.right_hand_boxes, ours.face_boxes) if x is not None]
+    if not boxes:  # a layer has all of them or none
+        return {}
+    counted = matched[..., None] * targets.part_boxes_valid
+    terms_of = functools.partial(_box_terms, name="part")
+    found = jax.vmap(terms_of, in_axes=(0, 2, 2, 0))(jnp.stack(boxes), targets.part_boxes, counted, counted.sum((0, 1)))
+    return {
+        term.replace("part", name): values[index] for term, values in found.items() for index, name in enumerate(_SIDES)
+    }
 
 
-def _denoising_terms(output: LayerOutput, denoising: DenoisingTargets) -> Terms:
+def _denoising_terms(
+    logits: Float[Array, "batch denoising 2"], boxes: Float[Array, "batch denoising 4"], denoising: DenoisingTargets
+) -> Terms:
     """Sums over all denoising queries by their number per image, as released."""
-    logits, boxes = output.denoising_logits, output.denoising_boxes
-    assert logits is not None
-    assert boxes is not None
     queries = logits.shape[1]
     classes = terms.focal(logits, jax.nn.one_hot(denoising.labels, CLASSES)).sum() / queries
     real = denoising.real.astype(jnp.float32)
@@ -260,14 +307,16 @@ def _parameter_terms(
 def _point_terms(
     points: Float[Array, "batch person point 3"],
     camera_: Float[Array, "batch person 3"],
-    targets: Targets,
     matched: Float[Array, "batch person"],
+    *,
+    targets: Targets,
     layout: PointLayout,
     wanted: Supervised,
+    focal: float,
 ) -> Terms:
     """L1 of 3D points from the pelvis and from the root of each part, and of projected points."""
     size = jnp.broadcast_to(targets.image_size[:, None], (*camera_.shape[:2], 2))
-    projected = camera.project(points, camera_, size) / size[..., None, :]
+    projected = camera.project(points, camera_, size, focal) / size[..., None, :]
     has_3d = targets.has_3d[:, None, None]
     found = {}
     for part in PARTS if wanted.parts else ("body",):

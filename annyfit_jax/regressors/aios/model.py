@@ -102,7 +102,7 @@ class Aios(nnx.Module):
 
     def _read_layer(self, index: int, layer: LayerTokens, first: int) -> LayerOutput:
         layout = tokens.layouts(self.config)[tokens.STAGES[index]]
-        boxes = refine(layer.reference, self.heads.deltas(layer.hidden, index, layout, first))
+        boxes = refine(layer.reference, layer.moves)
         people, places = (
             part[:, first:].reshape(part.shape[0], -1, tokens.size(layout), part.shape[-1])
             for part in (layer.hidden, boxes)

@@ -37,7 +37,7 @@ class People(NamedTuple):
     transl: Float[Array, "batch person 3"]
     """Of the body model's origin for `intrinsics`, metres."""
     intrinsics: Float[Array, "batch 3 3"]
-    """5000 pixels of the resized picture, principal point at its centre, in pixels before resizing."""
+    """The focal length of the config, principal point at the centre of the picture; in pixels before resizing."""
 
 
 def best(logits: Float[Array, "batch query 2"], count: int) -> tuple[Array, Array, Array]:
@@ -52,6 +52,7 @@ def people(
     resize_factor: Float[Array, "batch 2"],
     threshold: float = 0.5,
     count: int = CANDIDATES,
+    focal: float = camera.FOCAL_PX,
 ) -> People:
     """Reads people from the last layer. No suppression of overlapping boxes, as published.
 
@@ -60,6 +61,7 @@ def people(
       resized: (width, height) of the picture that the network saw, without padding.
       resize_factor: (x, y) resized pixels per pixel of the picture.
       threshold: on the score: 0.5 in the paper's tables, 0.3 for AGORA.
+      focal: of the network's camera, pixels of the resized picture (`AiosConfig.focal`).
     """
     if output.body is None or output.left_hand_boxes is None or output.body.rotations.face is None:
         raise ValueError("people are read from a layer with parametric heads, boxes of hands and face")
@@ -72,9 +74,9 @@ def people(
     body = jax.tree.map(pick, output.body)
     parts = (output.left_hand_boxes, output.right_hand_boxes, output.face_boxes)
     part_boxes = jnp.stack([to_corners(pick(box)) for box in parts if box is not None], axis=2)
-    focal, centre = camera.FOCAL_PX / resize_factor, 0.5 * resized / resize_factor
-    zero, one = jnp.zeros_like(focal[:, 0]), jnp.ones_like(focal[:, 0])
-    intrinsics = jnp.stack([focal[:, 0], zero, centre[:, 0], zero, focal[:, 1], centre[:, 1], zero, zero, one], -1)
+    focals, centre = focal / resize_factor, 0.5 * resized / resize_factor
+    zero, one = jnp.zeros_like(focals[:, 0]), jnp.ones_like(focals[:, 0])
+    intrinsics = jnp.stack([focals[:, 0], zero, centre[:, 0], zero, focals[:, 1], centre[:, 1], zero, zero, one], -1)
     return People(
         scores=scores,
         valid=(scores >= threshold) & (classes == PERSON),

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.regressors.aios import preprocess
@@ -82,6 +82,10 @@ class Predictor:
             keypoints_3d=keypoints, height_m=height, notes=score, origin=self.origin,
             asset_version=self._asset_version, scene_notes=self._scene_notes(),
         )  # fmt: skip
+
+    def joints(self, found: Any, kept: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 17 3"]:
+        """COCO-17 of some candidates (`people`), metres, camera axes."""
+        return self._measures(self._parameters(found, kept)[0])[0]
 
     @property
     def _asset_version(self) -> str:

@@ -111,6 +111,11 @@ def normalise(
     return ((scaled - MEAN) / STD).astype(np.float32)
 
 
+def denormalised(image: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture, RGB, that `normalise` was given."""
+    return np.clip(np.rint(image * STD + MEAN), 0, 255).astype(np.uint8)
+
+
 def pad_batch(
     images: Sequence[Float[np.ndarray, "h w 3"]], size: tuple[int, int] | None = None
 ) -> tuple[Float[np.ndarray, "batch H W 3"], Bool[np.ndarray, "batch H W"]]:

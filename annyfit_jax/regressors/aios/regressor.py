@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt8
 
 from annyfit_jax.inputs.npz import open_npz
 from annyfit_jax.regressors.aios import body_points, checkpoint, denoising, losses, model, postprocess
@@ -86,12 +86,20 @@ class AiosRegressor:
         to_points: Callable[..., Any] = body_points.anny_points if is_anny else body_points.smplx_points
         points_of = functools.partial(to_points, constants)
         targets = body_points.completed(batch.targets, self.points, points_of)
-        return losses.loss(outputs, targets, self.loss_config, self.points, points_of, clean)
+        return losses.loss(outputs, targets, self.loss_config, self.points, points_of, clean, self.config.focal)
 
     def predict(self, variables: nnx.State, batch: Batch, threshold: float = 0.5) -> People:
         """See `postprocess.people`."""
         outputs = model.apply(self.config, variables, batch.images, batch.padding)
-        return postprocess.people(outputs.layers[-1], batch.image_size, batch.resize_factor, threshold)
+        return postprocess.people(
+            outputs.layers[-1], batch.image_size, batch.resize_factor, threshold, focal=self.config.focal
+        )
+
+    def pictures(self, variables: nnx.State, batch: Batch) -> list[UInt8[np.ndarray, "h w 3"]]:
+        """See `pictures.draw`."""
+        from annyfit_jax.regressors.aios import pictures  # reads people as predictions, which are made by this class
+
+        return pictures.draw(self, variables, batch)
 
     def start_from(self, variables: nnx.State, path: str) -> nnx.State:
         """Takes over what a PyTorch checkpoint has under the same names (AiOS, ED-Pose, torchvision ResNet-50).
