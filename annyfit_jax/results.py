@@ -108,7 +108,7 @@ class SceneFit:
     converged: np.ndarray = field(default_factory=lambda: _UNKNOWN)
     """(n,) float32 1 where the solver had little left to gain, else 0."""
     vertices: np.ndarray | None = None
-    """(n, 13718, 3) float32 posed vertices in camera space, only on request."""
+    """(n, 13718, 3), of SMPL-X (n, 10475, 3), float32 posed vertices in camera space, only on request."""
 
     def __post_init__(self) -> None:
         for name, shape in ADDED.items():

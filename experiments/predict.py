@@ -1,6 +1,6 @@
 """Photos in, people out: a trained network's predictions in the format of fits.
 
-    python -m experiments.predict --run=RUN --images=PHOTOS --output=OUT                       # of experiments.train
+    python -m experiments.predict --config=CONFIG --run=RUN --images=PHOTOS --output=OUT       # of experiments.train
     python -m experiments.predict --config=experiments/configs/aios.py --checkpoint=aios.pth \
         --set=regressor.body_file=SMPLX_NEUTRAL.npz --images=PHOTOS --output=OUT               # official weights
 
@@ -27,9 +27,9 @@ EXIT_USAGE = 2
 
 def define_flags() -> None:
     """Called by the program alone, so that programs can be imported side by side."""
-    flags.DEFINE_string("run", None, "Folder of a training run: its config, and its averaged variables.")
+    flags.DEFINE_string("run", None, "Folder of a training run, for its averaged variables.")
     flags.DEFINE_string(
-        "config", None, "Python file with get_config(), for --checkpoint and for --run of another place."
+        "config", None, "Python file with get_config(): the network, of a run the one it was trained with."
     )
     flags.DEFINE_string("checkpoint", None, "PyTorch state dict of the official program.")
     flags.DEFINE_multi_string(
@@ -39,6 +39,9 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "Folder of the predictions.")
     flags.DEFINE_float("threshold", 0.5, "Least score of a person: 0.5 in AiOS's tables, 0.3 for AGORA and Multi-HMR.")
     flags.DEFINE_bool("single_person", False, "Keep the best person of each photo.")
+    flags.DEFINE_bool(
+        "save_vertices", False, "AiOS: store posed meshes; those of SMPL-X have the expression, which fits do not."
+    )
     flags.DEFINE_integer("short_side", 800, "Pixels that the short side of a photo is resized to.", lower_bound=16)
     flags.DEFINE_integer("long_side", 1333, "Pixels that the long side may have.", lower_bound=16)
     flags.DEFINE_string(
@@ -115,7 +118,7 @@ def _predictor(config: TrainConfig, variables: object) -> _Predictor:
     if isinstance(regressor, AiosRegressor):
         return aios.Predictor(
             regressor, variables, threshold=FLAGS.threshold, single=FLAGS.single_person,
-            short_side=FLAGS.short_side, long_limit=FLAGS.long_side,
+            short_side=FLAGS.short_side, long_limit=FLAGS.long_side, save_vertices=FLAGS.save_vertices,
         )  # fmt: skip
     raise ValueError(f"--config={FLAGS.config}: predictions of {type(regressor).__name__} are not supported")
 

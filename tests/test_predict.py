@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import smplx_synthetic
 from helpers import REPO, max_abs
 
 from annyfit_jax.camera import project
@@ -19,12 +21,14 @@ from annyfit_jax.fit_source import open_fits
 from annyfit_jax.inputs.images import read_photo
 from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.regressors.aios import pictures, preprocess
+from annyfit_jax.regressors.aios.config import SMPLX, LossConfig, ResNetConfig, tiny
 from annyfit_jax.regressors.aios.predictions import Predictor
-from annyfit_jax.regressors.aios.regressor import Batch
+from annyfit_jax.regressors.aios.regressor import AiosRegressor, Batch
 from annyfit_jax.training import state as states
 from annyfit_jax.training.checkpoints import Checkpoints
 from annyfit_jax.training.config import load_config
 from annyfit_jax.training.loop import claim
+from body_models import smplx
 
 CONFIG = """
 from annyfit_jax.regressors.aios.config import ANNY, LossConfig, ResNetConfig, tiny
@@ -125,6 +129,44 @@ def test_one_person_and_no_person(done, predictor, monkeypatch):
     nobody = predictor.fit("wide", image)
     assert len(nobody) == 0
     assert nobody.pose.shape == (0, 162, 3)
+
+
+def test_meshes_are_stored_on_request(done, predictor, monkeypatch):
+    _, _, folder, _ = done
+    image = read_photo(folder / "photos" / "wide.png")
+    assert predictor.fit("wide", image).vertices is None
+    monkeypatch.setattr(predictor, "save_vertices", True)
+    fit = predictor.fit("wide", image)
+    assert max_abs(fit.vertices, BodyMeshes().vertices(fit.parameters)) < 1e-5
+
+
+def test_meshes_of_smplx_have_the_expression(tmp_path, monkeypatch):
+    """Which a fit has no parameters for: the stored mesh is the one of the fit's parameters and the network's expression."""
+    arrays: dict[str, Any] = smplx_synthetic.arrays()
+    np.savez(tmp_path / "SMPLX_NEUTRAL.npz", **arrays)
+    network = tiny(
+        body=SMPLX, backbone=ResNetConfig(blocks=(1, 1, 1, 1), stem=8), width=32, heads=4, feedforward=32,
+        encoder_layers=1, queries=12, people=4, denoising=4,
+    )  # fmt: skip
+    regressor = AiosRegressor(network, LossConfig(), body_file=str(tmp_path / "SMPLX_NEUTRAL.npz"))
+    predictor = Predictor(
+        regressor, regressor.init(jax.random.key(0)), threshold=0.001, short_side=48, long_limit=96, save_vertices=True
+    )
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (60, 120, 3), np.uint8)
+    found = predictor.people(image)
+    found = found._replace(
+        expression=rng.normal(0, 1, found.expression.shape).astype(np.float32)
+    )  # untrained it is zero
+    monkeypatch.setattr(predictor, "people", lambda _: found)
+    fit = predictor.fit("scene", image)
+    assert fit.vertices is not None and len(fit) and fit.vertices.shape == (len(fit), smplx.NUM_VERTICES, 3)
+    assert list(fit.scene_notes) == ["threshold=0.001", "expression_in_vertices_only"]
+    expression = found.expression[np.flatnonzero(found.valid)]
+    model = smplx.load(str(tmp_path / "SMPLX_NEUTRAL.npz"))
+    params = smplx.Params(*(jnp.asarray(x) for x in (fit.shape, fit.root_rotvec, fit.pose, fit.transl, expression)))
+    assert max_abs(fit.vertices, smplx.forward(model, params).vertices) < 1e-4
+    assert max_abs(fit.vertices, smplx.forward(model, params._replace(expression=None)).vertices) > 1e-3
 
 
 def test_unreadable_photos_are_named(done):

@@ -40,6 +40,7 @@ class Predictor:
         long_limit: int = preprocess.LONG_SIDE_LIMIT,
         buckets: tuple[Size, ...] = (),
         origin: str = "aios",
+        save_vertices: bool = False,
     ) -> None:
         """
         Args:
@@ -47,7 +48,9 @@ class Predictor:
           single: keep the best person only.
           buckets: padded sizes (width, height); none: each picture as it comes out of resizing.
           origin: what predictions say they come from (`SceneFit.start_origin`).
+          save_vertices: store posed meshes, of SMPL-X with their expression, which fits have no parameters for.
         """
+        self.save_vertices = save_vertices
         self.regressor, self.variables = regressor, variables
         self.threshold, self.single, self.buckets, self.origin = threshold, single, buckets, origin
         self._resize = functools.partial(preprocess.output_size, short_side=short_side, limit=long_limit)
@@ -77,11 +80,14 @@ class Predictor:
         parameters, labels = self._parameters(found, kept)
         keypoints, height = self._measures(parameters)
         score = [f"score={found.scores[k]:.4f};box=" + ",".join(f"{v:.1f}" for v in found.boxes[k]) for k in kept]
-        return scene_fit(
+        fit = scene_fit(
             name, image_path, (image.shape[1], image.shape[0]), found.intrinsics, parameters, labels,
             keypoints_3d=keypoints, height_m=height, notes=score, origin=self.origin,
             asset_version=self._asset_version, scene_notes=self._scene_notes(),
         )  # fmt: skip
+        if self.save_vertices:
+            fit.vertices = self._vertices(parameters, None if found.expression is None else found.expression[kept])
+        return fit
 
     def joints(self, found: Any, kept: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 17 3"]:
         """COCO-17 of some candidates (`people`), metres, camera axes."""
@@ -96,7 +102,7 @@ class Predictor:
     def _scene_notes(self) -> list[str]:
         notes = [f"threshold={self.threshold:g}"]
         if self.head.expression:
-            notes.append("expression_not_stored")
+            notes.append("expression_in_vertices_only" if self.save_vertices else "expression_not_stored")
         return notes
 
     def _parameters(self, found: Any, kept: np.ndarray) -> tuple[BodyParameters, tuple[np.ndarray, np.ndarray]]:
@@ -137,6 +143,18 @@ class Predictor:
         rest = params._replace(root_rotvec=np.zeros_like(people.root_rotvec), pose_rotvec=np.zeros_like(people.pose))
         up = np.asarray(smplx.forward(self._smplx, rest).vertices)[..., 1]
         return np.asarray(smplx.forward(self._smplx, params).keypoints), up.max(1) - up.min(1)
+
+    def _vertices(
+        self, people: BodyParameters, expression: Float[np.ndarray, "n e"] | None
+    ) -> Float[np.ndarray, "n v 3"]:
+        """Posed meshes in camera axes, metres."""
+        if self._meshes is not None:
+            return np.asarray(self._meshes.vertices(people), np.float32)
+        assert self._smplx is not None
+        if not len(people):
+            return np.zeros((0, smplx.NUM_VERTICES, 3), np.float32)
+        params: Any = smplx.Params(people.shape, people.root_rotvec, people.pose, people.transl, expression)  # pyright: ignore
+        return np.asarray(smplx.forward(self._smplx, params).vertices, np.float32)
 
 
 def scene_fit(
