@@ -33,6 +33,7 @@ from experiments.benchmark_worker import REPO, Worker, WorkerError
 DEVELOPMENT_SCENES = REPO.parent / "shared" / "data" / "annyfit_scenes"
 SYNTHETIC_COUNTS = (2, 3, 4, 5, 6, 1, 3, 4, 2, 5) * 4
 """People per scene where no scenes are given: 140 people in 40 scenes, like the development scenes."""
+AGAIN = ("throughput", "compile")
 TARGET_S = 0.3
 """Body timings repeat a call until about this long."""
 
@@ -49,14 +50,22 @@ class Options:
     torch_python: str | None = None
     body_models_python: str | None = None
     device: str = "cpu"
+    again: tuple[str, ...] = ()
+    """Sections of ours alone (`AGAIN`) to measure and put into the results of an earlier run; none: everything."""
 
 
 def main(options: Options, output: str | None) -> dict[str, Any]:
-    """Measure, print, write; returns the summary."""
+    """Measure, print, write; returns the summary. Raises ValueError where `again` has no earlier run."""
+    before = Path(output or "") / "benchmark.json"
+    if options.again and not before.is_file():
+        raise ValueError(f"--again={','.join(options.again)}: no earlier results in --output={output}")
     with tempfile.TemporaryDirectory(prefix="annyfit-benchmark-") as folder:
         bench = Benchmark(Path(folder), options)
         try:
-            results = bench.run()
+            if options.again:
+                results = bench.run_again(json.loads(before.read_text())["measurements"])
+            else:
+                results = bench.run()
         finally:
             bench.close()
     text = report.markdown(results)
@@ -161,17 +170,8 @@ class Benchmark:
 
     def run(self) -> dict[str, Any]:
         """All sections; returns the measurements (see `benchmark_report`)."""
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-        folder = self.options.scenes or (str(DEVELOPMENT_SCENES) if DEVELOPMENT_SCENES.is_dir() else None)
-        with self.worker("benchmark_jax") as maker:
-            made = maker(
-                "write_problem",
-                output=self.problem,
-                regressor=self.regressor,
-                scenes=folder,
-                counts=list(SYNTHETIC_COUNTS),
-            )
-        self.config, self.counts = made["config"], made["counts"]
+        load = _load_average()
+        folder = self._make_problem()
         self.torch_facts: dict[str, Any] = {}
         self.anny_data = ""
         results: dict[str, Any] = {"clock": self.clock, "missing": self.missing}
@@ -197,6 +197,36 @@ class Benchmark:
             **self.torch_facts,
         }
         return results
+
+    def run_again(self, results: dict[str, Any]) -> dict[str, Any]:
+        """The sections of `Options.again` into the measurements of an earlier run."""
+        load = _load_average()
+        self._make_problem()
+        for section in self.options.again:
+            if section == "throughput":
+                with self.ours() as side:
+                    results["throughput"] = self.throughput(side)
+            else:
+                results["compile"], counted = self.compile()
+                results["memory"] |= counted
+        results["facts"][", ".join(self.options.again)] = (
+            f"measured again on {datetime.date.today():%Y-%m-%d}, load {load:.1f}"
+        )
+        return results
+
+    def _make_problem(self) -> str | None:
+        """Writes the scenes that every side reads; the folder they come from, None where they are made up."""
+        folder = self.options.scenes or (str(DEVELOPMENT_SCENES) if DEVELOPMENT_SCENES.is_dir() else None)
+        with self.worker("benchmark_jax") as maker:
+            made = maker(
+                "write_problem",
+                output=self.problem,
+                regressor=self.regressor,
+                scenes=folder,
+                counts=list(SYNTHETIC_COUNTS),
+            )
+        self.config, self.counts = made["config"], made["counts"]
+        return folder
 
     def subset(self) -> list[int]:
         """Scenes of the batched comparison: torch takes about a second a person, so few of them in a quick run.
@@ -374,6 +404,10 @@ def _short(error: BaseException) -> str:
     return " ".join(word for word in str(error).split() if "/" not in word)[:200]
 
 
+def _load_average() -> float:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+
+
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -385,9 +419,10 @@ def _cpu_name() -> str:
 def _run(_: list[str]) -> None:
     values: dict[str, Any] = flags.FLAGS.flag_values_dict()
     fields = {field.name: values[field.name] for field in dataclasses.fields(Options)}
+    fields["again"] = tuple(values["again"])
     try:
         main(Options(**fields), values["output"])
-    except WorkerError as error:
+    except (WorkerError, ValueError) as error:
         logging.error("%s", error)
         raise SystemExit(2) from None
 
@@ -396,6 +431,9 @@ if __name__ == "__main__":
     flags.DEFINE_bool("quick", False, "Under ten minutes: few scenes on the torch side, no throughput tables.")
     flags.DEFINE_bool(
         "throughput", None, "Tables against people per scene, scenes and devices. Default: not with --quick."
+    )
+    flags.DEFINE_multi_enum(
+        "again", [], AGAIN, "Measure this section alone and put it into the results in --output. May be repeated."
     )
     flags.DEFINE_string(
         "scenes",

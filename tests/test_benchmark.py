@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 
@@ -269,6 +270,21 @@ def test_torch_side_is_left_out_with_a_reason(tmp_path) -> None:
     assert str(tmp_path) not in bench.missing["torch"]
     assert bench.body_models() is None
     assert "body_models" in bench.missing
+
+
+def test_a_section_is_put_into_the_results_of_an_earlier_run(tmp_path, monkeypatch) -> None:
+    options = benchmark.Options(again=("throughput",))
+    with pytest.raises(ValueError, match="no earlier results"):
+        benchmark.main(options, str(tmp_path))
+    bench = benchmark.Benchmark(tmp_path, options)
+    monkeypatch.setattr(bench, "_make_problem", lambda: None)
+    monkeypatch.setattr(bench, "ours", lambda: contextlib.nullcontext("side"))
+    monkeypatch.setattr(bench, "throughput", lambda side: {"measured by": side})
+    before = {"facts": {"date": "then"}, "fit": {"x": 1}, "throughput": {"old": 1}}
+    after = bench.run_again(before)
+    assert after["throughput"] == {"measured by": "side"}
+    assert (after["fit"], after["facts"]["date"]) == ({"x": 1}, "then")
+    assert "measured again" in after["facts"]["throughput"]
 
 
 # ------------------------------------------------------------------------------------------------ cost model
