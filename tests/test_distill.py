@@ -334,12 +334,17 @@ def test_a_dataset_without_spreads_cannot_be_weighted():
 def test_shares_of_a_gap(scenes):
     made = config(scenes)
     pooled = {"teacher": (0.2, 300.0), "fits": (0.5, 180.0), "truth": (0.6, 100.0)}
-    networks = {n: {"pooled": {"age_f1": a, "joint_pa_mpjpe": e}} for n, (a, e) in pooled.items()}
+    networks: dict[str, Any] = {n: {"pooled": {"age_f1": a, "joint_pa_mpjpe": e}} for n, (a, e) in pooled.items()}
     found = report.gaps(made, networks)
     assert found["fits"]["age_f1"] == pytest.approx(0.75)
     assert found["fits"]["joint_pa_mpjpe"] == pytest.approx(0.6)
     assert np.isnan(found["fits"]["pcrd02"])
     assert report.gaps(dataclasses.replace(made, ceiling=""), networks) == {}
+    networks["teacher"]["intervals"] = {"age_f1": (0.1, 0.3), "joint_pa_mpjpe": (90.0, 400.0)}
+    networks["truth"]["intervals"] = {"age_f1": (0.5, 0.7), "joint_pa_mpjpe": (80.0, 120.0)}
+    found = report.gaps(made, networks)
+    assert found["fits"]["age_f1"] == pytest.approx(0.75)
+    assert np.isnan(found["fits"]["joint_pa_mpjpe"]), "the way is no longer than the error of its ends"
 
 
 def test_a_student_on_every_other_scene_has_half_the_people():

@@ -67,10 +67,17 @@ def write_report(config: DistillConfig, folder: Path, held_out: Path) -> Path:
 
 
 def gaps(config: DistillConfig, networks: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Per student and metric: the share of the way from the teacher to the ceiling; NaN where there is no way to go."""
+    """Per student and metric: the share of the way from the teacher to the ceiling.
+
+    NaN where that way is not measured: the confidence intervals of the two overlap.
+    """
     if config.ceiling not in networks:
         return {}
-    first, last = (networks[name]["pooled"] for name in (TEACHER, config.ceiling))
+    first, last = (dict(networks[name]["pooled"]) for name in (TEACHER, config.ceiling))
+    for metric in COLUMNS:
+        ends = [(networks[name].get("intervals") or {}).get(metric) for name in (TEACHER, config.ceiling)]
+        if all(ends) and max(low for low, _ in ends) <= min(high for _, high in ends):
+            first.pop(metric, None)
     out = {}
     for student in config.students:
         if student.name in networks:
@@ -106,7 +113,11 @@ def markdown(config: DistillConfig, students: Sequence[Student], found: Mapping[
         cells = [_cell(metric, networks[name]) for metric in COLUMNS]
         lines.append(f"| {title} | {'' if people is None else f'{people:.0f}'} | " + " | ".join(cells) + " |")
     if found["gap_closed"]:
-        lines += ["", "Share of the way from the teacher to the ceiling:", ""]
+        lines += [
+            "",
+            "Share of the way from the teacher to the ceiling, where the intervals of the two do not overlap:",
+            "",
+        ]
         lines += ["| network | " + " | ".join(COLUMNS.values()) + " |", "|---" * (1 + len(COLUMNS)) + "|"]
         for student in students:
             shares = found["gap_closed"][student.name]
@@ -242,8 +253,9 @@ def _panel(title: str, points: Sequence[Point], teacher: float, kinds: Sequence[
     return np.asarray(image.resize(_PANEL, Image.Resampling.LANCZOS))
 
 
-def pictures(folder: Path, held_out: Path, names: Sequence[str], count: int = 4, tile: int = 200) -> bytes:
-    """JPEG: held-out pictures with children, and the people of each network seen from above; a row per picture."""
+def pictures(folder: Path, held_out: Path, names: Sequence[str], count: int = 4, tile: int = 160) -> bytes:
+    """JPEG, a row per held-out picture with people of different sizes: the picture, then drawn over it and from the side what
+    each network sees, then the truth."""
     import io
 
     from PIL import Image
