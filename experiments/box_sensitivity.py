@@ -26,7 +26,6 @@ from experiments import prove_aios
 FLAGS = flags.FLAGS
 CONTEXT = 1.25
 """Side of a crop by the longer side of its box."""
-_SCORE = 0.5
 
 
 def define_flags() -> None:
@@ -85,7 +84,7 @@ def detected_boxes(predicted: SceneFit, truth: SceneFit) -> Float[np.ndarray, "n
     """For each person of the truth the detected box that overlaps most, by more than a half; NaN without one."""
     true, (scores, boxes) = prove_aios.truth_of(truth), prove_aios.noted(predicted)
     found = np.full((len(truth), 4), np.nan)
-    sure = boxes[scores >= _SCORE]
+    sure = boxes[scores >= prove_aios.SCORE]
     if len(sure):
         overlap = matching.box_overlap(sure, true.boxes)
         best = overlap.argmax(0)

@@ -283,7 +283,7 @@ def test_all_steps_and_again(scenes, meshes, tmp_path, monkeypatch):
     text = (folder / "report.md").read_text()
     assert "| before |" in text
     assert "| ceiling |" in text
-    assert Image.open(folder / "curve.png").size[0] == 3 * report._PANEL[0]
+    assert Image.open(folder / "curve.png").size[0] == len(report.CURVES) * report._PANEL[0]
     assert Image.open(folder / "people.jpg").format == "JPEG"
 
     stamps = finished(folder)

@@ -22,7 +22,7 @@ COLUMNS = {
 """Metrics of `annyfit_jax.metrics.scenes`."""
 HIGHER_IS_BETTER = ("pcrd02", "pcrd02_far", "age_f1")
 _DECIMALS = {"mpjpe_root": 0, "pa_mpjpe": 0, "joint_pa_mpjpe": 0, "age_years_err": 1}
-CURVES = ("age_f1", "depth_rel_err", "joint_pa_mpjpe")
+CURVES = ("age_f1", "height_err", "depth_rel_err", "mpjpe_root")
 """Metrics drawn over the number of labels."""
 _READING = "## Reading"
 
@@ -75,8 +75,9 @@ def gaps(config: DistillConfig, networks: Mapping[str, Any]) -> dict[str, dict[s
         return {}
     first, last = (dict(networks[name]["pooled"]) for name in (TEACHER, config.ceiling))
     for metric in COLUMNS:
-        ends = [(networks[name].get("intervals") or {}).get(metric) for name in (TEACHER, config.ceiling)]
-        if all(ends) and max(low for low, _ in ends) <= min(high for _, high in ends):
+        bounds = [(networks[name].get("intervals") or {}).get(metric) for name in (TEACHER, config.ceiling)]
+        known = [ends for ends in bounds if ends]
+        if len(known) == 2 and max(low for low, _ in known) <= min(high for _, high in known):
             first.pop(metric, None)
     out = {}
     for student in config.students:
@@ -167,7 +168,7 @@ def _without_nan(node: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------ pictures
 
-_PANEL, _MARGIN = (360, 260), (64, 34, 16, 56)  # width, height; left, top, right, bottom
+_PANEL, _MARGIN, _LEGEND_COLUMNS = (330, 280), (56, 34, 16, 76), 3  # width, height; left, top, right, bottom
 _INK, _PAPER, _GRID = (50, 56, 64), (255, 255, 255), (222, 224, 226)
 _SMOOTH = 2
 
@@ -247,7 +248,8 @@ def _panel(title: str, points: Sequence[Point], teacher: float, kinds: Sequence[
         for p, (x, y) in zip(mine, places):
             draw.line([at(p.people, p.low), at(p.people, p.high)], fill=colours[number], width=s)
             draw.ellipse([x - 4 * s, y - 4 * s, x + 4 * s, y + 4 * s], fill=colours[number])
-        place = (left + number * (width - left - right) / len(kinds)) * s, (height - 18) * s
+        row, column = divmod(number, _LEGEND_COLUMNS)
+        place = (left + column * (width - left - right) / _LEGEND_COLUMNS) * s, (height - 38 + 18 * row) * s
         draw.ellipse([place[0], place[1] + 2 * s, place[0] + 8 * s, place[1] + 10 * s], fill=colours[number])
         draw.text((place[0] + 11 * s, place[1] + 6 * s), kind, fill=_INK, font=font, anchor="lm")
     return np.asarray(image.resize(_PANEL, Image.Resampling.LANCZOS))
