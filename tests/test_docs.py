@@ -38,8 +38,6 @@ PACKAGES = ("annyfit_jax", "body_models", "experts")
 """Those of the API reference."""
 TIMEOUT_S = 300
 DEFAULT_CONFIG = {"fit": "experiments/configs/annyfit_keypoints.py", "ablate": "experiments/configs/annyfit.py"}
-MISTAKES = ("docs/aios.md: export --input=OUT --output=MESHES",)
-"""Commands known to be wrong, until their page is mended."""
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"python -m experiments\.(\w+)(.*)")
 
@@ -149,7 +147,7 @@ def test_every_command_is_understood_by_its_program():
     missing = [c for c in COMMANDS if not (REPO / "experiments" / f"{c.program}.py").is_file()]
     assert not missing, missing
     named = [f"{c.where}: {c.program} {' '.join(c.arguments)}" for c in COMMANDS]
-    wrong = [f"{name}: {said}" for name, said in zip(named, parse(COMMANDS)) if said and name not in MISTAKES]
+    wrong = [f"{name}: {said}" for name, said in zip(named, parse(COMMANDS)) if said]
     assert not wrong, "\n".join(wrong)
 
 
