@@ -132,7 +132,7 @@ def crop(
 
 def cropped(fit: SceneFit, row: int, name: str, start: Float[np.ndarray, "2"], scale: float, side: int) -> SceneFit:
     """One person of a fit in the pixels of a crop: x' = (x - start) scale; keypoints outside are not seen."""
-    from annyfit_jax.regressors.aios.predictions import scene_fit
+    from annyfit_jax.regressors.predictions import scene_fit
 
     keypoints = fit.keypoints_2d[[row]].copy()
     keypoints[..., :2] = (keypoints[..., :2] - start) * scale

@@ -146,7 +146,7 @@ def truth_as_fits(folder: Path) -> None:
     from annyfit_jax.cues.source import open_cues
     from annyfit_jax.meshes import BodyMeshes
     from annyfit_jax.regressors.aios.examples import anny_bones
-    from annyfit_jax.regressors.aios.predictions import scene_fit
+    from annyfit_jax.regressors.predictions import scene_fit
     from body_models import anny
 
     cues, meshes = open_cues(str(folder / "scenes")), BodyMeshes()

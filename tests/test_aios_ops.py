@@ -14,12 +14,13 @@ import pytest
 from flax import nnx
 from helpers import max_abs
 
-from annyfit_jax.regressors.aios import attention, boxes, camera, deformable, positions, rotations, terms, tokens
+from annyfit_jax.regressors import rotations
+from annyfit_jax.regressors.aios import attention, boxes, camera, deformable, positions, terms, tokens
 from annyfit_jax.regressors.aios.backbone import Bottleneck, FrozenNorm, InputProjection
 from annyfit_jax.regressors.aios.config import AiosConfig, naive
 from annyfit_jax.regressors.aios.decoder import DecoderLayer
 from annyfit_jax.regressors.aios.encoder import EncoderLayer
-from annyfit_jax.regressors.aios.layers import HostRandom, Mlp
+from annyfit_jax.regressors.layers import HostRandom, Mlp
 from body_models.rotations import rotvec_to_matrix
 
 TOLERANCE = 1e-4

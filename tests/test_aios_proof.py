@@ -13,7 +13,7 @@ from PIL import Image
 from annyfit_jax import results
 from annyfit_jax.camera import project
 from annyfit_jax.metrics.joints import at_root
-from annyfit_jax.regressors.aios.predictions import scene_fit
+from annyfit_jax.regressors.predictions import scene_fit
 from annyfit_jax.results import SceneFit
 from annyfit_jax.scene import BodyParameters
 from experiments import box_sensitivity, prove_aios

@@ -21,7 +21,7 @@ from test_truth_readers import agora_frame, human_data, write_ply
 from annyfit_jax import metrics, results
 from annyfit_jax.meshes import BodyMeshes
 from annyfit_jax.metrics.skeletons import ANNY, LIMBS12, PANOPTIC19, RH14, pick
-from annyfit_jax.regressors.aios.predictions import scene_fit
+from annyfit_jax.regressors.predictions import scene_fit
 from annyfit_jax.scene import BodyParameters, SceneError
 from annyfit_jax.truth import TruthOptions, open_truth
 from annyfit_jax.truth.predictions import AnnyPeople

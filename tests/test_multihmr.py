@@ -15,12 +15,12 @@ from flax import nnx
 from helpers import GOLDENS, require_shared
 
 from annyfit_jax.regressors.aios.checkpoint import to_ours, to_theirs
-from annyfit_jax.regressors.aios.layers import HostRandom
-from annyfit_jax.regressors.aios.rotations import matrix_from_6d, rotvec_from_matrix
+from annyfit_jax.regressors.layers import HostRandom
 from annyfit_jax.regressors.multihmr import camera, checkpoint, detection, model, rig
 from annyfit_jax.regressors.multihmr.config import SMPLX_HEAD, HeadConfig, MultiHmrConfig, smplx_config
 from annyfit_jax.regressors.multihmr.detection import Patches
 from annyfit_jax.regressors.multihmr.people_transformer import PeopleBlock
+from annyfit_jax.regressors.rotations import matrix_from_6d, rotvec_from_matrix
 from annyfit_jax.regressors.torch_checkpoint import CheckpointError, read_state_dict, write_state_dict
 from annyfit_jax.regressors.vit import SIZES, VIT_L, VIT_S, Vit, VitConfig, position_table
 

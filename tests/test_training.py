@@ -30,8 +30,8 @@ from annyfit_jax.regressors.aios.augment import Augmentation
 from annyfit_jax.regressors.aios.config import ANNY, LossConfig, ResNetConfig, tiny
 from annyfit_jax.regressors.aios.examples import anny_bones
 from annyfit_jax.regressors.aios.feed import AiosFeed, DataSet
-from annyfit_jax.regressors.aios.predictions import scene_fit
 from annyfit_jax.regressors.aios.regressor import AiosRegressor
+from annyfit_jax.regressors.predictions import scene_fit
 from annyfit_jax.scene import BodyParameters, SceneError
 from annyfit_jax.training import data, flops, metrics
 from annyfit_jax.training import state as states

@@ -17,7 +17,7 @@ from annyfit_jax.cues.source import CueSource, open_cues
 from annyfit_jax.fit_source import FitSource, Outcome
 from annyfit_jax.inputs.source import InputOptions
 from annyfit_jax.meshes import BodyMeshes
-from annyfit_jax.regressors.aios.predictions import scene_fit
+from annyfit_jax.regressors.predictions import scene_fit
 from annyfit_jax.results import FitFileError, SceneFit
 from annyfit_jax.scene import UNKNOWN_WORD, BodyParameters, Scene, SceneError
 from body_models import anny

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from annyfit_jax.regressors.aios.layers import NORMAL, ZEROS, call, fan_in_uniform, linear
+from annyfit_jax.regressors.layers import NORMAL, ZEROS, call, fan_in_uniform, linear
 
 _EPSILON = 1e-6
 _CUBIC = -0.75

@@ -17,8 +17,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from annyfit_jax.regressors.aios.layers import XAVIER, ZEROS, linear
 from annyfit_jax.regressors.aios.tokens import Visibility
+from annyfit_jax.regressors.layers import XAVIER, ZEROS, linear
 
 
 class PeopleAttention(nnx.Module):

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from annyfit_jax.regressors.aios.config import ResNetConfig
-from annyfit_jax.regressors.aios.layers import EPSILON, HE, XAVIER, ZEROS
+from annyfit_jax.regressors.layers import EPSILON, HE, XAVIER, ZEROS
 
 
 class Frozen(nnx.Variable):

@@ -10,16 +10,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from annyfit_jax.regressors.aios import layers, tokens
+from annyfit_jax.regressors import layers
+from annyfit_jax.regressors.aios import tokens
 from annyfit_jax.regressors.aios.attention import PeopleAttention
 from annyfit_jax.regressors.aios.boxes import inverse_sigmoid, refine
 from annyfit_jax.regressors.aios.config import AiosConfig
 from annyfit_jax.regressors.aios.deformable import DeformableAttention
 from annyfit_jax.regressors.aios.encoder import Levels, Selection
 from annyfit_jax.regressors.aios.heads import RefinementHeads
-from annyfit_jax.regressors.aios.layers import XAVIER, FeedForward, Mlp, layer_norm
 from annyfit_jax.regressors.aios.positions import Sizes, box_embedding
 from annyfit_jax.regressors.aios.tokens import Layout, Visibility
+from annyfit_jax.regressors.layers import XAVIER, FeedForward, Mlp, layer_norm
 
 
 class Denoising(NamedTuple):

@@ -16,8 +16,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from annyfit_jax.regressors.aios.layers import XAVIER, ZEROS, linear
 from annyfit_jax.regressors.aios.positions import Sizes
+from annyfit_jax.regressors.layers import XAVIER, ZEROS, linear
 
 
 def sample(

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from annyfit_jax.regressors.aios import layers
+from annyfit_jax.regressors import layers
 from annyfit_jax.regressors.aios.config import AiosConfig
 from annyfit_jax.regressors.aios.deformable import DeformableAttention
-from annyfit_jax.regressors.aios.layers import XAVIER, ZEROS, FeedForward, Mlp, layer_norm, linear
 from annyfit_jax.regressors.aios.positions import Sizes, encoder_references, image_embedding, proposals, valid_counts
+from annyfit_jax.regressors.layers import XAVIER, ZEROS, FeedForward, Mlp, layer_norm, linear
 
 CLASSES = 2
 """Columns of the class logits. People are column 1; column 0 is never a target."""

@@ -24,8 +24,8 @@ from annyfit_jax.regressors.aios.config import AiosConfig
 from annyfit_jax.regressors.aios.decoder import Decoded, Decoder, Denoising, LayerTokens
 from annyfit_jax.regressors.aios.encoder import Encoder, Levels, Selection, TwoStage, flatten_levels
 from annyfit_jax.regressors.aios.heads import BodyHeads, BodyPrediction, RefinementHeads
-from annyfit_jax.regressors.aios.layers import NORMAL, HostRandom
 from annyfit_jax.regressors.aios.positions import level_mask
+from annyfit_jax.regressors.layers import NORMAL, HostRandom
 
 
 class LayerOutput(NamedTuple):

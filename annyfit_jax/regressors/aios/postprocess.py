@@ -13,8 +13,8 @@ from annyfit_jax.regressors.aios import camera
 from annyfit_jax.regressors.aios.boxes import to_corners
 from annyfit_jax.regressors.aios.encoder import CLASSES, PERSON
 from annyfit_jax.regressors.aios.model import LayerOutput
-from annyfit_jax.regressors.aios.rotations import rotvec_from_matrix
 from annyfit_jax.regressors.aios.targets import PartArrays
+from annyfit_jax.regressors.rotations import rotvec_from_matrix
 
 CANDIDATES = 50
 

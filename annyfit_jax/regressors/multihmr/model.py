@@ -17,8 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from annyfit_jax.regressors.aios.backbone import Frozen
-from annyfit_jax.regressors.aios.layers import NORMAL, HostRandom, Mlp, linear
-from annyfit_jax.regressors.aios.rotations import matrix_from_6d
+from annyfit_jax.regressors.layers import NORMAL, HostRandom, Mlp, linear
 from annyfit_jax.regressors.multihmr import camera, rig
 from annyfit_jax.regressors.multihmr.config import (
     NUM_ANNY_ROTATIONS,
@@ -28,6 +27,7 @@ from annyfit_jax.regressors.multihmr.config import (
 )
 from annyfit_jax.regressors.multihmr.detection import Patches
 from annyfit_jax.regressors.multihmr.people_transformer import PeopleBlock
+from annyfit_jax.regressors.rotations import matrix_from_6d
 from annyfit_jax.regressors.vit import Vit
 
 _SMPLX_CLIP = 1e-4

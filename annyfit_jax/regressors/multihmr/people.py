@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from annyfit_jax.regressors.aios.rotations import rotvec_from_matrix
 from annyfit_jax.regressors.multihmr import rig
 from annyfit_jax.regressors.multihmr.model import Reading
+from annyfit_jax.regressors.rotations import rotvec_from_matrix
 from body_models import anny
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from annyfit_jax.regressors.aios.layers import fan_in_uniform, layer_norm, linear
+from annyfit_jax.regressors.layers import fan_in_uniform, layer_norm, linear
 from annyfit_jax.regressors.multihmr.config import HeadConfig
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from annyfit_jax.meshes import BodyMeshes
-from annyfit_jax.regressors.aios.predictions import scene_fit
 from annyfit_jax.regressors.multihmr import preprocess
 from annyfit_jax.regressors.multihmr.regressor import Batch, MultiHmrRegressor
+from annyfit_jax.regressors.predictions import scene_fit
 from annyfit_jax.results import SceneFit
 from annyfit_jax.scene import BodyParameters
 from body_models import anny
