@@ -30,7 +30,7 @@ class Matrix:
 
 @struct.dataclass
 class Field:
-    """mean + sum_k z_k basis_k. It gets no gradient."""
+    """mean + sum_k z_k basis_k. The basis gets no gradient."""
 
     mean: Float[Array, "*shape"]
     matrix: Matrix

@@ -84,11 +84,7 @@ def main(_: list[str]) -> None:
         work = Distillation(load_config(FLAGS.config, FLAGS["set"].value or ()), FLAGS.output, FLAGS.students, stop)
         with stop_on_signal(stop):
             work.run([step for step in STEPS if step in FLAGS.steps])
-    except (
-        DatasetError,
-        ValueError,
-        FileNotFoundError,
-    ) as error:  # SceneError, FitFileError, ExpertError are ValueErrors
+    except (DatasetError, ValueError, FileNotFoundError) as error:  # most errors of input are ValueErrors
         logging.error("%s", error)
         raise SystemExit(EXIT_USAGE) from None
     except Interrupted:

@@ -138,9 +138,7 @@ class Predictor:
         assert self._smplx is not None
         if not len(people):
             return np.zeros((0, _JOINTS, 3)), np.zeros(0)
-        params = smplx.Params(
-            *(np.asarray(x) for x in (people.shape, people.root_rotvec, people.pose, people.transl))  # pyright: ignore
-        )
+        params = _smplx_params(people)
         rest = params._replace(root_rotvec=np.zeros_like(people.root_rotvec), pose_rotvec=np.zeros_like(people.pose))
         up = np.asarray(smplx.forward(self._smplx, rest).vertices)[..., 1]
         return np.asarray(smplx.forward(self._smplx, params).keypoints), up.max(1) - up.min(1)
@@ -154,5 +152,9 @@ class Predictor:
         assert self._smplx is not None
         if not len(people):
             return np.zeros((0, smplx.NUM_VERTICES, 3), np.float32)
-        params: Any = smplx.Params(people.shape, people.root_rotvec, people.pose, people.transl, expression)  # pyright: ignore
-        return np.asarray(smplx.forward(self._smplx, params).vertices, np.float32)
+        return np.asarray(smplx.forward(self._smplx, _smplx_params(people, expression)).vertices, np.float32)
+
+
+def _smplx_params(people: BodyParameters, expression: np.ndarray | None = None) -> smplx.Params:
+    arrays: Any = (people.shape, people.root_rotvec, people.pose, people.transl, expression)
+    return smplx.Params(*arrays)
