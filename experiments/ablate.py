@@ -32,7 +32,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from annyfit_jax import metrics
-from annyfit_jax.scene import UNKNOWN_WORD, Scene
+from annyfit_jax.people.scene import UNKNOWN_WORD, Scene
 
 FLAGS = flags.FLAGS
 _FOLDER = Path(__file__).parent
@@ -115,8 +115,9 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-    from annyfit_jax.config import apply_overrides, load_config
-    from annyfit_jax.files import write_text
+    from annyfit_jax.fit.config import load_config
+    from annyfit_jax.records.files import write_text
+    from annyfit_jax.records.settings import apply_overrides
     from experiments.evaluate import without_nan
 
     try:
@@ -190,8 +191,8 @@ def _maker(world: str, people: tuple[int, ...]):
         return lambda start, seed, count: list(
             generator.with_recipe(Recipe(seed, people, STARTS[start][1])).scenes(range(count))
         )
-    from annyfit_jax.synthetic.config import preset
     from annyfit_jax.synthetic.world import World
+    from annyfit_jax.synthetic.world_config import preset
 
     shared = World(0, preset(world))
     return lambda start, seed, count: list(
@@ -233,9 +234,9 @@ def without_cues(scene: Scene, row: Row) -> Scene:
 
 def ablate(sets: Sequence[SceneSet], config: Any, rows: Sequence[Row], *, rounds: int) -> dict[str, Any]:
     """Fits every row to every set; the report of `markdown`, JSON data."""
-    from annyfit_jax.config import apply_overrides
-    from annyfit_jax.fitting import Fitter
-    from annyfit_jax.meshes import BodyMeshes
+    from annyfit_jax.fit.fitter import Fitter
+    from annyfit_jax.people.body_meshes import BodyMeshes
+    from annyfit_jax.records.settings import apply_overrides
     from body_models import anny
 
     model = anny.load()
@@ -318,7 +319,7 @@ def _judge(chosen: SceneSet, columns: Mapping[str, Mapping[int, list[Errors]]], 
 def markdown(report: Mapping[str, Any]) -> str:
     """The report as a document, up to the heading `## Reading`."""
     lines = ["# Ablation", "", f"Written by `{report['command']}` with `{report['config']}`.", ""]
-    lines += ["Columns: `annyfit_jax/metrics/scenes.py`. Brackets: 95 % interval over scenes, "]
+    lines += ["Columns: `annyfit_jax/metrics/scene_scores.py`. Brackets: 95 % interval over scenes, "]
     lines[-1] += (
         f"{report['rounds']} draws. Ref: the released objective by a PyTorch program, as stored with the public sets."
     )

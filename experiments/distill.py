@@ -9,7 +9,7 @@
 | `teacher` | OUT/teacher, OUT/teacher.pt | the trainer, where the config names no checkpoint |
 | `start` | OUT/start/LABELS: the stream with the teacher's predictions as starts | the expert `start=multihmr` |
 | `fit` | OUT/fits/LABELS, a job | `experiments.fit` |
-| `select` | OUT/labels/LABELS, a TFDS dataset with photos and loss weights | `annyfit_jax.trust`, the exporter |
+| `select` | OUT/labels/LABELS, a TFDS dataset with photos and loss weights | `annyfit_jax.fit.trust`, the exporter |
 | `train` | OUT/students/STUDENT | the trainer, from the teacher's weights |
 | `evaluate` | OUT/predictions, OUT/metrics | `experiments.evaluate`, before and after |
 | `report` | OUT/report.md, .json, .png, pictures | |
@@ -33,11 +33,11 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags, logging
 
 if TYPE_CHECKING:
-    from annyfit_jax.distillation.config import DistillConfig, Labels, Scenes, Student
-    from annyfit_jax.distillation.labels import PeoplePredictor
-    from annyfit_jax.fit_source import FitSource
-    from annyfit_jax.scene import Scene
-    from annyfit_jax.training.config import TrainConfig
+    from annyfit_jax.distillation.distillation_config import DistillConfig, Labels, Scenes, Student
+    from annyfit_jax.jobs.fit_source import FitSource
+    from annyfit_jax.people.scene import Scene
+    from annyfit_jax.training.training_config import TrainConfig
+    from experts.start_predictor import PeoplePredictor
 
 FLAGS = flags.FLAGS
 BEFORE = "teacher"
@@ -63,9 +63,9 @@ def define_flags() -> None:
 def main(_: list[str]) -> None:
     import jax
 
-    from annyfit_jax.cues.shards import DatasetError
-    from annyfit_jax.distillation.config import load_config
+    from annyfit_jax.distillation.distillation_config import load_config
     from annyfit_jax.jobs.runner import EXIT_INTERRUPTED, EXIT_USAGE, Interrupted, stop_on_signal
+    from annyfit_jax.records.shards import DatasetError
 
     for name in ("config", "output"):
         if not FLAGS[name].value:
@@ -100,8 +100,8 @@ class Distillation:
         stop: threading.Event | None = None,
     ) -> None:  # fmt: skip
         """Raises ValueError where the folder is that of another config, or a student is unknown."""
-        from annyfit_jax.distillation.config import MAY_CHANGE, describe
-        from annyfit_jax.files import read_json, write_text
+        from annyfit_jax.distillation.distillation_config import MAY_CHANGE, describe
+        from annyfit_jax.records.files import read_json, write_text
 
         self.config, self.folder, self.stop = config, Path(folder), threading.Event() if stop is None else stop
         names = [student.name for student in config.students]
@@ -133,7 +133,7 @@ class Distillation:
 
     def _note(self, name: str, started: os.times_result) -> None:
         """Adds what a step took to `seconds.json`: on the clock, and of processors, child processes included."""
-        from annyfit_jax.files import read_json, write_text
+        from annyfit_jax.records.files import read_json, write_text
 
         path = self.folder / "seconds.json"
         known = read_json(path) or {}
@@ -151,7 +151,7 @@ class Distillation:
 
     def scenes(self) -> None:
         """Renders the scenes that are not given."""
-        from annyfit_jax.cues import dataset
+        from annyfit_jax.inputs import cue_dataset
         from annyfit_jax.synthetic.world import WORLD_VERSION, World, jpeg
 
         shared: World | None = None
@@ -161,8 +161,8 @@ class Distillation:
                 continue
             shared = shared or World(scenes.seed, scenes.world)
             world = shared.with_config(scenes.world, scenes.seed)
-            dataset.write(
-                self.place(role), dataset.Plan(scenes.count, world.fingerprint(), _SCENES_PER_SHARD), world.scenes,
+            cue_dataset.write(
+                self.place(role), cue_dataset.Plan(scenes.count, world.fingerprint(), _SCENES_PER_SHARD), world.scenes,
                 photo=jpeg, provenance={"cues": {"all": {"expert": "synthetic", "version": f"world-{WORLD_VERSION}"}}},
                 on_shard=lambda shard, role=role: self._pause(f"{role}: shard {shard} rendered"),
             )  # fmt: skip
@@ -192,8 +192,8 @@ class Distillation:
 
     def _student(self, student: Student) -> TrainConfig:
         """Its training: fed with its labels, from the teacher's weights."""
-        from annyfit_jax.distillation.config import LABELS
-        from annyfit_jax.training.config import override
+        from annyfit_jax.distillation.distillation_config import LABELS
+        from annyfit_jax.training.training_config import override
 
         config = self._fed(self.config.train, self.folder / "labels" / student.labels)
         own = f"feed.sets.{LABELS}"
@@ -206,8 +206,8 @@ class Distillation:
 
     def _fed(self, config: TrainConfig, labels: Path | None = None) -> TrainConfig:
         """The config with the places of its data. Raises ValueError where the feed lacks a set."""
-        from annyfit_jax.distillation.config import LABELS, SYNTHETIC
-        from annyfit_jax.training.config import override
+        from annyfit_jax.distillation.distillation_config import LABELS, SYNTHETIC
+        from annyfit_jax.training.training_config import override
 
         changes = [] if labels is None else [f"feed.sets.{LABELS}.path={labels}"]
         if self.config.synthetic.wanted:
@@ -221,10 +221,10 @@ class Distillation:
         import jax
 
         from annyfit_jax.jobs.runner import Interrupted
-        from annyfit_jax.regressors.multihmr import checkpoint
-        from annyfit_jax.regressors.torch_checkpoint import write_state_dict
-        from annyfit_jax.training import state as states
-        from annyfit_jax.training.loop import train
+        from annyfit_jax.records.torch_files import write_state_dict
+        from annyfit_jax.regressors.multihmr import multihmr_checkpoint
+        from annyfit_jax.training import training_state as states
+        from annyfit_jax.training.training_loop import train
 
         if weights.is_file():
             return
@@ -235,10 +235,10 @@ class Distillation:
             return
         network: Any = config.regressor
         variables = states.inference_variables(state, network.init(jax.random.key(config.seed)))
-        write_state_dict(weights, checkpoint.to_torch(network.config, variables), checkpoint.ENTRY)
+        write_state_dict(weights, multihmr_checkpoint.to_torch(network.config, variables), multihmr_checkpoint.ENTRY)
 
     def _predictor(self, weights: Path) -> PeoplePredictor:
-        from annyfit_jax.distillation.labels import PeoplePredictor
+        from experts.start_predictor import PeoplePredictor
 
         network: Any = self.config.train.regressor
         return PeoplePredictor(weights, network.config, self.config.batch)
@@ -247,8 +247,8 @@ class Distillation:
 
     def start(self) -> None:
         """Writes the stream anew, with the teacher's predictions as starts; then again for labels made without some cues."""
-        from annyfit_jax.distillation.config import CUES
-        from annyfit_jax.distillation.labels import open_scenes, without
+        from annyfit_jax.distillation.distillation_config import CUES
+        from annyfit_jax.distillation.fit_labels import open_scenes, without
 
         if all(labels.source == "truth" for labels in self.config.labels):
             return
@@ -270,18 +270,18 @@ class Distillation:
 
     def _restart(self, place: Path, count: int, gone: list[str], scenes: Callable[[range], Iterable[Scene]]) -> None:
         """Writes one dataset of starts; pictures stay in the stream."""
-        from annyfit_jax.cues import dataset
-        from annyfit_jax.files import sha256
+        from annyfit_jax.inputs import cue_dataset
+        from annyfit_jax.records.files import sha256
 
         teacher = sha256(self.checkpoint)
-        plan = dataset.Plan(count, {"teacher": teacher, "without": gone}, _SCENES_PER_SHARD)
-        dataset.write(
+        plan = cue_dataset.Plan(count, {"teacher": teacher, "without": gone}, _SCENES_PER_SHARD)
+        cue_dataset.write(
             place, plan, scenes, provenance={"cues": {"start": {"expert": "multihmr", "version": teacher[:12]}}},
             on_shard=lambda shard: self._pause(f"start {place.name}: shard {shard} written"),
         )  # fmt: skip
 
     def _started(self, labels: Labels) -> Path:
-        from annyfit_jax.distillation.config import CUES
+        from annyfit_jax.distillation.distillation_config import CUES
 
         gone = [cue for cue in CUES if cue not in labels.cues]
         return self.folder / "start" / ("_".join(["without", *gone]) if gone and labels.source == "fits" else _ALL_CUES)
@@ -296,7 +296,7 @@ class Distillation:
 
     def select(self) -> None:
         """Writes the datasets of labels, and how good they are where the truth is known."""
-        from annyfit_jax.files import write_text
+        from annyfit_jax.records.files import write_text
 
         for labels in self.config.labels:
             target = self.folder / "labels" / f"{labels.name}.json"
@@ -309,7 +309,7 @@ class Distillation:
             write_text(target, json.dumps(summary, indent=1) + "\n")
 
     def _labelled(self, labels: Labels) -> FitSource:
-        from annyfit_jax.fit_source import open_fits
+        from annyfit_jax.jobs.fit_source import open_fits
 
         if labels.source == "fits":
             return open_fits(self.folder / "fits" / labels.name, details=False)
@@ -318,13 +318,13 @@ class Distillation:
         return self._stated(self._started(labels), "start")
 
     def _stated(self, place: Path, states: Any) -> FitSource:
-        from annyfit_jax.distillation.labels import StatedPeople
+        from annyfit_jax.distillation.fit_labels import StatedPeople
 
         return StatedPeople(place, states)
 
     def _export(self, name: str, source: FitSource, role: str, threshold: float | None) -> dict[str, Any]:
         """Writes one dataset of labels with the photos of a role; scenes in which nobody is trusted are left out."""
-        from annyfit_jax.distillation.labels import select, trusted
+        from annyfit_jax.distillation.fit_labels import select, trusted
         from annyfit_jax.exports.training_set import photos_from, write_training_set
 
         weigh = None if threshold is None else trusted(threshold)
@@ -343,8 +343,8 @@ class Distillation:
         import numpy as np
 
         from annyfit_jax import metrics
-        from annyfit_jax.distillation.labels import open_scenes, trusted
-        from annyfit_jax.meshes import BodyMeshes
+        from annyfit_jax.distillation.fit_labels import open_scenes, trusted
+        from annyfit_jax.people.body_meshes import BodyMeshes
         from experiments.evaluate import synthetic_errors
 
         scenes, meshes = open_scenes(self.place("stream")), BodyMeshes()
@@ -363,10 +363,10 @@ class Distillation:
 
     def evaluate(self) -> None:
         """Predicts the held-out people with the teacher and every trained student, and judges them by the truth."""
-        from annyfit_jax import results
-        from annyfit_jax.distillation.labels import as_fit, open_scenes
-        from annyfit_jax.files import write_text
-        from annyfit_jax.meshes import BodyMeshes
+        from annyfit_jax.distillation.fit_labels import as_fit, open_scenes
+        from annyfit_jax.people.body_meshes import BodyMeshes
+        from annyfit_jax.records import fit_files
+        from annyfit_jax.records.files import write_text
         from experiments.evaluate import evaluate, without_nan
 
         if not self.config.held_out.wanted:
@@ -378,7 +378,7 @@ class Distillation:
             if target.is_file():
                 continue
             for scene, people in self._predictor(weights).people(source, range(len(source))):
-                results.save(as_fit(scene, people, meshes, name), folder / "fits" / f"{scene.name}.npz")
+                fit_files.save(as_fit(scene, people, meshes, name), folder / "fits" / f"{scene.name}.npz")
                 self._pause()
             found = evaluate(str(folder), str(self.place("held_out")), "synthetic", bootstrap=self.config.bootstrap)
             kept = {key: found[key]["fit"] for key in ("pooled", "intervals") if key in found}
@@ -391,7 +391,7 @@ class Distillation:
 
     def report(self) -> None:
         """Writes the report of what has been judged."""
-        from annyfit_jax.distillation.report import write_report
+        from annyfit_jax.distillation.distillation_report import write_report
 
         print(f"written: {write_report(self.config, self.folder, self.place('held_out'))}")
 

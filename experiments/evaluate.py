@@ -10,7 +10,7 @@
     python -m experiments.evaluate --fits=OUT --truth=egobody_test.npz --protocol=egobody --smplx=FOLDER --parts=FOLDER
 
 Prints a table, start and fit side by side, and writes it with a table per scene as JSON with --json. What a metric is stands in
-`annyfit_jax.metrics`, what is read as truth in `annyfit_jax.truth`, as fits in `annyfit_jax.fit_source`: jobs, finished or
+`annyfit_jax.metrics`, what is read as truth in `annyfit_jax.truth`, as fits in `annyfit_jax.jobs.fit_source`: jobs, finished or
 under way, folders of fits, single fits. --bootstrap adds confidence intervals over scenes.
 
 synthetic, layers: fit and truth list the same people; both columns are over those with status `ok`, the others are counted as
@@ -31,18 +31,26 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 
-from annyfit_jax import files, metrics
-from annyfit_jax.fit_source import open_fits
+from annyfit_jax import metrics
 from annyfit_jax.inputs import open_input
-from annyfit_jax.meshes import BodyMeshes
-from annyfit_jax.metrics.people import PredictedPeople, TruthPeople
-from annyfit_jax.results import FitFileError, SceneFit
-from annyfit_jax.scene import BodyParameters, Scene, SceneError
+from annyfit_jax.jobs.fit_source import open_fits
+from annyfit_jax.metrics.people_of_image import PredictedPeople, TruthPeople
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.scene import BodyParameters, Scene, SceneError
+from annyfit_jax.records import files
+from annyfit_jax.records.fit_files import FitFileError, SceneFit
 from annyfit_jax.truth import PROTOCOLS, TruthOptions, TruthSource, open_truth
-from annyfit_jax.truth.predictions import AnnyPeople, SmplxPeople, agora_body, agora_files, read_agora, read_meshes
+from annyfit_jax.truth.foreign_predictions import (
+    AnnyPeople,
+    SmplxPeople,
+    agora_body,
+    agora_files,
+    read_agora,
+    read_meshes,
+)
 from annyfit_jax.truth.protocols import KINDS, checked, image_protocol
 from annyfit_jax.truth.smplx_truth import joint_regressor
-from annyfit_jax.truth.synthetic import layers_of, truth_of
+from annyfit_jax.truth.synthetic_truth import layers_of, truth_of
 from body_models.smplx import JOINTS as SMPLX_JOINTS
 
 SCENE_PROTOCOLS = ("synthetic", "layers")
@@ -242,7 +250,7 @@ def _judge_images(
     fits: str, truth: str, protocol: str, options: TruthOptions, kind: str, parts: str | None, without_fit: str,
     collected: dict[str, Columns],
 ) -> dict[str, Any]:  # fmt: skip
-    from annyfit_jax.truth.parts import read_parts
+    from annyfit_jax.truth.smplx_parts import read_parts
 
     image_protocol(protocol, kind)  # refuses before anything is read
     predicted = _Predictions(fits, kind, options.smplx)

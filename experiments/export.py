@@ -23,10 +23,10 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from annyfit_jax.cues.shards import DatasetError
-from annyfit_jax.exports import people, scene_files
-from annyfit_jax.fit_source import FitSource, Outcome, open_fits
-from annyfit_jax.results import FitFileError, SceneFit
+from annyfit_jax.exports import exported_people, scene_files
+from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
+from annyfit_jax.records.fit_files import FitFileError, SceneFit
+from annyfit_jax.records.shards import DatasetError
 
 _TABLE_NAMES = {"parquet": "people.parquet", "coco": "annotations.json"}
 """Formats of one file, and its name where --output is a folder."""
@@ -106,7 +106,7 @@ def run(
 
     def outcomes() -> Iterator[Outcome]:
         chosen = map(source.outcome, scenes) if scenes else source.outcomes()
-        return people.with_progress(chosen, len(scenes) or source.total, "scenes", log_every_s)
+        return exported_people.with_progress(chosen, len(scenes) or source.total, "scenes", log_every_s)
 
     def fitted() -> Iterator[SceneFit]:
         return (outcome.fit for outcome in outcomes() if outcome.fitted)
@@ -123,7 +123,7 @@ def run(
 def _scene_files(
     source: FitSource, fits: Iterable[SceneFit], folder: Path, file_format: str, frame: str
 ) -> tuple[list[Path], list[str]]:
-    from annyfit_jax.meshes import BodyMeshes
+    from annyfit_jax.people.body_meshes import BodyMeshes
 
     meshes = BodyMeshes() if file_format != "npz" or frame == "world" else None
     written: list[Path] = []
@@ -157,25 +157,25 @@ def _one_file(
     outcomes: Callable[[], Iterable[Outcome]], fitted: Callable[[], Iterable[SceneFit]], path: Path, file_format: str,
     images: str,
 ) -> list[Path]:  # fmt: skip
-    from annyfit_jax.exports import coco, tables
+    from annyfit_jax.exports import coco_export, tables
 
     name = _TABLE_NAMES[file_format]
     path = path if path.suffix == Path(name).suffix and not path.is_dir() else path / name
     if file_format == "parquet":
         logging.info("%d people", tables.write_people(outcomes(), path))
     else:
-        logging.info("%d images, %d people", *coco.write_coco(fitted(), path, image_root=images or None))
+        logging.info("%d images, %d people", *coco_export.write_coco(fitted(), path, image_root=images or None))
     return [path]
 
 
 def _humandata(
     fits: Iterable[SceneFit], folder: str, images: str, people_per_file: int, smplx_model: str
 ) -> list[Path]:
-    from annyfit_jax.exports import humandata
+    from annyfit_jax.exports import humandata_export
     from body_models import smplx
 
     model = smplx.load(smplx_model) if smplx_model else None
-    return humandata.write_humandata(
+    return humandata_export.write_humandata(
         fits, folder, people_per_file=people_per_file, image_root=images or None, smplx_model=model
     )
 

@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
-from annyfit_jax.scene import Scene, SceneError
+from annyfit_jax.people.scene import Scene, SceneError
 
 if TYPE_CHECKING:
-    from annyfit_jax.config import FitConfig
-    from annyfit_jax.fitting import Fitter
+    from annyfit_jax.fit.config import FitConfig
+    from annyfit_jax.fit.fitter import Fitter
     from annyfit_jax.inputs import SceneSource
 
 _CONFIG_FOLDER = Path(__file__).parent / "configs"
@@ -78,7 +78,7 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-    from annyfit_jax.jobs.files import JobWriteError
+    from annyfit_jax.jobs.durable_files import JobWriteError
     from annyfit_jax.jobs.runner import EXIT_DISK, EXIT_INTERRUPTED, EXIT_USAGE, Interrupted, stop_on_signal
 
     for name in ("input", "output"):
@@ -102,15 +102,15 @@ def main(_: list[str]) -> None:
 def run(stop: threading.Event) -> None:
     """The program, after flag parsing, until `stop` is set. Raises SceneError, ValueError, JobWriteError, Interrupted."""
     import annyfit_jax
-    from annyfit_jax.config import to_json
-    from annyfit_jax.fitting import Fitter
-    from annyfit_jax.jobs.feed import Job
+    from annyfit_jax.fit.fitter import Fitter
     from annyfit_jax.jobs.finish import finish
     from annyfit_jax.jobs.hosts import find_process
+    from annyfit_jax.jobs.job_feed import Job
+    from annyfit_jax.jobs.job_plan import Identity, Plan, hash_names, open_job
     from annyfit_jax.jobs.ledger import Ledger
-    from annyfit_jax.jobs.plan import Identity, Plan, hash_names, open_job
     from annyfit_jax.jobs.progress import Profiler, Progress
     from annyfit_jax.jobs.runner import Runner
+    from annyfit_jax.records.settings import to_json
     from body_models import anny
 
     _use_compile_cache()
@@ -189,17 +189,18 @@ def _open_source() -> tuple[SceneSource, dict[str, object]]:
 
 def _configs() -> tuple[dict[str, FitConfig], Callable[[Scene], str]]:
     """The configs that scenes may be fitted with, by hash, and which one a scene takes."""
-    from annyfit_jax import config as configs
+    from annyfit_jax.fit.config import load_config
+    from annyfit_jax.records.settings import apply_overrides, config_hash
 
     def load(path: str | Path) -> FitConfig:
-        return configs.apply_overrides(configs.load_config(path), FLAGS["set"].value or ())
+        return apply_overrides(load_config(path), FLAGS["set"].value or ())
 
     if FLAGS.config:
         only = load(FLAGS.config)
-        name = configs.config_hash(only)
+        name = config_hash(only)
         return {name: only}, lambda _: name
     kinds = {kind: load(_CONFIG_FOLDER / f"{kind}.py") for kind in ("annyfit", "annyfit_keypoints")}
-    names = {kind: configs.config_hash(config) for kind, config in kinds.items()}
+    names = {kind: config_hash(config) for kind, config in kinds.items()}
 
     def choose(scene: Scene) -> str:
         return names["annyfit" if scene.start is not None else "annyfit_keypoints"]
@@ -217,9 +218,9 @@ def _use_compile_cache() -> None:
 
 def _write_pictures(folder: Path, names: tuple[str, ...], model) -> None:
     """OUT/index.html from the fit files."""
-    from annyfit_jax import results
-    from annyfit_jax.meshes import BodyMeshes
-    from annyfit_jax.pages import coco_credits, parameters, scene_page
+    from annyfit_jax.people.body_meshes import BodyMeshes
+    from annyfit_jax.records import fit_files as results
+    from annyfit_jax.report.scene_pages import coco_credits, parameters, scene_page
     from annyfit_jax.viz import write_page
 
     meshes, credits, pages = BodyMeshes(model), coco_credits(FLAGS.input), []

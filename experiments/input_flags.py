@@ -7,7 +7,7 @@ from typing import Any
 from absl import app, flags
 
 from annyfit_jax.inputs import SceneSource, open_input
-from annyfit_jax.scene import DEFAULT_FOV_DEGREES
+from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES
 
 INPUT = flags.DEFINE_string(
     "input", None, "Scenes: folder of .npz, COCO .json, an official preprocessing folder, or a cue dataset."

@@ -22,15 +22,14 @@ from typing import Any
 from absl import app, flags, logging
 from PIL import Image, ImageOps
 
-from annyfit_jax.cues import dataset
-from annyfit_jax.inputs import SceneSource
-from annyfit_jax.inputs.coco import read_json
-from annyfit_jax.scene import Scene, SceneError
+from annyfit_jax.inputs import SceneSource, cue_dataset
+from annyfit_jax.inputs.coco_annotations import read_json
+from annyfit_jax.people.scene import Scene, SceneError
 from experiments import input_flags
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the dataset.")
 _PER_SHARD = flags.DEFINE_integer(
-    "scenes_per_shard", dataset.DEFAULT_SCENES_PER_SHARD, "Scenes per shard.", lower_bound=1
+    "scenes_per_shard", cue_dataset.DEFAULT_SCENES_PER_SHARD, "Scenes per shard.", lower_bound=1
 )
 _WITH_IMAGES = flags.DEFINE_bool("with_images", False, "Also store the photos as JPEG.")
 _PROVENANCE = flags.DEFINE_string(
@@ -49,13 +48,13 @@ def main(_: list[str]) -> None:
         raise app.UsageError("--output is missing")
     try:
         state = run()
-    except (SceneError, dataset.DatasetError) as error:
+    except (SceneError, cue_dataset.DatasetError) as error:
         logging.error("%s", error)
         raise SystemExit(2) from None
     report(state, _OUTPUT.value)
 
 
-def run() -> dataset.Progress:
+def run() -> cue_dataset.Progress:
     """The program, after flag parsing."""
     source = input_flags.open_from_flags(with_masks=True, with_depth_map=True)
     total = min(len(source), _LIMIT.value or len(source))
@@ -65,12 +64,12 @@ def run() -> dataset.Progress:
     options = input_flags.input_options()
     described = {"input": Path(source.location).name, "kind": source.kind, "options": options, "provenance": cues}
     names = hashlib.sha256(json.dumps(source.names[:total]).encode()).hexdigest()
-    plan = dataset.Plan(total, {**described, "names": names, "images": _WITH_IMAGES.value}, _PER_SHARD.value)
+    plan = cue_dataset.Plan(total, {**described, "names": names, "images": _WITH_IMAGES.value}, _PER_SHARD.value)
     logging.info("%s: %d scenes (%s), %d shards", source.location, total, source.kind, plan.num_shards)
     # Records of a dataset that is packed again keep saying where they first came from.
     origin = {} if source.kind == "cues" else {"reader": source.kind, "input": Path(source.location).name}
     started = time.monotonic()
-    return dataset.write(
+    return cue_dataset.write(
         _OUTPUT.value or "",
         plan,
         functools.partial(read_scenes, source),
@@ -82,7 +81,7 @@ def run() -> dataset.Progress:
     )
 
 
-def report(state: dataset.Progress, output: str) -> None:
+def report(state: cue_dataset.Progress, output: str) -> None:
     """Prints what is there, and what is left to other processes."""
     print(
         f"{state.shards_done} of {state.num_shards} shards, {state.scenes} scenes, {state.people} people, "
@@ -95,13 +94,13 @@ def report(state: dataset.Progress, output: str) -> None:
         print("not finished: other processes have shards left")
 
 
-def read_scenes(source: SceneSource, indices: range) -> Iterator[Scene | dataset.SetAside]:
+def read_scenes(source: SceneSource, indices: range) -> Iterator[Scene | cue_dataset.SetAside]:
     """The scenes of a range, each read when its turn comes; those that cannot be read with the reason."""
     for index in indices:
         try:
             yield source.load(index)
         except SceneError as error:
-            yield dataset.SetAside(source.names[index], str(error))
+            yield cue_dataset.SetAside(source.names[index], str(error))
 
 
 def photo_of(source: SceneSource, scene: Scene) -> bytes:

@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from annyfit_jax.scene import Scene, SceneError
+from annyfit_jax.people.scene import Scene, SceneError
 
 FLAGS = flags.FLAGS
 
@@ -97,8 +97,8 @@ def options_from_flags() -> Options:
 
 
 def main(_: list[str]) -> None:
-    from annyfit_jax.cues.dataset import DatasetError
-    from annyfit_jax.jobs.files import JobWriteError
+    from annyfit_jax.inputs.cue_dataset import DatasetError
+    from annyfit_jax.jobs.durable_files import JobWriteError
     from annyfit_jax.jobs.runner import EXIT_DISK, EXIT_INTERRUPTED, EXIT_USAGE, Interrupted, stop_on_signal
 
     options, stop = options_from_flags(), threading.Event()
@@ -117,13 +117,13 @@ def main(_: list[str]) -> None:
 
 
 def run(options: Options, stop: threading.Event | None = None) -> Any:
-    """The program after flag parsing; returns the state of the dataset (`annyfit_jax.cues.dataset.Progress`).
+    """The program after flag parsing; returns the state of the dataset (`annyfit_jax.inputs.cue_dataset.Progress`).
 
     Raises SceneError, ExpertError, DatasetError, ValueError (input), JobWriteError, OSError (disk), Interrupted.
     """
-    from annyfit_jax.cues import dataset
-    from annyfit_jax.inputs.images import jpeg_bytes
-    from annyfit_jax.jobs.files import publish
+    from annyfit_jax.inputs import cue_dataset
+    from annyfit_jax.inputs.photos import jpeg_bytes
+    from annyfit_jax.jobs.durable_files import publish
     from annyfit_jax.jobs.hosts import find_process
     from experts import assemble, registry
     from experts.pipeline import Collection, Stages, failures
@@ -147,14 +147,14 @@ def run(options: Options, stop: threading.Event | None = None) -> Any:
         "people": registry.options_of(experts.people),
         "images": options.with_images,
     }
-    plan = dataset.Plan(len(collection.names), described, options.photos_per_shard)
+    plan = cue_dataset.Plan(len(collection.names), described, options.photos_per_shard)
     for unit in stages.redone:  # their shards hold what the experts said before
         (output / plan.seal(unit)).unlink(missing_ok=True)
 
     def photo(scene: Scene) -> bytes:
         return jpeg_bytes(scene.image_path or "")
 
-    state = dataset.write(
+    state = cue_dataset.write(
         output,
         plan,
         lambda indices: assemble.scenes(stages, indices),

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from absl import app, flags, logging
 
 if TYPE_CHECKING:
-    from annyfit_jax.results import SceneFit
-    from annyfit_jax.training.config import TrainConfig
+    from annyfit_jax.records.fit_files import SceneFit
+    from annyfit_jax.training.training_config import TrainConfig
 
 FLAGS = flags.FLAGS
 EXIT_USAGE = 2
@@ -50,7 +50,7 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-    from annyfit_jax.scene import SceneError
+    from annyfit_jax.people.scene import SceneError
 
     for name in ("images", "output", "config"):
         if not FLAGS[name].value:
@@ -68,11 +68,11 @@ def run() -> None:
     """The program, after flag parsing. Raises SceneError, ValueError, FileNotFoundError."""
     import jax
 
-    from annyfit_jax import results
-    from annyfit_jax.files import json_lines, write_bytes
-    from annyfit_jax.inputs.images import list_photos, read_photo, scene_names
-    from annyfit_jax.scene import SceneError
-    from annyfit_jax.training.config import load_config
+    from annyfit_jax.inputs.photos import list_photos, read_photo, scene_names
+    from annyfit_jax.people.scene import SceneError
+    from annyfit_jax.records import fit_files
+    from annyfit_jax.records.files import json_lines, write_bytes
+    from annyfit_jax.training.training_config import load_config
 
     if FLAGS.compile_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(FLAGS.compile_cache))
@@ -86,7 +86,7 @@ def run() -> None:
     for name, photo in zip(names, photos):
         path = output / "fits" / f"{name}.npz"
         if path.is_file():
-            fit = results.load(path)
+            fit = fit_files.load(path)
         else:
             try:
                 fit = predictor.fit(name, read_photo(photo), str(photo))
@@ -94,7 +94,7 @@ def run() -> None:
                 logging.warning("%s", error)
                 aside.append({"name": name, "reason": str(error)})
                 continue
-            results.save(fit, path)
+            fit_files.save(fit, path)
         rows += _rows(fit)
     write_bytes(output / "people.jsonl", b"".join(json_lines(rows)))
     write_bytes(output / "set_aside.jsonl", b"".join(json_lines(aside)))
@@ -107,10 +107,10 @@ class _Predictor(Protocol):
 
 def _predictor(config: TrainConfig, variables: object) -> _Predictor:
     """Photo -> fit, by the network of the config. Raises ValueError for one that has no predictor."""
-    from annyfit_jax.regressors.aios import predictions as aios
-    from annyfit_jax.regressors.aios.regressor import AiosRegressor
-    from annyfit_jax.regressors.multihmr import predictions as multihmr
-    from annyfit_jax.regressors.multihmr.regressor import MultiHmrRegressor
+    from annyfit_jax.regressors.aios import aios_predictions as aios
+    from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor
+    from annyfit_jax.regressors.multihmr import multihmr_predictions as multihmr
+    from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
 
     regressor = config.regressor
     if isinstance(regressor, MultiHmrRegressor):
@@ -125,11 +125,11 @@ def _predictor(config: TrainConfig, variables: object) -> _Predictor:
 
 def _official(config: TrainConfig, path: str) -> tuple[object, tuple[str, ...]]:
     """Variables of an official state dict, and its entries that are no part of the network."""
-    from annyfit_jax.regressors.aios import checkpoint as aios
-    from annyfit_jax.regressors.aios.regressor import AiosRegressor
-    from annyfit_jax.regressors.multihmr import checkpoint as multihmr
-    from annyfit_jax.regressors.multihmr.regressor import MultiHmrRegressor
-    from annyfit_jax.regressors.torch_checkpoint import read_state_dict
+    from annyfit_jax.records.torch_files import read_state_dict
+    from annyfit_jax.regressors.aios import aios_checkpoint as aios
+    from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor
+    from annyfit_jax.regressors.multihmr import multihmr_checkpoint as multihmr
+    from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
 
     if isinstance(config.regressor, MultiHmrRegressor):
         return multihmr.from_torch(config.regressor.config, read_state_dict(path, multihmr.ENTRY))
@@ -142,9 +142,9 @@ def _variables(config: TrainConfig) -> object:
     """The averaged variables of the run, or those of the official checkpoint."""
     import jax
 
-    from annyfit_jax.training import state as states
-    from annyfit_jax.training.checkpoints import Checkpoints
-    from annyfit_jax.training.loop import claim
+    from annyfit_jax.training import training_state as states
+    from annyfit_jax.training.training_checkpoints import Checkpoints
+    from annyfit_jax.training.training_loop import claim
 
     if FLAGS.checkpoint:
         variables, unused = _official(config, FLAGS.checkpoint)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from annyfit_jax.scene import Scene, SceneError
+from annyfit_jax.people.scene import Scene, SceneError
 
 FLAGS = flags.FLAGS
 
@@ -39,9 +39,9 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-    from annyfit_jax.fit_source import open_fits
+    from annyfit_jax.jobs.fit_source import open_fits
+    from annyfit_jax.records.fit_files import FitFileError
     from annyfit_jax.report import ReportOptions, write_report
-    from annyfit_jax.results import FitFileError
 
     for name in ("fits", "output"):
         if not FLAGS[name].value:
@@ -73,7 +73,7 @@ def scenes_by_name(path: str) -> Callable[[str], Scene | None]:
 
 def photos_by_name() -> Callable[[str], bytes]:
     """Encoded photos of --input by scene name, empty where there is none. Raises SceneError."""
-    from annyfit_jax.cues.source import CueSource
+    from annyfit_jax.inputs.cue_source import CueSource
     from experiments import input_flags
 
     source = input_flags.open_from_flags()

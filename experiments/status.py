@@ -16,8 +16,8 @@ import time
 
 from absl import app, flags, logging
 
-from annyfit_jax.jobs import report
-from annyfit_jax.jobs.plan import JobError
+from annyfit_jax.jobs import job_status
+from annyfit_jax.jobs.job_plan import JobError
 
 FLAGS = flags.FLAGS
 
@@ -47,7 +47,7 @@ def main(_: list[str]) -> None:
 def run() -> None:
     """The program, after flag parsing. Raises JobError."""
     if FLAGS.digest:
-        found = report.digest(FLAGS.output)
+        found = job_status.digest(FLAGS.output)
         print(
             json.dumps(found)
             if FLAGS.json
@@ -55,14 +55,14 @@ def run() -> None:
         )
         return
     if FLAGS.compare:
-        found = report.compare(FLAGS.output, FLAGS.compare)
+        found = job_status.compare(FLAGS.output, FLAGS.compare)
         print(json.dumps(found) if FLAGS.json else _describe_comparison(found))
         if found["rows_differ"]:
             raise SystemExit(1)
         return
     while True:
-        state = report.status(FLAGS.output, FLAGS.lease_s)
-        print(json.dumps(state) if FLAGS.json else report.describe(state), flush=True)
+        state = job_status.status(FLAGS.output, FLAGS.lease_s)
+        print(json.dumps(state) if FLAGS.json else job_status.describe(state), flush=True)
         if not FLAGS.watch or state["finished"]:
             return
         time.sleep(FLAGS.watch)

@@ -8,8 +8,8 @@
     python -m experiments.synthesize --measure --scenes=160 --seed=1 --render=picture --sheet=sheet.jpg
 
 Without pictures (the default) some 200 scenes a second on one core. With them some 8: families and groups on the ground, photo,
-masks, depth map and cues from what is visible; every parameter is in `annyfit_jax/synthetic/config.py`, what it comes to in
-`docs/synthetic.md`. --measure prints that instead of writing a dataset.
+masks, depth map and cues from what is visible; every parameter is in `annyfit_jax/synthetic/world_config.py`, what it comes to
+in `docs/synthetic.md`. --measure prints that instead of writing a dataset.
 
 Run it again to resume; several processes share the shards (--process_index, --process_count). Scene i of a seed does not
 depend on how the work is cut. What is in the scenes: `annyfit_jax/synthetic/plain.py`, `annyfit_jax/synthetic/world.py`.
@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 
-from annyfit_jax.cues import dataset
-from annyfit_jax.scene import Scene
+from annyfit_jax.inputs import cue_dataset
+from annyfit_jax.people.scene import Scene
 
 FLAGS = flags.FLAGS
 
@@ -49,7 +49,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_bool("measure", False, "--render=picture: print errors of the cues and the starts; no dataset.")
     flags.DEFINE_string("sheet", None, "--measure: also write a sheet of the first 24 pictures to this file.")
-    flags.DEFINE_integer("scenes_per_shard", dataset.DEFAULT_SCENES_PER_SHARD, "Scenes per shard.", lower_bound=1)
+    flags.DEFINE_integer("scenes_per_shard", cue_dataset.DEFAULT_SCENES_PER_SHARD, "Scenes per shard.", lower_bound=1)
     flags.DEFINE_integer("process_index", 0, "Which of the processes this is, from 0.", lower_bound=0)
     flags.DEFINE_integer("process_count", 1, "Processes that share the work.", lower_bound=1)
 
@@ -84,10 +84,10 @@ def main(_: list[str]) -> None:
     if FLAGS.measure:
         show_measures(source, FLAGS.scenes, FLAGS.sheet)
         return
-    plan = dataset.Plan(FLAGS.scenes, source.fingerprint, FLAGS.scenes_per_shard)
+    plan = cue_dataset.Plan(FLAGS.scenes, source.fingerprint, FLAGS.scenes_per_shard)
     started = time.monotonic()
     try:
-        state = dataset.write(
+        state = cue_dataset.write(
             FLAGS.output,
             plan,
             source.scenes,
@@ -97,7 +97,7 @@ def main(_: list[str]) -> None:
             provenance={"cues": {"all": {"expert": "synthetic", "version": source.version}}},
             on_shard=lambda shard: logging.info("shard %d written, %.0f s", shard, time.monotonic() - started),
         )
-    except dataset.DatasetError as error:
+    except cue_dataset.DatasetError as error:
         logging.error("%s", error)
         raise SystemExit(2) from None
     print(
@@ -130,7 +130,7 @@ def show_measures(source: Source, count: int, sheet: str | None) -> None:
 def plain_source() -> Source:
     """Scenes without pictures, of the flags. Raises ValueError."""
     people, bias = parse_people(FLAGS.people), parse_bias(FLAGS.bias)
-    from annyfit_jax import synthetic  # after the flags are known to be good: it loads jax and the body model
+    from annyfit_jax import synthetic
 
     recipe = synthetic.Recipe(FLAGS.seed, people, bias)
     described = {"synthetic": synthetic.GENERATOR_VERSION, **dataclasses.asdict(recipe)}
@@ -139,8 +139,8 @@ def plain_source() -> Source:
 
 def rendered_source() -> Source:
     """Scenes with pictures, of the flags. Raises ValueError."""
-    from annyfit_jax.synthetic import config as presets
     from annyfit_jax.synthetic import world
+    from annyfit_jax.synthetic import world_config as presets
 
     config = presets.override(presets.preset(FLAGS.difficulty, FLAGS.start), FLAGS["set"].value or ())
     made = world.World(FLAGS.seed, config)

@@ -39,9 +39,9 @@ def main(_: list[str]) -> None:
     import jax
 
     from annyfit_jax.jobs.runner import EXIT_INTERRUPTED, EXIT_USAGE, stop_on_signal
-    from annyfit_jax.scene import SceneError
-    from annyfit_jax.training.config import load_config
-    from annyfit_jax.training.loop import train
+    from annyfit_jax.people.scene import SceneError
+    from annyfit_jax.training.training_config import load_config
+    from annyfit_jax.training.training_loop import train
 
     for name in ("config", "output"):
         if not FLAGS[name].value:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags, logging
 
-from annyfit_jax.results import SceneFit
+from annyfit_jax.records.fit_files import SceneFit
 
 FLAGS = flags.FLAGS
 _START_COLOUR = (150, 155, 160)
@@ -34,8 +34,8 @@ def define_flags() -> None:
 
 
 def main(_: list[str]) -> None:
-    from annyfit_jax.fit_source import open_fits
-    from annyfit_jax.results import FitFileError
+    from annyfit_jax.jobs.fit_source import open_fits
+    from annyfit_jax.records.fit_files import FitFileError
 
     if not FLAGS.fits:
         raise app.UsageError("--fits is missing")
@@ -72,7 +72,7 @@ def bodies_of(fit: SceneFit, meshes: Any, *, start: bool = False) -> list[Body]:
     """The fitted bodies of a scene, and with `start` those they started from where they are known.
 
     Args:
-      meshes: `annyfit_jax.meshes.BodyMeshes`.
+      meshes: `annyfit_jax.people.body_meshes.BodyMeshes`.
     """
     from annyfit_jax.exports.scene_files import Y_UP, drawable, node_names
     from annyfit_jax.viz import palette
@@ -105,7 +105,7 @@ class Viewer:
     """A viser server that shows one scene at a time."""
 
     def __init__(self, server: Any, fits: Any, first: int = 0, *, with_start: bool = False) -> None:
-        from annyfit_jax.meshes import BodyMeshes
+        from annyfit_jax.people.body_meshes import BodyMeshes
 
         self.server, self.fits, self.names, self.with_start = server, fits, fits.names, with_start
         self.meshes = BodyMeshes()
@@ -149,7 +149,7 @@ class Viewer:
             self._number.value = index
 
     def _camera(self, fit: SceneFit, bodies: list[Body]) -> None:
-        from annyfit_jax.pages import load_photo
+        from annyfit_jax.report.scene_pages import load_photo
 
         width, height = (float(side) for side in fit.image_size)
         floor = min((float(body.vertices[:, 1].min()) for body in bodies), default=-1.5)

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from annyfit_jax.cues.dataset import SetAside
 from annyfit_jax.inputs import masks as masks_io
-from annyfit_jax.inputs.images import photo_size
-from annyfit_jax.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
-from experts import cues, store
-from experts.people import Rules, reasons_to_skip
+from annyfit_jax.inputs.cue_dataset import SetAside
+from annyfit_jax.inputs.photos import photo_size
+from annyfit_jax.people.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
+from experts import expert_cues, expert_store
+from experts.expert_store import Entry
+from experts.people_rules import Rules, reasons_to_skip
 from experts.pipeline import Stages
-from experts.store import Entry
 
 REQUIRED = ("detector", "keypoints", "camera")
 """A photo without one of these is set aside; without another cue it is a scene in which that cue is unknown."""
@@ -26,7 +26,7 @@ def scenes(stages: Stages, indices: range) -> Iterator[Scene | SetAside]:
     unit = indices.start // stages.collection.plan.scenes_per_shard
     notes = [licence_note(stages)]
     with ExitStack() as stack:
-        opened = {cue: stack.enter_context(store.open_unit(stages.path(cue, unit))) for cue in stages.keys}
+        opened = {cue: stack.enter_context(expert_store.open_unit(stages.path(cue, unit))) for cue in stages.keys}
         for position, index in enumerate(indices):
             entries = {cue: file.entry(position) for cue, file in opened.items()}
             name, path = stages.collection.names[index], stages.collection.paths[index]
@@ -69,7 +69,7 @@ def scene_of(name: str, path: str, entries: dict[str, Entry], rules: Rules, note
     size = photo_size(path)
     usable = {cue: entry for cue, entry in entries.items() if not entry.error}
     notes = [*notes, *(f"{cue}: none ({entry.error})" for cue, entry in entries.items() if entry.error)]
-    people = cues.people_of(usable, size)
+    people = expert_cues.people_of(usable, size)
     detected = usable["detector"]
     skipped = [(str(person), str(reason)) for person, reason in detected.texts["skipped"]]
     if not len(people):
@@ -83,7 +83,7 @@ def scene_of(name: str, path: str, entries: dict[str, Entry], rules: Rules, note
             "nobody to fit" + "".join(f"; {people.ids[i]}: {reason}" for i, reason in sorted(reasons.items())[:3])
         )
 
-    depth_map = cues.depth_of(usable["depth"], size) if "depth" in usable else None
+    depth_map = expert_cues.depth_of(usable["depth"], size) if "depth" in usable else None
     masks = None if people.masks is None else people.masks[kept]
     anchors, extra = _words(usable.get("words"), kept)
     if people.keypoints.shape[1] == 133:
@@ -167,7 +167,7 @@ def _start(entry: Entry | None, kept: np.ndarray, ids: list[str], notes: list[st
     """Initial bodies of the people kept. One without any stands at the camera, from where the fit takes the keypoint start."""
     if entry is None:
         return None
-    bodies = cues.start_of(entry).select(kept)
+    bodies = expert_cues.start_of(entry).select(kept)
     parts = [bodies.root_rotvec, bodies.transl, bodies.pose.reshape(len(kept), -1), bodies.shape]
     found = np.asarray(np.isfinite(np.concatenate(parts, axis=1)).all(axis=1))
     if not found.any():

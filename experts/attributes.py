@@ -17,7 +17,7 @@ import numpy as np
 from flax.core import FrozenDict
 from jaxtyping import Float
 
-from experts.words import AGE_CLASSES, GENDER_CLASSES
+from annyfit_jax.people.words import AGE_CLASSES, GENDER_CLASSES
 
 UNKNOWN = "unknown"
 """The answer of a model that cannot tell; a value like the classes, never guessed away."""

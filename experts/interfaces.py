@@ -35,7 +35,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from annyfit_jax.scene import BodyParameters
+from annyfit_jax.people.scene import BodyParameters
 
 
 class ExpertError(ValueError):

@@ -27,19 +27,19 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from annyfit_jax.files import clean_leftovers, read_json
-from annyfit_jax.inputs.images import list_photos, photo_size, read_photo, scene_names
+from annyfit_jax.inputs.photos import list_photos, photo_size, read_photo, scene_names
 from annyfit_jax.jobs.claims import DEFAULT_LEASE_S, Claims
-from annyfit_jax.jobs.feed import POLL_S
-from annyfit_jax.jobs.files import JobWriteError, publish_json
+from annyfit_jax.jobs.durable_files import JobWriteError, publish_json
 from annyfit_jax.jobs.hosts import Process
-from annyfit_jax.jobs.plan import Plan
+from annyfit_jax.jobs.job_feed import POLL_S
+from annyfit_jax.jobs.job_plan import Plan
 from annyfit_jax.jobs.runner import Interrupted
-from annyfit_jax.scene import SceneError
-from experts import cues, store
+from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records.files import clean_leftovers, read_json
+from experts import expert_cues, expert_store
+from experts.expert_store import Entry
 from experts.interfaces import METHODS, Card, Expert, ExpertError, People, Photo, is_out_of_memory
 from experts.registry import ExpertSet, options_of
-from experts.store import Entry
 
 UPSTREAM: Mapping[str, tuple[str, ...]] = {
     "detector": (),
@@ -210,22 +210,22 @@ class Stages:
             )
 
     def _needed(self, cue: str, unit: int) -> bool:
-        entries = store.read_index(self.path(cue, unit))
+        entries = expert_store.read_index(self.path(cue, unit))
         if entries is None or len(entries) != len(self.collection.plan.scenes(unit)):
             return True
         return self.retry_failed and (cue, unit) not in self._tried and any(entry.error for entry in entries)
 
     def _run_unit(self, cue: str, expert: Expert, unit: int, progress: StageProgress) -> None:
         indices = list(self.collection.plan.scenes(unit))
-        before = store.read_index(self.path(cue, unit)) or []
+        before = expert_store.read_index(self.path(cue, unit)) or []
         entries: dict[int, Entry] = {}
         with ExitStack() as stack:
             if len(before) == len(indices):  # a retry: what has an answer keeps it
-                opened = stack.enter_context(store.open_unit(self.path(cue, unit)))
+                opened = stack.enter_context(expert_store.open_unit(self.path(cue, unit)))
                 entries = {i: opened.entry(k) for k, i in enumerate(indices) if not before[k].error}
                 self.redone.add(unit)
             upstream = {
-                name: stack.enter_context(store.open_unit(self.path(name, unit)))
+                name: stack.enter_context(expert_store.open_unit(self.path(name, unit)))
                 for name in UPSTREAM[cue]
                 if name in self.keys
             }
@@ -240,7 +240,7 @@ class Stages:
                 for i, entry in zip(chunk, self._answers(cue, expert, photos, known), strict=True):
                     entries[i] = entry
                     progress.add(entry)
-        store.write_unit(self.path(cue, unit), [entries[i] for i in indices])
+        expert_store.write_unit(self.path(cue, unit), [entries[i] for i in indices])
         self._tried.add((cue, unit))
 
     def _photos(
@@ -281,9 +281,9 @@ class Stages:
                 result[i] = Entry(photo.name, error=f"detector: {detector.error}", blocked=True)
                 continue
             usable = {name: entry for name, entry in entries.items() if not entry.error}
-            people = cues.people_of(usable, photo.size) if "detector" in usable else None
-            if cue in cues.NEEDS_PEOPLE and not len(people or ()):
-                result[i] = cues.empty(cue, photo)
+            people = expert_cues.people_of(usable, photo.size) if "detector" in usable else None
+            if cue in expert_cues.NEEDS_PEOPLE and not len(people or ()):
+                result[i] = expert_cues.empty(cue, photo)
                 continue
             depth = usable["depth"].arrays.get("intrinsics") if "depth" in usable else None
             questions.append((i, photo, people, depth))
@@ -297,7 +297,7 @@ class Stages:
             return []
         photos, people, depths = (list(part) for part in zip(*questions, strict=True))
         try:
-            answers = cues.ask(cue, expert, photos, people, depths)
+            answers = expert_cues.ask(cue, expert, photos, people, depths)
         except (ExpertError, Interrupted, JobWriteError):
             raise
         except Exception as error:
@@ -317,7 +317,7 @@ class Stages:
                 entries.append(self._failed(cue, photo, answer))
                 continue
             try:
-                entries.append(cues.encode(cue, answer, photo, person, self.experts.people))
+                entries.append(expert_cues.encode(cue, answer, photo, person, self.experts.people))
             except SceneError as error:
                 entries.append(self._failed(cue, photo, error))
         return entries
@@ -341,7 +341,7 @@ def failures(stages: Stages) -> list[dict[str, str]]:
         if cue not in stages.keys:
             continue
         for unit in range(stages.collection.plan.num_units):
-            for entry in store.read_index(stages.path(cue, unit)) or []:
+            for entry in expert_store.read_index(stages.path(cue, unit)) or []:
                 if entry.error and not (entry.blocked and (entry.name in told or entry.error.startswith("detector: "))):
                     told.add(entry.name)
                     rows.append({"scene": entry.name, "cue": "photo" if entry.blocked else cue, "reason": entry.error})

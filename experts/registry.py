@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from annyfit_jax.config import apply_overrides
+from annyfit_jax.records.settings import apply_overrides
 from experts.interfaces import METHODS, Card, Expert, ExpertError
-from experts.people import Rules
+from experts.people_rules import Rules
 
 _ADAPTERS = "experts.adapters."
 BUILT_IN: Mapping[str, Mapping[str, str]] = {

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from annyfit_jax.scene import UNKNOWN_WORD
+from annyfit_jax.fit.keypoint_start import _matrix_to_rotvec, calibrated_phenotypes
+from annyfit_jax.people.scene import UNKNOWN_WORD
 from body_models import anny
-from experts.keypoint_start import _matrix_to_rotvec, calibrated_phenotypes
 
 SMPL_PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
 _AXES = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])

@@ -14,10 +14,10 @@ import numpy as np
 from flax import nnx
 from helpers import GOLDENS, require_shared
 
-from annyfit_jax.regressors.aios import checkpoint
-from annyfit_jax.regressors.aios.config import AiosConfig
+from annyfit_jax.regressors.aios import aios_checkpoint
+from annyfit_jax.regressors.aios.aios_config import AiosConfig
+from annyfit_jax.regressors.aios.aios_model import LayerOutput, graph_and_shapes
 from annyfit_jax.regressors.aios.decoder import Denoising
-from annyfit_jax.regressors.aios.model import LayerOutput, graph_and_shapes
 
 LOCAL = GOLDENS / "aios"
 
@@ -64,7 +64,7 @@ def fill_module(module_of, arrays_: dict[str, np.ndarray], place: tuple, prefix:
     """
     graph, shapes = nnx.split(nnx.eval_shape(module_of))
     named = {prefix + key: value for key, value in arrays_.items()}
-    state, used = checkpoint.fill(shapes, named, lambda p: checkpoint.torch_name((*place, *p)))
+    state, used = aios_checkpoint.fill(shapes, named, lambda p: aios_checkpoint.torch_name((*place, *p)))
     assert used == set(named)
     return nnx.merge(graph, state)
 
@@ -76,9 +76,9 @@ def recorded_variables(config: AiosConfig, seed: int) -> nnx.State:
 
     def value(path, variable):
         leaf = str(path[-1])
-        theirs = checkpoint.to_theirs(np.broadcast_to(np.float32(0), variable.shape), leaf).shape
-        made = generate(seed, checkpoint.torch_name(path), theirs)
-        return path, variable.replace(jnp.asarray(checkpoint.to_ours(made, leaf)))
+        theirs = aios_checkpoint.to_theirs(np.broadcast_to(np.float32(0), variable.shape), leaf).shape
+        made = generate(seed, aios_checkpoint.torch_name(path), theirs)
+        return path, variable.replace(jnp.asarray(aios_checkpoint.to_ours(made, leaf)))
 
     return nnx.from_flat_state([value(p, v) for p, v in nnx.to_flat_state(graph_and_shapes(config)[1])])
 

@@ -16,7 +16,7 @@ import pytest
 from absl import flags
 from hypothesis import settings
 
-from annyfit_jax import fitting
+from annyfit_jax.fit import fitter
 from body_models import anny
 
 _CACHE = Path(__file__).resolve().parents[1] / ".cache" / "jax"
@@ -34,7 +34,7 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 # The devices share two cores: each would solve a list of its own, most of them empty. `test_data_parallel` names its devices.
-fitting.default_devices = lambda: jax.local_devices()[:1]
+fitter.default_devices = lambda: jax.local_devices()[:1]
 
 
 # ------------------------------------------------------------------------------------------------ the parity mark

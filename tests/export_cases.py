@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from fake_job import FakeFitter, fake_fit, make_scene, run
 
-from annyfit_jax import fit_source
-from annyfit_jax.camera import project
-from annyfit_jax.inputs.source import SceneSource
-from annyfit_jax.results import SceneFit
-from annyfit_jax.scene import Scene, SceneError
+from annyfit_jax.inputs.scene_source import SceneSource
+from annyfit_jax.jobs import fit_source
+from annyfit_jax.people.camera import project
+from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.records.fit_files import SceneFit
 
 NAMES = ("pair", "mixed", "unreadable", "invalid", "trio", "failed")
 PEOPLE = {"pair": 2, "mixed": 3, "invalid": 2, "trio": 3, "failed": 1}

@@ -18,19 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from annyfit_jax.inputs.source import SceneSource
+from annyfit_jax.inputs.scene_source import SceneSource
 from annyfit_jax.jobs import faults
 from annyfit_jax.jobs.claims import Claims
-from annyfit_jax.jobs.feed import Job
-from annyfit_jax.jobs.files import JobWriteError
+from annyfit_jax.jobs.durable_files import JobWriteError
 from annyfit_jax.jobs.finish import finish
 from annyfit_jax.jobs.hosts import Process
+from annyfit_jax.jobs.job_feed import Job
+from annyfit_jax.jobs.job_plan import Identity, Plan, hash_names, open_job
 from annyfit_jax.jobs.ledger import Ledger
-from annyfit_jax.jobs.plan import Identity, Plan, hash_names, open_job
 from annyfit_jax.jobs.progress import Progress
 from annyfit_jax.jobs.runner import EXIT_DISK, EXIT_FINISHED, EXIT_INTERRUPTED, Interrupted, Runner, stop_on_signal
-from annyfit_jax.results import SceneFit
-from annyfit_jax.scene import Scene, SceneError
+from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.records.fit_files import SceneFit
 
 ALONE = Process(0, 1, "test")
 CONFIG_HASH = "00000000c0ffee00"

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from annyfit_jax import config as configs
-from annyfit_jax import solver
-from annyfit_jax.bodies import FitBody
-from annyfit_jax.config import FitConfig
-from annyfit_jax.problem import Capacity, Problem, Variables, assemble
-from annyfit_jax.scene import BodyParameters, Scene
+from annyfit_jax.fit import adam
+from annyfit_jax.fit import config as configs
+from annyfit_jax.fit.config import FitConfig
+from annyfit_jax.fit.fit_body import FitBody
+from annyfit_jax.fit.problem import Capacity, Problem, Variables, assemble
+from annyfit_jax.people.scene import BodyParameters, Scene
+from annyfit_jax.records import settings
 
 Case = tuple[Scene, BodyParameters]
 """A scene and the start of its people."""
@@ -51,7 +52,7 @@ def released_config() -> FitConfig:
 def short_config(*overrides: str, steps: int = 3, mesh_samples: int = 24) -> FitConfig:
     """The released schedule with few steps and few mesh points: everything is exercised and it compiles fast."""
     steps_of = [f"stages.{stage.name}.steps={steps}" for stage in released_config().stages]
-    return configs.apply_overrides(released_config(), [*steps_of, f"mesh_samples={mesh_samples}", *overrides])
+    return settings.apply_overrides(released_config(), [*steps_of, f"mesh_samples={mesh_samples}", *overrides])
 
 
 def trajectory(index: int) -> tuple[Scene, BodyParameters]:
@@ -104,10 +105,10 @@ def flatten(
 
 def fit(
     config: FitConfig, body: FitBody, cases: Sequence[Case], capacity: Capacity | None = None, dtype: Any = np.float64
-) -> tuple[Problem, Variables, solver.BatchFit]:
+) -> tuple[Problem, Variables, adam.BatchFit]:
     """Assemble and fit a list of (scene, start); returns the problem, the start and the outcome."""
     problem, start = flatten(config, cases, capacity, dtype)
-    return problem, start, jax.block_until_ready(solver.fit_batch(config, body, problem, start))
+    return problem, start, jax.block_until_ready(adam.fit_batch(config, body, problem, start))
 
 
 def on_device(tree: Any) -> Any:

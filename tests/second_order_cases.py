@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from helpers import REPO
 
-from annyfit_jax import second_order
-from annyfit_jax.bodies import anny_body
-from annyfit_jax.config import FitConfig, apply_overrides, load_config
-from annyfit_jax.packing import capacity
-from annyfit_jax.scene import Scene
-from annyfit_jax.second_order.map_objective import Context, reference_of
-from annyfit_jax.starts import PreparedScene, prepare
+from annyfit_jax.fit import second_order
+from annyfit_jax.fit.config import FitConfig, load_config
+from annyfit_jax.fit.fit_body import anny_body
+from annyfit_jax.fit.packing import capacity
+from annyfit_jax.fit.second_order.map_objective import Context, reference_of
+from annyfit_jax.fit.starts import PreparedScene, prepare
+from annyfit_jax.people.scene import Scene
+from annyfit_jax.records.settings import apply_overrides
 from body_models.anny import AnnyModel
 
 

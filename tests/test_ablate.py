@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from fit_cases import short_config
 
-from annyfit_jax import fitting, metrics
-from annyfit_jax.config import apply_overrides
-from annyfit_jax.fitting import Fitter
-from annyfit_jax.meshes import BodyMeshes
-from annyfit_jax.results import SceneFit
-from annyfit_jax.scene import Scene
+from annyfit_jax import metrics
+from annyfit_jax.fit.fitter import Fitter
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.scene import Scene
+from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.synthetic import Generator, Recipe
 from experiments import ablate
 from experiments.ablate import ROWS, Row, SceneSet
@@ -55,7 +55,7 @@ def told(scene: Scene) -> SceneFit:
 
 @pytest.fixture
 def report(scenes, monkeypatch) -> dict:
-    monkeypatch.setattr(fitting, "Fitter", Told)
+    monkeypatch.setattr(fitter, "Fitter", Told)
     Told.asked.clear()
     known = [s for s in scenes if s.age[0] >= 0 or s.gender[0] >= 0]
     sets = [SceneSet("made, adult-biased", "adult-biased", {1: known[:3], 2: known[3:]}, {"Init": {"err2d_px": 12.5}})]

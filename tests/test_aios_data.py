@@ -18,15 +18,15 @@ from helpers import max_abs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annyfit_jax.exports.humandata import write_entries
+from annyfit_jax.exports.humandata_export import write_entries
 from annyfit_jax.exports.training_set import write_training_set
-from annyfit_jax.fit_source import open_fits
+from annyfit_jax.jobs.fit_source import open_fits
+from annyfit_jax.people.scene import SceneError
 from annyfit_jax.regressors.aios import augment, body_points, examples
+from annyfit_jax.regressors.aios.aios_config import ANNY, SMPLX
 from annyfit_jax.regressors.aios.augment import Augmentation
-from annyfit_jax.regressors.aios.config import ANNY, SMPLX
 from annyfit_jax.regressors.aios.examples import Example, FitsSource, HumanDataSource
 from annyfit_jax.regressors.aios.targets import SMPLX_POINTS, PartArrays, Targets
-from annyfit_jax.scene import SceneError
 from body_models import anny
 
 WIDTH, HEIGHT = 60, 40
@@ -256,7 +256,7 @@ def test_official_annotations(tmp_path):
     assert found.has_3d == 0
     np.testing.assert_array_equal(found.boxes, [[3, 4, 20, 20], [0, 0, 9, 9]])
     assert not found.part_boxes[0, 0].any() and found.part_boxes[1, 0, 2] == 3
-    from annyfit_jax.exports.humandata import read_humandata
+    from annyfit_jax.exports.humandata_export import read_humandata
 
     content = read_humandata(tmp_path / "x.npz")
     keypoints = content["keypoints2d_original"][1:]

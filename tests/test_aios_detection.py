@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annyfit_jax.metrics.detection import (
+from annyfit_jax.metrics.detection_scores import (
     THRESHOLDS,
     Detections,
     average_precision,

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from annyfit_jax.regressors.aios import denoising, losses, matching
-from annyfit_jax.regressors.aios.config import AiosConfig, LossConfig, loss_config
+from annyfit_jax.regressors.aios import aios_losses, denoising, hungarian_matching
+from annyfit_jax.regressors.aios.aios_config import AiosConfig, LossConfig, loss_config
+from annyfit_jax.regressors.aios.aios_losses import DenoisingTargets
+from annyfit_jax.regressors.aios.aios_model import LayerOutput, Outputs
 from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
-from annyfit_jax.regressors.aios.losses import DenoisingTargets
-from annyfit_jax.regressors.aios.model import LayerOutput, Outputs
 from annyfit_jax.regressors.aios.targets import SMPLX_POINTS, BodyTargets, PartArrays, Targets
 
 PEOPLE = 4
@@ -134,9 +134,9 @@ def recorded_loss(request):
         jnp.ones(found["dn_class_input"].shape, bool),
     )  # fmt: skip
     patch = pytest.MonkeyPatch()
-    plain = losses._point_terms
+    plain = aios_losses._point_terms
     patch.setattr(
-        losses, "_point_terms", lambda points, camera, *rest, **more: plain(points, camera[..., :3], *rest, **more)
+        aios_losses, "_point_terms", lambda points, camera, *rest, **more: plain(points, camera[..., :3], *rest, **more)
     )
 
     def points(body: BodyPrediction) -> jax.Array:
@@ -145,13 +145,13 @@ def recorded_loss(request):
     def total(predictions: dict, config: LossConfig):
         layers = tuple(recorded_layer(predictions, prefix) for prefix in LAYERS)
         outputs = Outputs(layers, recorded_layer(predictions, "interm/"))
-        return losses.loss(outputs, targets, config, SMPLX_POINTS, points, clean)
+        return aios_losses.loss(outputs, targets, config, SMPLX_POINTS, points, clean)
 
     predictions = golden.under("pred/", found)
     run = jax.jit(jax.value_and_grad(functools.partial(total, config=LossConfig(fifth_layer_parts=1.0)), has_aux=True))
     (value, terms), gradient = run(predictions)
     loop = sum(
-        losses.weight(LossConfig(), name.split("/")[1], None if "proposals" in name else int(name[5])) * term
+        aios_losses.weight(LossConfig(), name.split("/")[1], None if "proposals" in name else int(name[5])) * term
         for name, term in terms.items()
     )
     patch.undo()
@@ -197,19 +197,21 @@ def test_weights_are_the_released_table(kind):
         for term, name in NAMES.items():
             key = name + {None: "_interm", 5: ""}.get(layer, f"_{layer}")
             if key in table:
-                assert losses.weight(config, term, layer) == table[key], key
+                assert aios_losses.weight(config, term, layer) == table[key], key
                 checked.add(key)
     assert checked == {key for key in table if not key.endswith("query_expand") and "kp2d_ba" not in key}
 
 
 def test_weights_of_the_paper():
     paper = loss_config("paper")
-    assert losses.weight(paper, "oks_face", 5) == 0.5
-    assert losses.weight(paper, "rotation_left_hand", 5) == 1.0
-    assert losses.weight(paper, "points3d_left_hand", 4) == losses.weight(paper, "points3d_left_hand", 5) == 0.5
-    assert losses.weight(paper, "points3d_relative_body", 5) == 0.0
+    assert aios_losses.weight(paper, "oks_face", 5) == 0.5
+    assert aios_losses.weight(paper, "rotation_left_hand", 5) == 1.0
+    assert (
+        aios_losses.weight(paper, "points3d_left_hand", 4) == aios_losses.weight(paper, "points3d_left_hand", 5) == 0.5
+    )
+    assert aios_losses.weight(paper, "points3d_relative_body", 5) == 0.0
     assert not paper.slips
-    assert losses.weight(loss_config("released"), "points3d_left_hand", 4) == pytest.approx(0.01)
+    assert aios_losses.weight(loss_config("released"), "points3d_left_hand", 4) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_weights_of_the_paper():
     ],
 )
 def test_stages_of_supervision(supervision, body, parts):
-    got = [losses.supervised(LossConfig(supervision=supervision), layer) for layer in range(6)]
+    got = [aios_losses.supervised(LossConfig(supervision=supervision), layer) for layer in range(6)]
     assert [layer for layer, wanted in enumerate(got) if wanted.body] == list(body)
     assert [layer for layer, wanted in enumerate(got) if wanted.parts] == list(parts)
 
@@ -256,7 +258,7 @@ def recorded_match(case: str, joints: bool) -> tuple[LayerOutput, Targets, list[
     return output, targets, counts
 
 
-MATCH = jax.jit(matching.match)
+MATCH = jax.jit(hungarian_matching.match)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_matching(case, joints):
     found = golden.under(f"{case}/", golden.arrays("matcher"))
     output, targets, counts = recorded_match(case, joints)
     prefix = "" if joints or case == "box" else "naive_"
-    cost = matching.costs(output, targets)
+    cost = hungarian_matching.costs(output, targets)
     query = np.asarray(MATCH(output, targets))
     for image, count in enumerate(counts):
         expected = found[f"{prefix}cost{image}"]
@@ -278,7 +280,7 @@ def test_matching(case, joints):
         assert pairs == wanted
 
 
-ASSIGN = jax.jit(matching.assign)
+ASSIGN = jax.jit(hungarian_matching.assign)
 
 
 @settings(max_examples=60, deadline=None)

@@ -18,11 +18,11 @@ import smplx_synthetic
 from flax import nnx
 from helpers import max_abs
 
-from annyfit_jax.files import write_npz
-from annyfit_jax.regressors.aios import body_points, checkpoint, model, tokens
-from annyfit_jax.regressors.aios.config import ANNY, AiosConfig, LossConfig, naive, tiny
+from annyfit_jax.records.files import write_npz
+from annyfit_jax.regressors.aios import aios_checkpoint, aios_model, body_points, tokens
+from annyfit_jax.regressors.aios.aios_config import ANNY, AiosConfig, LossConfig, naive, tiny
+from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor
 from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
-from annyfit_jax.regressors.aios.regressor import AiosRegressor
 from annyfit_jax.training import flops
 from body_models import anny, smplx
 from body_models.rotations import rotvec_to_matrix
@@ -34,7 +34,7 @@ KINDS = pytest.mark.parametrize("kind", ["aios", "naive"])
 
 def stages_of(config: AiosConfig, variables: nnx.State, images: jax.Array, padding: jax.Array):
     """Everything on the way: memory, selection, decoder, outputs."""
-    network = model.bind(config, variables)
+    network = aios_model.bind(config, variables)
     levels = network.levels(images, padding)
     memory = network.encoder(levels)
     selection = network.two_stage(memory, levels)
@@ -82,7 +82,7 @@ def test_training(kind):
     probe = {name: draw(seed, f"probe:{name}", x.shape).astype(np.float32) for name, x in theirs.items()}
 
     def loss(variables, images, padding, denoising):
-        ours = golden.recorded_outputs(model.apply(config, variables, images, padding, denoising))
+        ours = golden.recorded_outputs(aios_model.apply(config, variables, images, padding, denoising))
         return sum((ours[name] * weight).sum() for name, weight in probe.items()), ours
 
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 3), has_aux=True, allow_int=True))
@@ -102,10 +102,10 @@ def test_training(kind):
     full = found["grad/label_enc.weight"]
     assert max_abs(of_table[: len(full)], full) < GRADIENT_TOLERANCE * np.linalg.norm(full)
     for path, variable in nnx.to_flat_state(gradient):
-        name = checkpoint.torch_name(path)
+        name = aios_checkpoint.torch_name(path)
         if name == "label_enc.weight":
             continue
-        slope = checkpoint.to_theirs(np.asarray(variable.get_value()), str(path[-1]))
+        slope = aios_checkpoint.to_theirs(np.asarray(variable.get_value()), str(path[-1]))
         expected = norms.pop(name, -1.0)
         if expected < 0:  # no gradient reaches it: frozen, or not used by the probe
             assert not slope.any(), name
@@ -122,16 +122,16 @@ def test_training(kind):
 
 def test_published_sizes():
     """Parameters without the body model: the released networks', shapes only."""
-    assert model.parameter_count(AiosConfig()) == pytest.approx(73.55e6, rel=1e-3)
-    assert model.parameter_count(naive()) == pytest.approx(56.23e6, rel=1e-3)
+    assert aios_model.parameter_count(AiosConfig()) == pytest.approx(73.55e6, rel=1e-3)
+    assert aios_model.parameter_count(naive()) == pytest.approx(56.23e6, rel=1e-3)
 
 
 def test_layers_at_published_size():
     """Shapes of the published network on an 800 x 1333 image, from a trace."""
     config = AiosConfig()
-    variables = model.graph_and_shapes(config)[1]
+    variables = aios_model.graph_and_shapes(config)[1]
     images, padding = jax.ShapeDtypeStruct((1, 800, 1333, 3), jnp.float32), jax.ShapeDtypeStruct((1, 800, 1333), bool)
-    outputs = jax.eval_shape(lambda v, i, p: model.apply(config, v, i, p), variables, images, padding)
+    outputs = jax.eval_shape(lambda v, i, p: aios_model.apply(config, v, i, p), variables, images, padding)
     assert [layer.boxes.shape[1] for layer in outputs.layers] == [900, 900, 100, 100, 100, 100]
     assert [layer.body is None for layer in outputs.layers] == [True, True, False, False, False, False]
     last = outputs.layers[-1]
@@ -144,12 +144,12 @@ def test_operations_at_published_size():
     """One 800 x 1333 image, forward: Naive AiOS as its authors count, AiOS less by what the blocks of the mask save."""
 
     def count(config: AiosConfig) -> float:
-        variables = model.graph_and_shapes(config)[1]
+        variables = aios_model.graph_and_shapes(config)[1]
         images, padding = (
             jax.ShapeDtypeStruct((1, 800, 1333, 3), jnp.float32),
             jax.ShapeDtypeStruct((1, 800, 1333), bool),
         )
-        return flops.count(lambda v, i, p: model.apply(config, v, i, p), variables, images, padding)
+        return flops.count(lambda v, i, p: aios_model.apply(config, v, i, p), variables, images, padding)
 
     assert count(naive()) == pytest.approx(570e9, rel=0.01)
     assert 600e9 < count(AiosConfig()) < 630e9  # 656e9 with a dense mask
@@ -173,10 +173,10 @@ def test_published_numbers():
 
 def test_small_images_are_refused():
     config = AiosConfig()
-    shapes = model.graph_and_shapes(config)[1]
+    shapes = aios_model.graph_and_shapes(config)[1]
     images, padding = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32), jax.ShapeDtypeStruct((1, 64, 64), bool)
     with pytest.raises(ValueError, match="too small for 900 queries"):
-        jax.eval_shape(lambda v, i, p: model.apply(config, v, i, p), shapes, images, padding)
+        jax.eval_shape(lambda v, i, p: aios_model.apply(config, v, i, p), shapes, images, padding)
 
 
 # ------------------------------------------------------------------------------------------------ configurations
@@ -193,9 +193,9 @@ def test_small_images_are_refused():
 def test_every_configuration_has_outputs(changes):
     """Shapes of the ablations and of Anny's head."""
     config = tiny(**changes)
-    shapes = model.graph_and_shapes(config)[1]
+    shapes = aios_model.graph_and_shapes(config)[1]
     images, padding = jax.ShapeDtypeStruct((2, 96, 128, 3), jnp.float32), jax.ShapeDtypeStruct((2, 96, 128), bool)
-    outputs = jax.eval_shape(lambda v, i, p: model.apply(config, v, i, p), shapes, images, padding)
+    outputs = jax.eval_shape(lambda v, i, p: aios_model.apply(config, v, i, p), shapes, images, padding)
     body = outputs.layers[-1].body
     for part, bones in config.body.parts.items():
         assert getattr(body.rotations, part).shape == (2, config.people, len(bones), 3, 3)

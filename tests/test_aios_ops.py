@@ -14,10 +14,10 @@ import pytest
 from flax import nnx
 from helpers import max_abs
 
-from annyfit_jax.regressors import rotations
-from annyfit_jax.regressors.aios import attention, boxes, camera, deformable, positions, terms, tokens
+from annyfit_jax.regressors import rotation_layers
+from annyfit_jax.regressors.aios import attention, boxes, deformable, loss_terms, positions, tokens, weak_perspective
+from annyfit_jax.regressors.aios.aios_config import AiosConfig, naive
 from annyfit_jax.regressors.aios.backbone import Bottleneck, FrozenNorm, InputProjection
-from annyfit_jax.regressors.aios.config import AiosConfig, naive
 from annyfit_jax.regressors.aios.decoder import DecoderLayer
 from annyfit_jax.regressors.aios.encoder import EncoderLayer
 from annyfit_jax.regressors.layers import HostRandom, Mlp
@@ -356,7 +356,7 @@ def test_generalised_iou():
 def test_focal_loss():
     found = golden.arrays("ops")
     logits, target = jnp.asarray(found["focal_logits"]), jnp.asarray(found["focal_onehot"])
-    value, gradient = jax.value_and_grad(lambda x: terms.focal(x, target).sum() / found["focal_num"])(logits)
+    value, gradient = jax.value_and_grad(lambda x: loss_terms.focal(x, target).sum() / found["focal_num"])(logits)
     assert value == pytest.approx(float(found["focal_out_times_queries"]), rel=1e-5)
     assert max_abs(gradient, found["focal_grad"]) < 1e-5
 
@@ -364,19 +364,19 @@ def test_focal_loss():
 @pytest.mark.parametrize("joints", [17, 6])
 def test_object_keypoint_similarity(joints):
     found = golden.under(f"oks{joints}_", golden.arrays("ops"))
-    sigmas = terms.BODY_SIGMAS if joints == 17 else terms.PART_SIGMAS
+    sigmas = loss_terms.BODY_SIGMAS if joints == 17 else loss_terms.PART_SIGMAS
     np.testing.assert_allclose(sigmas, found["sigmas"], rtol=1e-6)
     arguments = (
         jnp.asarray(found["pred"]).reshape(-1, joints, 2), jnp.asarray(found["gt"]).reshape(-1, joints, 2),
         jnp.asarray(found["valid"]), jnp.asarray(found["area"]), sigmas,
     )  # fmt: skip
-    assert max_abs(terms.object_keypoint_similarity(*arguments), found["value"]) < TOLERANCE
-    assert max_abs(terms.oks_loss(*arguments), found["loss"]) < TOLERANCE
+    assert max_abs(loss_terms.object_keypoint_similarity(*arguments), found["value"]) < TOLERANCE
+    assert max_abs(loss_terms.oks_loss(*arguments), found["loss"]) < TOLERANCE
 
 
 def test_oks_without_joints_or_area_is_finite():
     def value(xy, visible, area):
-        return terms.oks_loss(xy, jnp.zeros((6, 2)), visible, area, terms.PART_SIGMAS)
+        return loss_terms.oks_loss(xy, jnp.zeros((6, 2)), visible, area, loss_terms.PART_SIGMAS)
 
     for visible, area in ((jnp.zeros(6), 0.1), (jnp.ones(6), 0.0)):
         loss, gradient = jax.value_and_grad(value)(jnp.full((6, 2), 0.2), visible, jnp.float32(area))
@@ -386,13 +386,13 @@ def test_oks_without_joints_or_area_is_finite():
 
 def test_rotation_from_six_numbers():
     found = golden.arrays("ops")
-    assert max_abs(rotations.matrix_from_6d(jnp.asarray(found["rot6d_in"]))[:, 0], found["rot6d_out"]) < TOLERANCE
+    assert max_abs(rotation_layers.matrix_from_6d(jnp.asarray(found["rot6d_in"]))[:, 0], found["rot6d_out"]) < TOLERANCE
 
 
 def test_rotation_vectors():
     """The recorded vectors may be longer than pi: compared as rotations, and ours for length."""
     found = golden.arrays("ops")
-    got = rotations.rotvec_from_matrix(jnp.asarray(found["rot6d_out"]))
+    got = rotation_layers.rotvec_from_matrix(jnp.asarray(found["rot6d_out"]))
     assert max_abs(rotvec_to_matrix(got), rotvec_to_matrix(jnp.asarray(found["aa_out"]))) < TOLERANCE
     assert max_abs(rotvec_to_matrix(jnp.asarray(found["rodrigues_in"])), found["rodrigues_out"]) < TOLERANCE
 
@@ -406,15 +406,17 @@ def test_rotation_vectors_of_every_size():
     )
     with jax.enable_x64(True):
         rotvec = jnp.asarray(axis * angle[:, None])
-        back = rotations.rotvec_from_matrix(rotvec_to_matrix(rotvec))
+        back = rotation_layers.rotvec_from_matrix(rotvec_to_matrix(rotvec))
         same = np.minimum(np.abs(back - rotvec).max(1), np.where(angle > 3.1, np.abs(back + rotvec).max(1), np.inf))
         assert same.max() < 1e-6
-        slope = jax.jit(jax.vmap(jax.jacobian(lambda r: rotations.rotvec_from_matrix(rotvec_to_matrix(r)))))(rotvec)
+        slope = jax.jit(jax.vmap(jax.jacobian(lambda r: rotation_layers.rotvec_from_matrix(rotvec_to_matrix(r)))))(
+            rotvec
+        )
         assert np.isfinite(slope).all()
 
 
 def test_rotation_at_zero_has_a_finite_gradient():
-    value, slope = jax.value_and_grad(lambda x: rotations.matrix_from_6d(x).sum())(jnp.zeros(6))
+    value, slope = jax.value_and_grad(lambda x: rotation_layers.matrix_from_6d(x).sum())(jnp.zeros(6))
     assert value == 0
     assert np.isfinite(slope).all()
 
@@ -422,9 +424,9 @@ def test_rotation_at_zero_has_a_finite_gradient():
 def test_projection():
     found = golden.arrays("ops")
     points, camera_, size = (jnp.asarray(found[f"proj_{key}"]) for key in ("points", "cam", "wh"))
-    got = camera.project(points, camera_, size)
+    got = weak_perspective.project(points, camera_, size)
     # Pixels of order 1e3 and more: relative.
     np.testing.assert_allclose(got, found["proj_out"], rtol=1e-4, atol=1e-2)
-    plain = points + camera.translation(camera_)[:, None]
-    perspective = camera.FOCAL_PX * plain[..., :2] / plain[..., 2:] + size[:, None] / 2
+    plain = points + weak_perspective.translation(camera_)[:, None]
+    perspective = weak_perspective.FOCAL_PX * plain[..., :2] / plain[..., 2:] + size[:, None] / 2
     np.testing.assert_allclose(got, perspective, rtol=1e-3, atol=0.1)

@@ -10,13 +10,13 @@ import pytest
 from helpers import max_abs
 from PIL import Image
 
-from annyfit_jax import results
-from annyfit_jax.camera import project
-from annyfit_jax.metrics.joints import at_root
-from annyfit_jax.regressors.predictions import scene_fit
-from annyfit_jax.results import SceneFit
-from annyfit_jax.scene import BodyParameters
-from experiments import box_sensitivity, prove_aios
+from annyfit_jax.metrics.joint_errors import at_root
+from annyfit_jax.people.camera import project
+from annyfit_jax.people.scene import BodyParameters
+from annyfit_jax.records import fit_files
+from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.regressors.regressed_people import scene_fit
+from experiments.studies import box_sensitivity, prove_aios
 
 SIZE = (160, 120)
 K = np.array([[200.0, 0, 80], [0, 200, 60], [0, 0, 1]])
@@ -48,7 +48,7 @@ def fit_of(name: str, joints: np.ndarray, scores: list[float] | None = None) -> 
 def stored(folder: Path, fits: list[SceneFit]) -> Path:
     folder.mkdir()
     for fit in fits:
-        results.save(fit, folder / f"{fit.name}.npz")
+        fit_files.save(fit, folder / f"{fit.name}.npz")
     return folder
 
 
@@ -107,7 +107,7 @@ def test_crops(tmp_path):
     for boxes_, count in ((None, 3), (boxes, 1)):
         folder = tmp_path / str(count)
         box_sensitivity.make_crops(truth, photo, boxes_, 0.1, np.random.default_rng(0), folder, 64)
-        crops = [results.load(path) for path in sorted((folder / "fits").glob("*.npz"))]
+        crops = [fit_files.load(path) for path in sorted((folder / "fits").glob("*.npz"))]
         assert len(crops) == count
         for crop in crops:
             assert max_abs(project(crop.fitted_keypoints_3d, crop.K), crop.keypoints_2d[..., :2]) < 1e-2

@@ -11,10 +11,10 @@ import pytest
 from fit_cases import TRAJECTORIES, released_config, trajectory
 from helpers import SHARED
 
-from annyfit_jax.bodies import anny_body
-from annyfit_jax.scene import SceneError
-from experiments import benchmark, benchmark_report, benchmark_scenes, cost_model
-from experiments.benchmark_worker import Stopwatch, Worker, WorkerError
+from annyfit_jax.fit.fit_body import anny_body
+from annyfit_jax.people.scene import SceneError
+from experiments.benchmarks import benchmark, benchmark_report, benchmark_scenes, cost_model
+from experiments.benchmarks.benchmark_worker import Stopwatch, Worker, WorkerError
 
 
 def run(seconds: float) -> dict[str, float]:
@@ -204,7 +204,7 @@ def test_read_nothing(tmp_path) -> None:
 def echo(tmp_path):
     """A worker module that is not part of the project."""
     code = """
-from experiments.benchmark_worker import serve
+from experiments.benchmarks.benchmark_worker import serve
 class Echo:
     def twice(self, x):
         print("noise on stdout")
@@ -246,7 +246,7 @@ def test_worker_is_pinned(tmp_path) -> None:
 
     core = min(os.sched_getaffinity(0))
     code = (
-        "import os\nfrom experiments.benchmark_worker import serve\n"
+        "import os\nfrom experiments.benchmarks.benchmark_worker import serve\n"
         "class W:\n    def cores(self):\n        return {'cores': sorted(os.sched_getaffinity(0))}\nserve(W())\n"
     )
     (tmp_path / "pinned_worker.py").write_text(code)

@@ -15,7 +15,8 @@ from fit_cases import released_config
 from flax.core import FrozenDict
 from helpers import REPO
 
-from annyfit_jax.config import FitConfig, Stage, apply_overrides, config_hash, from_json, load_config, table, to_json
+from annyfit_jax.fit.config import FitConfig, Stage, from_json, load_config
+from annyfit_jax.records.settings import apply_overrides, config_hash, table, to_json
 
 
 def changed(*assignments: str) -> FitConfig:
@@ -263,7 +264,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
 def test_a_config_file_of_ones_own(tmp_path: Path):
     path = tmp_path / "own.py"
     path.write_text(
-        "from annyfit_jax.config import FitConfig, Stage, table\n"
+        "from annyfit_jax.fit.config import FitConfig, Stage, table\n"
         "def get_config():\n"
         "    return FitConfig(stages=(Stage('all', 5, table(transl=0.1), table(keypoints=1.0)),), sigma_px=20.0)\n"
     )

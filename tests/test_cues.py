@@ -22,11 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from annyfit_jax.cues import codecs, dataset, schema, source, wire
-from annyfit_jax.files import temporary_name
-from annyfit_jax.inputs import open_input
-from annyfit_jax.inputs.source import InputOptions
-from annyfit_jax.scene import BodyParameters, Scene, SceneError
+from annyfit_jax.inputs import cue_dataset, cue_schema, cue_source, open_input
+from annyfit_jax.inputs.scene_source import InputOptions
+from annyfit_jax.people.scene import BodyParameters, Scene, SceneError
+from annyfit_jax.records import codecs, wire
+from annyfit_jax.records.files import temporary_name
 
 SIZE = (31, 22)
 RECORD_FILES = "cues-train.array_record-*"
@@ -118,12 +118,12 @@ def assert_same(actual: Scene, expected: Scene, *, depth: bool = True) -> None:
             assert a == e, field.name
 
 
-def write(folder: Path, scenes: list[Scene], per_shard: int = 3, **options) -> dataset.Progress:
-    plan = dataset.Plan(len(scenes), {"test": 1}, per_shard)
-    return dataset.write(folder, plan, lambda indices: (scenes[i] for i in indices), **options)
+def write(folder: Path, scenes: list[Scene], per_shard: int = 3, **options) -> cue_dataset.Progress:
+    plan = cue_dataset.Plan(len(scenes), {"test": 1}, per_shard)
+    return cue_dataset.write(folder, plan, lambda indices: (scenes[i] for i in indices), **options)
 
 
-def write_records(folder: Path, records: list[bytes], version: int = schema.SCHEMA_VERSION) -> Path:
+def write_records(folder: Path, records: list[bytes], version: int = cue_schema.SCHEMA_VERSION) -> Path:
     """A dataset as another TFDS program would write it: one shard, no `shards/` folder."""
     folder.mkdir()
     path = folder / "cues-train.array_record-00000-of-00001"
@@ -132,9 +132,9 @@ def write_records(folder: Path, records: list[bytes], version: int = schema.SCHE
         writer.write(record)
     writer.close()
     tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=schema.features(version), check_data=False,
+        data_dir=folder, features=cue_schema.features(version), check_data=False,
         split_infos=[tfds.core.SplitInfo(name="train", shard_lengths=[len(records)], num_bytes=1)],
-        filename_template=dataset.TEMPLATE,
+        filename_template=cue_dataset.TEMPLATE,
     )  # fmt: skip
     return folder
 
@@ -159,22 +159,22 @@ def test_round_trip(n, seed, absent):
     if "extra" in absent:
         changes["extra"] = {}
     scene = make_scene(n, seed, **changes)
-    decoded = schema.decode(schema.serialize(schema.encode(scene)))
+    decoded = cue_schema.decode(cue_schema.serialize(cue_schema.encode(scene)))
     if n == 0:  # no rows cannot be told from no cue
         for part in (scene, decoded):
             part.start = part.truth = part.boxes = part.masks = None
             part.extra = {}
     assert_same(decoded, scene)
-    assert schema.content_hash(decoded) == schema.content_hash(scene)
+    assert cue_schema.content_hash(decoded) == cue_schema.content_hash(scene)
 
 
 def test_tfds_reads_and_writes_the_same_records():
-    example = schema.encode(make_scene(3), image_jpeg=b"\xff\xd8x")
-    features, record = schema.features(), schema.serialize(example)
+    example = cue_schema.encode(make_scene(3), image_jpeg=b"\xff\xd8x")
+    features, record = cue_schema.features(), cue_schema.serialize(example)
     by_tfds: Any = features.deserialize_example_np(record)
     own = wire.Record(record, "record")
-    assert set(by_tfds) == set(schema.FIELDS)
-    for name, field in schema.FIELDS.items():
+    assert set(by_tfds) == set(cue_schema.FIELDS)
+    for name, field in cue_schema.FIELDS.items():
         value: Any = by_tfds[name]
         expected = own.read(name, field)
         if field.kind in ("text", "texts"):
@@ -182,11 +182,11 @@ def test_tfds_reads_and_writes_the_same_records():
         if isinstance(expected, np.ndarray):
             assert value.dtype == expected.dtype, name
         np.testing.assert_array_equal(value, expected, err_msg=name)
-    assert_same(schema.decode(features.serialize_example(example)), schema.decode(record))
+    assert_same(cue_schema.decode(features.serialize_example(example)), cue_schema.decode(record))
 
 
 def test_scenes_without_people_or_cues_keep_their_shapes_in_tfds():
-    decoded: Any = schema.features().deserialize_example_np(schema.serialize(schema.encode(bare_scene(0))))
+    decoded: Any = cue_schema.features().deserialize_example_np(cue_schema.serialize(cue_schema.encode(bare_scene(0))))
     assert decoded["keypoints"].shape == (0, 17, 3)
     assert decoded["start_pose"].shape == (0, 162, 3)
     assert decoded["keypoints_133"].shape == (0, 133, 3)
@@ -195,11 +195,15 @@ def test_scenes_without_people_or_cues_keep_their_shapes_in_tfds():
 
 def test_words_are_stored_beside_the_anchors():
     scene = make_scene(3, age=np.array([0.33, -1, 0.4]), gender=np.array([1.0, 0.5, -1]))
-    example = schema.encode(scene)
+    example = cue_schema.encode(scene)
     assert example["age_words"] == ["child", "", ""]
     assert example["gender_words"] == ["female", "neutral", ""]
     scene.extra["age_words"] = ["kid", "", "teen-ish"]
-    assert schema.decode(schema.serialize(schema.encode(scene))).extra["age_words"] == ["kid", "", "teen-ish"]
+    assert cue_schema.decode(cue_schema.serialize(cue_schema.encode(scene))).extra["age_words"] == [
+        "kid",
+        "",
+        "teen-ish",
+    ]
 
 
 def test_run_lengths_are_those_of_coco():
@@ -210,37 +214,37 @@ def test_run_lengths_are_those_of_coco():
 
 def test_content_hash_says_what_a_fit_reads():
     scene = make_scene(4)
-    reference = schema.content_hash(scene)
+    reference = cue_schema.content_hash(scene)
     same = dataclasses.replace(
         scene, name="other", notes=[], image_path=None, masks=None, truth=None, boxes=None, extra={}
     )
-    assert schema.content_hash(same) == reference
+    assert cue_schema.content_hash(same) == reference
     rounded = scene.keypoints.astype(np.float32)
-    assert schema.content_hash(dataclasses.replace(scene, keypoints=rounded)) == schema.content_hash(
+    assert cue_schema.content_hash(dataclasses.replace(scene, keypoints=rounded)) == cue_schema.content_hash(
         dataclasses.replace(scene, keypoints=rounded.astype(np.float64))
     )
     for name in ("keypoints", "dense_keypoints", "median_depth", "depth_layer", "age", "gender", "intrinsics"):
         changed = np.array(getattr(scene, name))
         changed[1] = changed[1] + 1
-        assert schema.content_hash(dataclasses.replace(scene, **{name: changed})) != reference, name
-    assert schema.content_hash(dataclasses.replace(scene, start=None)) != reference
+        assert cue_schema.content_hash(dataclasses.replace(scene, **{name: changed})) != reference, name
+    assert cue_schema.content_hash(dataclasses.replace(scene, start=None)) != reference
 
 
 def test_a_newer_version_is_refused():
-    example = {**schema.encode(make_scene(1)), "schema_version": 3}
+    example = {**cue_schema.encode(make_scene(1)), "schema_version": 3}
     with pytest.raises(SceneError, match="schema_version: expected 1 to 2, got 3"):
-        schema.decode(schema.serialize(example))
+        cue_schema.decode(cue_schema.serialize(example))
 
 
 def test_version_1_is_read(tmp_path):
     scenes = [make_scene(2, name="a"), bare_scene(1, name="b")]
-    examples = [{**schema.encode(scene), "schema_version": 1} for scene in scenes]
-    features = schema.features(1)
-    assert set(schema.FIELDS) - set(features) == {"depth_layer", "provenance"}
+    examples = [{**cue_schema.encode(scene), "schema_version": 1} for scene in scenes]
+    features = cue_schema.features(1)
+    assert set(cue_schema.FIELDS) - set(features) == {"depth_layer", "provenance"}
     write_records(tmp_path / "v1", [
         features.serialize_example({name: example[name] for name in features}) for example in examples
     ], version=1)  # fmt: skip
-    cues = source.open_cues(str(tmp_path / "v1"), InputOptions(with_masks=True, with_depth_map=True))
+    cues = cue_source.open_cues(str(tmp_path / "v1"), InputOptions(with_masks=True, with_depth_map=True))
     assert cues.names == ("a", "b")
     for loaded, scene in zip(cues, scenes, strict=True):
         extra = {name: value for name, value in scene.extra.items() if name != "provenance"}
@@ -253,9 +257,9 @@ def test_version_1_is_read(tmp_path):
 def test_written_scenes_come_back_through_open_input(tmp_path):
     scenes = [make_scene(n, seed=n, name=f"s{n}") for n in (1, 2, 3, 7)]
     state = write(tmp_path / "d", scenes)
-    assert state == dataset.Progress(2, 2, 4, 13, 0, True)
+    assert state == cue_dataset.Progress(2, 2, 4, 13, 0, True)
     cues = open_input(str(tmp_path / "d"), with_masks=True, with_depth_map=True)
-    assert isinstance(cues, source.CueSource)
+    assert isinstance(cues, cue_source.CueSource)
     assert (cues.kind, cues.names) == ("cues", ("s1", "s2", "s3", "s7"))
     assert cues.people == (1, 2, 3, 7)
     assert cues.has_start == (True,) * 4
@@ -265,15 +269,15 @@ def test_written_scenes_come_back_through_open_input(tmp_path):
     assert lean.masks is None
     assert lean.depth_map is None
     assert_same(pickle.loads(pickle.dumps(cues)).load(1), scenes[1])
-    assert dataset.verify(tmp_path / "d") == []
+    assert cue_dataset.verify(tmp_path / "d") == []
 
 
 def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
     """Read back and forth over more shards than may be open."""
-    monkeypatch.setattr(source, "_OPEN_SHARDS", 2)
+    monkeypatch.setattr(cue_source, "_OPEN_SHARDS", 2)
     scenes = [make_scene(1, seed=k, name=f"s{k}") for k in range(5)]
     write(tmp_path / "cues", scenes, per_shard=1)
-    opened = source.open_cues(str(tmp_path / "cues"), InputOptions(with_masks=True, with_depth_map=True))
+    opened = cue_source.open_cues(str(tmp_path / "cues"), InputOptions(with_masks=True, with_depth_map=True))
     for k in (0, 4, 0, 1, 2, 3, 0, 4):
         assert_same(opened.load(k), scenes[k])
         assert opened.records is not None
@@ -306,7 +310,7 @@ print(people, sorted(grains), "tensorflow" in sys.modules)
 def test_an_interrupted_job_resumes_to_the_same_bytes(tmp_path):
     scenes = [make_scene(1 + i % 3, seed=i, name=f"s{i:02d}") for i in range(11)]
     write(tmp_path / "whole", scenes)
-    folder, plan = tmp_path / "d", dataset.Plan(11, {"test": 1}, 3)
+    folder, plan = tmp_path / "d", cue_dataset.Plan(11, {"test": 1}, 3)
 
     def dies_at(limit: int) -> Callable[[range], Iterator[Scene]]:
         def generate(indices: range) -> Iterator[Scene]:
@@ -319,7 +323,7 @@ def test_an_interrupted_job_resumes_to_the_same_bytes(tmp_path):
 
     for limit in (0, 2, 3, 7, 10):
         with pytest.raises(KeyboardInterrupt):
-            dataset.write(folder, plan, dies_at(limit))
+            cue_dataset.write(folder, plan, dies_at(limit))
         assert len(list(folder.glob(RECORD_FILES))) == limit // 3
         assert not list(folder.glob(".*.tmp"))
         with pytest.raises(SceneError, match=f"not finished, {limit // 3} of 4 shards"):
@@ -359,11 +363,11 @@ def test_processes_share_the_shards(tmp_path):
 def test_another_job_in_the_same_folder_is_refused(tmp_path):
     scenes = [make_scene(1, name="a"), make_scene(1, name="b")]
     write(tmp_path / "d", scenes)
-    with pytest.raises(dataset.DatasetError, match="scenes_per_shard"):
+    with pytest.raises(cue_dataset.DatasetError, match="scenes_per_shard"):
         write(tmp_path / "d", scenes, per_shard=1)
-    with pytest.raises(dataset.DatasetError, match="source"):
-        dataset.write(tmp_path / "d", dataset.Plan(2, {"test": 2}, 3), lambda r: scenes)
-    with pytest.raises(dataset.DatasetError, match="process_index"):
+    with pytest.raises(cue_dataset.DatasetError, match="source"):
+        cue_dataset.write(tmp_path / "d", cue_dataset.Plan(2, {"test": 2}, 3), lambda r: scenes)
+    with pytest.raises(cue_dataset.DatasetError, match="process_index"):
         write(tmp_path / "d", scenes, process_index=2, process_count=2)
 
 
@@ -373,9 +377,9 @@ def test_broken_scenes_are_set_aside_while_packing(tmp_path):
     nan.keypoints[1, 3, 0] = np.nan
     small = make_scene(2, name="small", masks=np.zeros((2, 5, 5), bool))
     scenes = [make_scene(1, name="first"), crowd, nan, bare_scene(0, name="empty"), small, make_scene(1, name="last")]
-    items: list = [*scenes, dataset.SetAside("unreadable", "x.npz: not a readable .npz file")]
-    plan = dataset.Plan(len(items), {"test": 1}, 2)
-    state = dataset.write(tmp_path / "d", plan, lambda indices: (items[i] for i in indices))
+    items: list = [*scenes, cue_dataset.SetAside("unreadable", "x.npz: not a readable .npz file")]
+    plan = cue_dataset.Plan(len(items), {"test": 1}, 2)
+    state = cue_dataset.write(tmp_path / "d", plan, lambda indices: (items[i] for i in indices))
     assert (state.scenes, state.set_aside, state.finished) == (2, 5, True)
     rows = [json.loads(line) for line in (tmp_path / "d" / "set_aside.jsonl").read_text().splitlines()]
     reasons = {row["scene"]: row["reason"] for row in rows}
@@ -390,7 +394,7 @@ def test_broken_scenes_are_set_aside_while_packing(tmp_path):
 
 def _corrupt(example: dict, name: str, value: object) -> bytes:
     """A record whose field holds something else than its table says."""
-    fields = dict(schema.FIELDS)
+    fields = dict(cue_schema.FIELDS)
     if isinstance(value, np.ndarray) and fields[name].kind == "array":
         fields[name] = dataclasses.replace(fields[name], dtype=str(value.dtype))
     return wire.serialize({**example, name: value}, fields)
@@ -417,8 +421,8 @@ BROKEN = {
 def test_a_broken_record_stays_alone(tmp_path, case):
     name, value, message = BROKEN[case]
     good = [make_scene(2, seed=i, name=f"s{i}") for i in range(2)]
-    records = [schema.serialize(schema.encode(scene)) for scene in good]
-    example = schema.encode(make_scene(2, name="broken"))
+    records = [cue_schema.serialize(cue_schema.encode(scene)) for scene in good]
+    example = cue_schema.encode(make_scene(2, name="broken"))
     if name == "mask_counts":
         example["mask_runs"] = np.array([1, 2], np.int32)
     folder = write_records(tmp_path / "d", [records[0], _corrupt(example, name, value), records[1]])
@@ -434,14 +438,14 @@ def test_a_broken_record_stays_alone(tmp_path, case):
 
 def test_records_of_random_bytes_raise_only_scene_errors(tmp_path):
     rng = np.random.default_rng(0)
-    record = schema.serialize(schema.encode(make_scene(2)))
+    record = cue_schema.serialize(cue_schema.encode(make_scene(2)))
     mutants = [b"", rng.bytes(200), record[:1000], record[:-3]]
     for _ in range(150):
         mutant = bytearray(record)
         for position in rng.integers(0, len(record), 3):
             mutant[position] = rng.integers(256)
         mutants.append(bytes(mutant))
-    cues = source.open_cues(
+    cues = cue_source.open_cues(
         str(write_records(tmp_path / "d", mutants)), InputOptions(with_masks=True, with_depth_map=True)
     )
     failed = 0
@@ -458,7 +462,7 @@ def test_damage_on_disk_costs_one_record(tmp_path):
     write(tmp_path / "d", scenes, per_shard=4)
     path = next((tmp_path / "d").glob(RECORD_FILES))
     content = bytearray(path.read_bytes())
-    size = len(schema.serialize(schema.encode(scenes[0])))
+    size = len(cue_schema.serialize(cue_schema.encode(scenes[0])))
     for position in range(size, len(content), 997):
         if content[position : position + 40].strip(b"\0"):
             content[position] ^= 0xFF
@@ -473,7 +477,7 @@ def test_damage_on_disk_costs_one_record(tmp_path):
             assert "cannot be read" in str(error)  # noqa: PT017
             outcomes.append(False)
     assert outcomes.count(False) == 1
-    assert dataset.verify(tmp_path / "d") == [f"{path.name}: the checksum differs from 00000-of-00001.json"]
+    assert cue_dataset.verify(tmp_path / "d") == [f"{path.name}: the checksum differs from 00000-of-00001.json"]
 
 
 def test_a_torn_or_missing_shard_costs_its_scenes(tmp_path):
@@ -540,7 +544,7 @@ def test_pack_program(tmp_path):
     direct = open_input(str(tmp_path / "coco.json"))
     for folder in ("d", "again"):
         cues = open_input(str(tmp_path / folder))
-        assert isinstance(cues, source.CueSource)
+        assert isinstance(cues, cue_source.CueSource)
         assert cues.names == ("a", "b")
         assert cues.photo(0) == stream.getvalue()
         assert cues.photo(1) == b""
@@ -551,4 +555,4 @@ def test_pack_program(tmp_path):
         }  # fmt: skip
         expected = direct.load(0)
         assert_same(scene, expected)
-        assert schema.content_hash(scene) == schema.content_hash(expected)
+        assert cue_schema.content_hash(scene) == cue_schema.content_hash(expected)

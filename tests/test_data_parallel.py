@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from fit_cases import short_config
 
-from annyfit_jax import fitting, solver
-from annyfit_jax.fitting import Fitter
-from annyfit_jax.results import SceneFit
+from annyfit_jax.fit import adam
+from annyfit_jax.fit import fitter as fitting
+from annyfit_jax.fit.fitter import Fitter
+from annyfit_jax.records.fit_files import SceneFit
 from body_models import anny
 
 DEVICES = 4
@@ -99,7 +100,7 @@ def test_one_compilation_per_length(fitters):
 
 def test_the_solver_is_traced_once_per_length(fitters):
     fitter = fitters[1]
-    solve = chex.assert_max_traces(solver.solve, n=2)
+    solve = chex.assert_max_traces(adam.solve, n=2)
     chex.clear_trace_counter()
     traced = jax.jit(solve, static_argnums=0)
     for batch in fitter.batches(map(fitter.prepare, scenes(9))):

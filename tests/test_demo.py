@@ -13,8 +13,8 @@ from helpers import REPO, require_shared
 from PIL import Image
 
 from annyfit_jax.inputs import open_input
-from annyfit_jax.pages import coco_credits
-from experts.words import age_anchor, gender_anchor
+from annyfit_jax.people.words import age_anchor, gender_anchor
+from annyfit_jax.report.scene_pages import coco_credits
 
 FOLDER = REPO / "experiments" / "demo_data"
 ANNOTATIONS = FOLDER / "annotations.json"

@@ -19,25 +19,25 @@ from helpers import REPO
 from PIL import Image
 
 from annyfit_jax import metrics
-from annyfit_jax.config import load_config as load_fit_config
-from annyfit_jax.config import table
-from annyfit_jax.cues import dataset
-from annyfit_jax.distillation import labels, report
-from annyfit_jax.distillation.config import DistillConfig, Labels, Scenes, Student, load_config
+from annyfit_jax.distillation import distillation_report, fit_labels
+from annyfit_jax.distillation.distillation_config import DistillConfig, Labels, Scenes, Student, load_config
 from annyfit_jax.exports.training_set import FitRecords
-from annyfit_jax.fit_source import open_fits
+from annyfit_jax.fit.config import load_config as load_fit_config
+from annyfit_jax.inputs import cue_dataset
+from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.jobs.runner import Interrupted
-from annyfit_jax.meshes import BodyMeshes
-from annyfit_jax.regressors.multihmr.config import HeadConfig, MultiHmrConfig
-from annyfit_jax.regressors.multihmr.feed import FitSet, MultiHmrFeed, certainty
-from annyfit_jax.regressors.multihmr.regressor import MultiHmrRegressor
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.records.fit_files import FitFileError, SceneFit
+from annyfit_jax.records.settings import table
+from annyfit_jax.regressors.multihmr.multihmr_config import HeadConfig, MultiHmrConfig
+from annyfit_jax.regressors.multihmr.multihmr_feed import FitSet, MultiHmrFeed, certainty
+from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
 from annyfit_jax.regressors.vit import VitConfig
-from annyfit_jax.results import FitFileError, SceneFit
-from annyfit_jax.scene import Scene, SceneError
-from annyfit_jax.synthetic import people
-from annyfit_jax.synthetic.config import CameraConfig, PeopleConfig, WorldConfig
+from annyfit_jax.synthetic import population
 from annyfit_jax.synthetic.world import World, jpeg
-from annyfit_jax.training.config import OptimiserConfig, TrainConfig
+from annyfit_jax.synthetic.world_config import CameraConfig, PeopleConfig, WorldConfig
+from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
 from experiments import distill as program
 
 COUNT = 4
@@ -59,7 +59,7 @@ def scenes(tmp_path_factory) -> Path:
     """A cue dataset of small rendered families."""
     folder = tmp_path_factory.mktemp("scenes") / "cues"
     world = World(3, world_config())
-    dataset.write(folder, dataset.Plan(COUNT, world.fingerprint(), 2), world.scenes, photo=jpeg)
+    cue_dataset.write(folder, cue_dataset.Plan(COUNT, world.fingerprint(), 2), world.scenes, photo=jpeg)
     return folder
 
 
@@ -121,7 +121,7 @@ def test_a_config_that_does_not_hang_together_says_what_is_missing(scenes):
 
 def test_the_world_of_adults_has_nobody_young():
     rng = np.random.default_rng(0)
-    groups = [people.draw_people(rng, PeopleConfig(groups=table(adults=1.0))) for _ in range(200)]
+    groups = [population.draw_people(rng, PeopleConfig(groups=table(adults=1.0))) for _ in range(200)]
     years = np.concatenate([group.years for group in groups])
     assert years.min() >= 18
     assert years.max() <= 64
@@ -132,7 +132,7 @@ def test_the_world_of_adults_has_nobody_young():
 
 
 def test_stated_people_are_those_of_the_dataset(scenes, meshes):
-    source, stated = labels.open_scenes(scenes), labels.StatedPeople(scenes, "truth", meshes)
+    source, stated = fit_labels.open_scenes(scenes), fit_labels.StatedPeople(scenes, "truth", meshes)
     assert stated.names == source.names
     for index, outcome in enumerate(stated.outcomes()):
         scene, fit = source.load(index), outcome.fit
@@ -143,7 +143,7 @@ def test_stated_people_are_those_of_the_dataset(scenes, meshes):
         np.testing.assert_allclose(fit.height_m, scene.extra["gt_body_height"], atol=2e-3)
         assert fit.person_ids.tolist() == scene.person_ids
         np.testing.assert_array_equal(fit.age_word, scene.age.astype(np.float32))
-    starts = labels.StatedPeople(scenes, "start", meshes)
+    starts = fit_labels.StatedPeople(scenes, "start", meshes)
     assert starts.fingerprint != stated.fingerprint
     assert not np.allclose(starts.load(source.names[0]).shape, stated.load(source.names[0]).shape, atol=0.05)
     with pytest.raises(FitFileError, match="no scene nowhere"):
@@ -151,21 +151,21 @@ def test_stated_people_are_those_of_the_dataset(scenes, meshes):
 
 
 def test_cues_are_taken_away(scenes):
-    scene = labels.open_scenes(scenes).load(0)
+    scene = fit_labels.open_scenes(scenes).load(0)
     assert (scene.age >= 0).any()
     assert np.isfinite(scene.median_depth).any()
-    bare = labels.without(scene, ("words", "depth"))
+    bare = fit_labels.without(scene, ("words", "depth"))
     assert (bare.age == -1).all()
     assert (bare.gender == -1).all()
     assert np.isnan(bare.median_depth).all()
     np.testing.assert_array_equal(bare.keypoints, scene.keypoints)
-    np.testing.assert_array_equal(labels.without(scene, ("words",)).median_depth, scene.median_depth)
+    np.testing.assert_array_equal(fit_labels.without(scene, ("words",)).median_depth, scene.median_depth)
 
 
 def spoiled(scene: Scene, meshes: BodyMeshes) -> SceneFit:
     """The truth with cues that say nothing against it, but for the first person, whose keypoints are far off; and spreads."""
     assert scene.truth is not None
-    fit = labels.as_fit(scene, scene.truth, meshes, "test")
+    fit = fit_labels.as_fit(scene, scene.truth, meshes, "test")
     n = len(fit)
     off = np.zeros(n, np.float32)
     off[0] = 1000.0
@@ -190,16 +190,16 @@ class Truth(FakeFitter):
 
 
 def test_people_below_the_threshold_do_not_count(scenes, meshes, tmp_path):
-    run_job(tmp_path / "job", labels.open_scenes(scenes), fitter=Truth(meshes))
+    run_job(tmp_path / "job", fit_labels.open_scenes(scenes), fitter=Truth(meshes))
     source = open_fits(tmp_path / "job", details=False)
-    weights = [labels.trusted(LOW)(fit) for fit in source]
+    weights = [fit_labels.trusted(LOW)(fit) for fit in source]
     assert all(w[0] == 0 and w[1:].all() for w in weights), "the first of each scene is the spoiled one"
-    chosen = labels.select(source, labels.trusted(LOW))
+    chosen = fit_labels.select(source, fit_labels.trusted(LOW))
     assert chosen.people == sum(len(w) - 1 for w in weights)
     assert chosen.all_people == sum(len(w) for w in weights)
     assert chosen.names == tuple(n for n, w in zip(source.names, weights) if len(w) > 1)
     with pytest.raises(ValueError, match="nobody is trusted"):
-        labels.select(source, labels.trusted(1.1))
+        fit_labels.select(source, fit_labels.trusted(1.1))
 
 
 def test_weights_fall_with_the_spread_of_a_fit():
@@ -230,14 +230,14 @@ def test_all_steps_and_again(scenes, meshes, tmp_path, monkeypatch):
         assert command[1:3] == ["-m", "experiments.fit"]
         assert Path(given["config"]).name == "annyfit_plus.py"
         if not (Path(given["output"]) / "dataset_info.json").is_file():
-            run_job(Path(given["output"]), labels.open_scenes(given["input"]), fitter=Truth(meshes))
+            run_job(Path(given["output"]), fit_labels.open_scenes(given["input"]), fitter=Truth(meshes))
 
     monkeypatch.setattr(program.Distillation, "_program", fit)
     folder = tmp_path / "out"
     program.Distillation(made, folder).run(list(program.STEPS))
     assert len(calls) == 1
 
-    started, stream = labels.open_scenes(folder / "start" / "all_cues"), labels.open_scenes(scenes)
+    started, stream = fit_labels.open_scenes(folder / "start" / "all_cues"), fit_labels.open_scenes(scenes)
     assert started.names == stream.names
     first, before = started.load(0), stream.load(0)
     assert first.start is not None
@@ -283,7 +283,7 @@ def test_all_steps_and_again(scenes, meshes, tmp_path, monkeypatch):
     text = (folder / "report.md").read_text()
     assert "| before |" in text
     assert "| ceiling |" in text
-    assert Image.open(folder / "curve.png").size[0] == len(report.CURVES) * report._PANEL[0]
+    assert Image.open(folder / "curve.png").size[0] == len(distillation_report.CURVES) * distillation_report._PANEL[0]
     assert Image.open(folder / "people.jpg").format == "JPEG"
 
     stamps = finished(folder)
@@ -335,23 +335,23 @@ def test_shares_of_a_gap(scenes):
     made = config(scenes)
     pooled = {"teacher": (0.2, 300.0), "fits": (0.5, 180.0), "truth": (0.6, 100.0)}
     networks: dict[str, Any] = {n: {"pooled": {"age_f1": a, "joint_pa_mpjpe": e}} for n, (a, e) in pooled.items()}
-    found = report.gaps(made, networks)
+    found = distillation_report.gaps(made, networks)
     assert found["fits"]["age_f1"] == pytest.approx(0.75)
     assert found["fits"]["joint_pa_mpjpe"] == pytest.approx(0.6)
     assert np.isnan(found["fits"]["pcrd02"])
-    assert report.gaps(dataclasses.replace(made, ceiling=""), networks) == {}
+    assert distillation_report.gaps(dataclasses.replace(made, ceiling=""), networks) == {}
     networks["teacher"]["intervals"] = {"age_f1": (0.1, 0.3), "joint_pa_mpjpe": (90.0, 400.0)}
     networks["truth"]["intervals"] = {"age_f1": (0.5, 0.7), "joint_pa_mpjpe": (80.0, 120.0)}
-    found = report.gaps(made, networks)
+    found = distillation_report.gaps(made, networks)
     assert found["fits"]["age_f1"] == pytest.approx(0.75)
     assert np.isnan(found["fits"]["joint_pa_mpjpe"]), "the way is no longer than the error of its ends"
 
 
 def test_a_student_on_every_other_scene_has_half_the_people():
-    assert report.labelled(Student("a", "fits", every=4), {"fits": {"people": 100}}) == 25
-    assert report.labelled(Student("a", "fits"), {"fits": {}}) is None
+    assert distillation_report.labelled(Student("a", "fits", every=4), {"fits": {"people": 100}}) == 25
+    assert distillation_report.labelled(Student("a", "fits"), {"fits": {}}) is None
 
 
 def test_nothing_judged_is_an_error(scenes, tmp_path):
     with pytest.raises(FileNotFoundError, match="run the step evaluate first"):
-        report.write_report(config(scenes), tmp_path, scenes)
+        distillation_report.write_report(config(scenes), tmp_path, scenes)

@@ -23,12 +23,14 @@ from export_cases import FITTED, make_job
 from helpers import REPO
 from scipy.spatial.transform import Rotation
 
-from annyfit_jax import config as fit_configs
-from annyfit_jax import objective, results
-from annyfit_jax.distillation import config as distillation_configs
-from annyfit_jax.fit_source import open_fits
-from annyfit_jax.synthetic import config as worlds
-from annyfit_jax.training import config as training_configs
+from annyfit_jax.distillation import distillation_config as distillation_configs
+from annyfit_jax.fit import config as fit_configs
+from annyfit_jax.fit import objective
+from annyfit_jax.jobs.fit_source import open_fits
+from annyfit_jax.records import fit_files
+from annyfit_jax.records.settings import apply_overrides
+from annyfit_jax.synthetic import world_config as worlds
+from annyfit_jax.training import training_config as training_configs
 from experiments import export as export_program
 from experts import registry
 
@@ -182,7 +184,7 @@ def apply_settings(command: Command) -> int:
     elif path and not path.startswith("experiments/"):
         return 0  # a config of the reader's own; that of tutorial 4 is run below
     elif command.program in DEFAULT_CONFIG:
-        fit_configs.apply_overrides(fit_configs.load_config(REPO / path), settings)
+        apply_overrides(fit_configs.load_config(REPO / path), settings)
     elif command.program in ("train", "predict") and path:
         training_configs.load_config(REPO / path, settings)
     elif command.program == "distill":
@@ -266,7 +268,7 @@ def test_names_and_files_in_the_text_exist():
                 if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
                     names = [f"{node.module}.{alias.name}" for alias in node.names]
                     wrong += [f"{relative(document)}: {name}" for name in names if not resolve(name)]
-    assert resolve("annyfit_jax.results.SceneFit.transl") and not resolve("annyfit_jax.results.Fit")
+    assert resolve("annyfit_jax.records.fit_files.SceneFit.transl") and not resolve("annyfit_jax.records.fit_files.Fit")
     assert not wrong, wrong
 
 
@@ -348,7 +350,7 @@ def finished_job(tmp_path, monkeypatch) -> Path:
     fits = {fit.name: fit for fit in open_fits(job)}
     (job / "fits").mkdir()
     for name in FITTED:
-        results.save(fits[name], job / "fits" / f"{name}.npz")
+        fit_files.save(fits[name], job / "fits" / f"{name}.npz")
     export_program.run(str(job), str(out / "people.parquet"), "parquet")
     export_program.run(str(job), str(out / "training_set"), "tfds")
     monkeypatch.chdir(tmp_path)

@@ -18,13 +18,14 @@ from scipy.spatial.transform import Rotation
 from test_results import make_fit
 from test_truth_readers import agora_frame, human_data, write_ply
 
-from annyfit_jax import metrics, results
-from annyfit_jax.meshes import BodyMeshes
+from annyfit_jax import metrics
 from annyfit_jax.metrics.skeletons import ANNY, LIMBS12, PANOPTIC19, RH14, pick
-from annyfit_jax.regressors.predictions import scene_fit
-from annyfit_jax.scene import BodyParameters, SceneError
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.scene import BodyParameters, SceneError
+from annyfit_jax.records import fit_files
+from annyfit_jax.regressors.regressed_people import scene_fit
 from annyfit_jax.truth import TruthOptions, open_truth
-from annyfit_jax.truth.predictions import AnnyPeople
+from annyfit_jax.truth.foreign_predictions import AnnyPeople
 from annyfit_jax.truth.protocols import image_protocol
 from body_models.smplx import JOINTS
 from experiments import evaluate
@@ -80,7 +81,7 @@ def fitted(tmp_path, body):
         fit = make_fit(name)
         fit.transl = fit.transl + np.array([0, 0, depth], np.float32)
         fit.start_transl = fit.transl * np.float32(1.5)
-        results.save(fit, tmp_path / "out" / "fits" / f"{name}.npz")
+        fit_files.save(fit, tmp_path / "out" / "fits" / f"{name}.npz")
         fits[name] = fit
     return tmp_path, {name: body.predict(fit.parameters, fit.K) for name, fit in fits.items()}
 
@@ -371,7 +372,7 @@ def test_predictions_of_smplx_are_judged_in_full(tmp_path, smplx_people, smplx_f
     stored["pose_rotvec"][:, 24:] -= means
     stored["transl"] = np.stack([one["transl"] for one in target])
     truth = human_data(tmp_path / "truth.npz", stored, keypoints2d_smplx=None, keypoints2d_smplx_mask=None)
-    results.save(smplx_fit("egocentric_color_rec_a_PV_0001", people, [1, 0]), tmp_path / "out" / "fits" / "a.npz")
+    fit_files.save(smplx_fit("egocentric_color_rec_a_PV_0001", people, [1, 0]), tmp_path / "out" / "fits" / "a.npz")
     (tmp_path / "out" / "fits" / "a.npz").rename(tmp_path / "out" / "fits" / "egocentric_color_rec_a_PV_0001.npz")
     parts = tmp_path / "parts"
     parts.mkdir()
@@ -427,14 +428,14 @@ def test_stored_meshes_of_smplx_have_an_expression(tmp_path, smplx_people, smplx
     vertices = np.stack([mesh + np.array([5.0, 0.0, 0.0]), mesh]).astype(np.float32)
     fit = dataclasses.replace(smplx_fit("01", people, [1, 0]), vertices=vertices)
     fit.status = np.array(["failed:x", "ok"])
-    results.save(fit, tmp_path / "out" / "01.npz")
+    fit_files.save(fit, tmp_path / "out" / "01.npz")
     turn = Rotation.from_rotvec([-2.98747896, 0.01172457, -0.05704687])
     world = turn.inv().apply(mesh - [-0.03609917, 0.43416458, 2.37101226])
     write_ply(tmp_path / "01_align.ply", world)
     options = TruthOptions(smplx=smplx_file[0])
     judge = functools.partial(evaluate.evaluate, str(tmp_path / "out"), str(tmp_path), "ehf", options=options)
     assert judge()["pooled"]["fit"]["pve_all"] < 1e-3
-    results.save(dataclasses.replace(fit, vertices=None), tmp_path / "out" / "01.npz")
+    fit_files.save(dataclasses.replace(fit, vertices=None), tmp_path / "out" / "01.npz")
     assert judge()["pooled"]["fit"]["pve_all"] > 1.0
 
 
@@ -481,7 +482,7 @@ def test_agora_with_fits_of_smplx(tmp_path, monkeypatch, smplx_people, smplx_fil
         gt_joints_2d=[list(pixels)], gt_joints_3d=[list(truth)], gt_verts=[[one["vertices"] for one in meshes]],
     )  # fmt: skip
     (tmp_path / "truth.pkl").write_bytes(frame)
-    results.save(smplx_fit("x", people, [1, 0]), tmp_path / "out" / "x.npz")
+    fit_files.save(smplx_fit("x", people, [1, 0]), tmp_path / "out" / "x.npz")
     with pytest.raises(SceneError, match=r"option smplx: .*fits of SMPL-X, need the SMPL-X model file"):
         evaluate.evaluate(str(tmp_path / "out"), str(tmp_path / "truth.pkl"), "agora")
     options = TruthOptions(smplx=smplx_file[0])
@@ -581,9 +582,9 @@ def test_fits_without_a_stored_start_have_one_column(fitted):
     folder, predicted = fitted
     truth, _ = relative_human_truth(folder, predicted)
     path = folder / "out" / "fits" / "101.npz"
-    fit = results.load(path)
+    fit = fit_files.load(path)
     fit.start_transl = np.full_like(fit.start_transl, np.nan)
-    results.save(fit, path)
+    fit_files.save(fit, path)
     report = evaluate.evaluate(str(folder / "out"), truth, "relative_human")
     assert list(report["pooled"]) == ["fit"]
     assert all(list(scene) == ["fit"] for scene in report["per_scene"].values())
@@ -638,7 +639,7 @@ def layered(tmp_path, meshes):
     parameters = BodyParameters(fit.root_rotvec, fit.transl, fit.pose, fit.shape)
     fit.fitted_keypoints_3d = meshes.keypoints_and_height(parameters)[0]
     fit.start_transl = fit.transl * np.float32(2.0)
-    results.save(fit, tmp_path / "out" / "fits" / "photo.npz")
+    fit_files.save(fit, tmp_path / "out" / "fits" / "photo.npz")
     return fit, tmp_path / "out", coco_file(tmp_path, fit)
 
 
@@ -659,14 +660,14 @@ def test_layers_protocol(layered):
 def test_fits_of_other_people_are_refused(layered):
     fit, output, truth = layered
     fit.person_ids = np.array(["0", "5", "2"])
-    results.save(fit, output / "fits" / "photo.npz")
+    fit_files.save(fit, output / "fits" / "photo.npz")
     with pytest.raises(ValueError, match=r"photo\.npz: person_ids: expected the people .*'1'.* got .*'5'"):
         evaluate.evaluate(str(output), str(truth), "layers")
 
 
 def test_fits_of_another_input_are_refused(layered, tmp_path):
     fit, _, truth = layered
-    results.save(fit, tmp_path / "other" / "elsewhere.npz")
+    fit_files.save(fit, tmp_path / "other" / "elsewhere.npz")
     with pytest.raises(ValueError, match="none of its 1 scenes has a fit"):
         evaluate.evaluate(str(tmp_path / "other"), str(truth), "layers")
 

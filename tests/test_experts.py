@@ -15,15 +15,17 @@ import scipy.sparse as sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annyfit_jax.camera import intrinsics_from_fov
+from annyfit_jax.inputs import licensed_regressors
+from annyfit_jax.inputs.licensed_regressors import LicensedFileError
 from annyfit_jax.inputs.official import bone_order
-from annyfit_jax.scene import SceneError
-from experts import attributes, crops, licensed_regressors, store
+from annyfit_jax.people.camera import intrinsics_from_fov
+from annyfit_jax.people.dense_points import SurfacePoints, anny_dense_points, dense_vertex_indices
+from annyfit_jax.people.scene import SceneError
+from experts import attributes, crops, expert_store
 from experts.adapters import cameras, start_files
 from experts.attributes import AGE, ALL_ATTRIBUTES, GENDER, HEIGHT, UNKNOWN, Attribute, Token
-from experts.dense_points import SurfacePoints, anny_dense_points, dense_vertex_indices
 from experts.interfaces import Detections, ExpertError, People, Photo
-from experts.people import Rules, box_iou, confident, match_boxes, reasons_to_skip, select_detections
+from experts.people_rules import Rules, box_iou, confident, match_boxes, reasons_to_skip, select_detections
 
 # ------------------------------------------------------------------------------------------------ reading answers
 
@@ -255,27 +257,29 @@ def test_keypoints_outside_or_not_finite_do_not_count():
 def test_answers_are_stored_and_read_back_photo_by_photo(tmp_path):
     rng = np.random.default_rng(0)
     entries = [
-        store.Entry("a", {"x": rng.normal(size=(2, 3)), "y/z": np.array([True, False])}, {"words": {"age": ["é", ""]}}),
-        store.Entry("schön", error="no luck", blocked=True),
-        store.Entry("c"),
+        expert_store.Entry(
+            "a", {"x": rng.normal(size=(2, 3)), "y/z": np.array([True, False])}, {"words": {"age": ["é", ""]}}
+        ),
+        expert_store.Entry("schön", error="no luck", blocked=True),
+        expert_store.Entry("c"),
     ]
     path = tmp_path / "u" / "0.npz"
-    store.write_unit(path, entries)
+    expert_store.write_unit(path, entries)
     first = path.read_bytes()
-    with store.open_unit(path) as unit:
+    with expert_store.open_unit(path) as unit:
         assert len(unit) == 3
         read = unit.entry(0)
         np.testing.assert_array_equal(read.arrays["x"], entries[0].arrays["x"])
         np.testing.assert_array_equal(read.arrays["y/z"], [True, False])
         assert read.texts == entries[0].texts
         assert unit.entry(1) == entries[1]
-    store.write_unit(path, entries)
+    expert_store.write_unit(path, entries)
     assert path.read_bytes() == first
-    assert [entry.error for entry in store.read_index(path) or []] == ["", "no luck", ""]
+    assert [entry.error for entry in expert_store.read_index(path) or []] == ["", "no luck", ""]
     for damage in (b"", first[:50], first[:-30], b"x" + first[1:]):
         path.write_bytes(damage)
-        assert store.read_index(path) is None
-    assert store.read_index(tmp_path / "none.npz") is None
+        assert expert_store.read_index(path) is None
+    assert expert_store.read_index(tmp_path / "none.npz") is None
 
 
 # ------------------------------------------------------------------------------------------------ cameras
@@ -300,12 +304,12 @@ def test_median_depths_look_only_around_each_person(seed):
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (1536, 1536), (1537, 1536), (4000, 3001), (9000, 700)])
 def test_large_depth_maps_are_thinned_and_come_back_at_full_size(width, height):
-    from experts import cues
+    from experts import expert_cues
 
     plane = (np.arange(width, dtype=np.float32)[None] + 10 * np.arange(height, dtype=np.float32)[:, None]) + 1
-    entry = store.Entry("a", {"depth": cues.thinned(plane)})
-    assert entry.arrays["depth"].size <= cues.MAX_DEPTH_PIXELS * 1.01
-    back = cues.depth_of(entry, (width, height))
+    entry = expert_store.Entry("a", {"depth": expert_cues.thinned(plane)})
+    assert entry.arrays["depth"].size <= expert_cues.MAX_DEPTH_PIXELS * 1.01
+    back = expert_cues.depth_of(entry, (width, height))
     assert back.shape == plane.shape
     step = -(-height // len(entry.arrays["depth"]))
     assert (back is entry.arrays["depth"]) == (step == 1)
@@ -417,14 +421,14 @@ def test_licensed_regressors_of_another_shape_or_absent_are_named(licensed):
     folder, *_ = licensed
     np.save(folder / licensed_regressors.COCO, np.zeros((19, SMPL)))
     with pytest.raises(
-        ExpertError, match=rf"J_regressor_coco_hip_smpl\.npy: expected shape \(17, {SMPL}\), got \(19, {SMPL}\)"
+        LicensedFileError, match=rf"J_regressor_coco_hip_smpl\.npy: expected shape \(17, {SMPL}\), got \(19, {SMPL}\)"
     ):
         licensed_regressors.load(folder)
     (folder / licensed_regressors.DOWNSAMPLE).unlink()
-    with pytest.raises(ExpertError, match="after registration"):
+    with pytest.raises(LicensedFileError, match="after registration"):
         licensed_regressors.load(folder)
     (folder / licensed_regressors.SMPLX_TO_SMPL).write_bytes(pickle.dumps({"other": 1}))
-    with pytest.raises(ExpertError, match="expected the entry `matrix`, it holds other"):
+    with pytest.raises(LicensedFileError, match="expected the entry `matrix`, it holds other"):
         licensed_regressors.load(folder)
 
 
@@ -481,7 +485,7 @@ def test_joblib_files(tmp_path, order):
     path.write_bytes(whole)
     np.testing.assert_array_equal(licensed_regressors.read_matrix(path, "matrix").dense(), MATRIX)
     path.write_bytes(whole[:-40])
-    with pytest.raises(ExpertError, match=r"m\.pkl"):
+    with pytest.raises(LicensedFileError, match=r"m\.pkl"):
         licensed_regressors.read_matrix(path, "matrix")
 
 
@@ -515,7 +519,7 @@ def test_hostile_pickles_are_refused(tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "m.pkl"
     path.write_bytes(pickle.dumps(content))
-    with pytest.raises(ExpertError, match=message):
+    with pytest.raises(LicensedFileError, match=message):
         licensed_regressors.read_matrix(path, "matrix" if isinstance(content, dict) else None)
     assert not (tmp_path / "evil").exists()
 
@@ -525,7 +529,7 @@ def test_a_pickle_cannot_fill_the_memory(tmp_path):
     path = tmp_path / "m.pkl"
     path.write_bytes(b"\x80\x02Nr\xff\xff\xff\x7f.")
     tracemalloc.start()
-    with pytest.raises(ExpertError, match="expected a matrix"):
+    with pytest.raises(LicensedFileError, match="expected a matrix"):
         licensed_regressors.read_matrix(path)
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
@@ -540,7 +544,7 @@ def test_any_bytes_are_a_matrix_or_one_error(tmp_path_factory, noise, position):
     path.write_bytes(bytes(data))
     try:
         matrix = licensed_regressors.read_matrix(path)
-    except ExpertError:
+    except LicensedFileError:
         return
     assert len(matrix.shape) == 2
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from annyfit_jax.inputs import images
-from annyfit_jax.inputs.images import focal_35mm, jpeg_bytes, list_photos, photo_size, read_photo, scene_names
-from annyfit_jax.scene import SceneError
+from annyfit_jax.inputs import photos
+from annyfit_jax.inputs.photos import focal_35mm, jpeg_bytes, list_photos, photo_size, read_photo, scene_names
+from annyfit_jax.people.scene import SceneError
 
 ORIENTATION, FOCAL_35MM = 0x0112, 0xA405
 
@@ -299,4 +299,4 @@ def test_packed_photos_are_upright_rgb_jpegs(tmp_path):
     cut.write_bytes(plain.read_bytes()[:-60])
     with pytest.raises(SceneError):
         jpeg_bytes(cut)
-    assert images.MAX_PIXELS > 24_000_000
+    assert photos.MAX_PIXELS > 24_000_000

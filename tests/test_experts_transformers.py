@@ -713,8 +713,8 @@ def test_batches_halve_where_memory_runs_out_all_the_same():
 
 
 def test_photos_through_tiny_models_to_fits(tmp_path):
-    from annyfit_jax import config as configs
-    from annyfit_jax.fitting import Fitter
+    from annyfit_jax.fit import config as configs
+    from annyfit_jax.fit.fitter import Fitter
     from annyfit_jax.inputs import open_input
     from body_models import anny
     from experiments import precompute

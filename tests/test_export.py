@@ -14,9 +14,9 @@ from helpers import max_abs
 from scipy.spatial.transform import Rotation
 from test_results import make_fit
 
-from annyfit_jax import results
 from annyfit_jax.exports import scene_files as export
-from annyfit_jax.meshes import BodyMeshes
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.records import fit_files
 from body_models import anny
 from experiments import export as program
 
@@ -50,7 +50,7 @@ def vertices(fit, meshes):
 def output(fit, tmp_path_factory):
     """Folder written like the output of `experiments.fit`."""
     folder = tmp_path_factory.mktemp("out")
-    results.save(fit, folder / "fits" / "photo.npz")
+    fit_files.save(fit, folder / "fits" / "photo.npz")
     return folder
 
 
@@ -215,10 +215,10 @@ def test_people_who_share_an_id_keep_their_own_mesh():
 
 
 def test_a_scene_without_anybody_is_left_out_of_the_meshes(output, tmp_path):
-    nobody = make_fit("nobody", asset_version=results.load(output / "fits" / "photo.npz").asset_version)
+    nobody = make_fit("nobody", asset_version=fit_files.load(output / "fits" / "photo.npz").asset_version)
     for field in ("root_rotvec", "transl", "pose", "shape"):
         getattr(nobody, field)[:] = np.nan
-    results.save(nobody, tmp_path / "in" / "nobody.npz")
+    fit_files.save(nobody, tmp_path / "in" / "nobody.npz")
     written, empty = program.run(str(tmp_path / "in"), str(tmp_path / "out"), "ply")
     assert (written, empty) == ([], ["nobody"])
     written, empty = program.run(str(tmp_path / "in"), str(tmp_path / "out"), "npz")
@@ -245,7 +245,7 @@ def test_missing_fits_are_one_clear_message(tmp_path):
 
 
 def test_another_body_is_refused(tmp_path):
-    results.save(make_fit(asset_version="older"), tmp_path / "photo.npz")
+    fit_files.save(make_fit(asset_version="older"), tmp_path / "photo.npz")
     with pytest.raises(ValueError, match=r"photo\.npz: asset_version older"):
         program.run(str(tmp_path), str(tmp_path / "new"), "glb")
 

@@ -10,11 +10,11 @@ import pytest
 from export_cases import FITTED, make_job
 from test_results import make_fit
 
-from annyfit_jax import results
-from annyfit_jax.exports import coco, people
-from annyfit_jax.fit_source import open_fits
+from annyfit_jax.exports import coco_export, exported_people
 from annyfit_jax.inputs import open_input
-from annyfit_jax.scene import COCO17
+from annyfit_jax.jobs.fit_source import open_fits
+from annyfit_jax.people.scene import COCO17
+from annyfit_jax.records import fit_files
 from experiments import export as program
 
 
@@ -72,7 +72,7 @@ def test_parameters_are_those_of_the_fit(content, job):
     for name in ("root_rotvec", "transl", "pose", "shape", "height_m", "depth_m", "reprojection_px"):
         np.testing.assert_allclose(annotation["anny"][name], getattr(fit, name)[2], atol=5.1e-7, err_msg=name)
     np.testing.assert_allclose(annotation["anny"]["keypoints_3d"], fit.fitted_keypoints_3d[2], atol=5.1e-7)
-    confidences = np.where(people.seen(fit)[2], fit.keypoints_2d[2, :, 2], 0)
+    confidences = np.where(exported_people.seen(fit)[2], fit.keypoints_2d[2, :, 2], 0)
     np.testing.assert_allclose(annotation["keypoint_confidences"], confidences, atol=5.1e-7)
     assert annotation["age"] == 0.66 and "gender" not in annotation
     assert content["info"]["anny"]["bone_labels"] == fit.bone_labels.tolist()
@@ -87,11 +87,11 @@ def test_our_own_reader_takes_it_as_an_input(file, job):
         rows = np.flatnonzero(fit.ok)
         assert scene.image_size == tuple(fit.image_size) and len(scene) == len(rows)
         np.testing.assert_allclose(scene.intrinsics, fit.K, atol=1e-6)
-        seen = people.seen(fit)[rows]
+        seen = exported_people.seen(fit)[rows]
         np.testing.assert_array_equal(scene.keypoints[..., 2] > 0, seen)
         np.testing.assert_allclose(scene.keypoints[seen][:, :2], fit.keypoints_2d[rows][seen][:, :2], atol=5.1e-4)
         assert scene.boxes is not None
-        np.testing.assert_allclose(scene.boxes, people.boxes(fit)[rows], atol=2e-3)
+        np.testing.assert_allclose(scene.boxes, exported_people.boxes(fit)[rows], atol=2e-3)
         np.testing.assert_allclose(scene.age, 0.66)
         assert (scene.gender == -1).all()
 
@@ -106,7 +106,7 @@ def test_our_own_reader_takes_it_as_an_input(file, job):
     ],
 )
 def test_photos_are_named_relative_to_their_folder(path, root, name):
-    assert coco.photo_name(make_fit(image_path=path), root) == name
+    assert coco_export.photo_name(make_fit(image_path=path), root) == name
 
 
 def test_a_folder_gets_a_file_of_the_usual_name(job, tmp_path):
@@ -116,14 +116,14 @@ def test_a_folder_gets_a_file_of_the_usual_name(job, tmp_path):
 
 
 def test_nobody_fitted_is_valid_json_too(tmp_path):
-    assert coco.write_coco([], tmp_path / "a.json") == (0, 0)
+    assert coco_export.write_coco([], tmp_path / "a.json") == (0, 0)
     content = json.loads((tmp_path / "a.json").read_text())
     assert (content["images"], content["annotations"], len(content["categories"])) == ([], [], 1)
 
 
 def test_an_unseen_person_and_an_unknown_number_are_plain_json(tmp_path):
     fit = make_fit(keypoints_2d=np.zeros((3, 17, 3), np.float32), reprojection_px=np.full(3, np.nan, np.float32))
-    coco.write_coco([fit], tmp_path / "a.json")
+    coco_export.write_coco([fit], tmp_path / "a.json")
 
     def refuse(constant: str):
         raise AssertionError(f"{constant} is no JSON")
@@ -136,8 +136,8 @@ def test_an_unseen_person_and_an_unknown_number_are_plain_json(tmp_path):
 def test_a_failure_in_the_middle_leaves_no_file(job, tmp_path):
     def broken():
         yield from open_fits(job)
-        raise results.FitFileError("torn")
+        raise fit_files.FitFileError("torn")
 
-    with pytest.raises(results.FitFileError):
-        coco.write_coco(broken(), tmp_path / "a.json")
+    with pytest.raises(fit_files.FitFileError):
+        coco_export.write_coco(broken(), tmp_path / "a.json")
     assert list(tmp_path.iterdir()) == []

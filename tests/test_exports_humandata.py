@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from numpy.lib import format as npy
 from test_results import make_fit
 
-from annyfit_jax.camera import project
-from annyfit_jax.exports import humandata, people
-from annyfit_jax.exports.humandata import COCO_PLACES, read_humandata
-from annyfit_jax.fit_source import open_fits
-from annyfit_jax.scene import COCO17, SceneError
+from annyfit_jax.exports import exported_people, humandata_export
+from annyfit_jax.exports.humandata_export import COCO_PLACES, read_humandata
+from annyfit_jax.jobs.fit_source import open_fits
+from annyfit_jax.people.camera import project
+from annyfit_jax.people.scene import COCO17, SceneError
 from body_models import smplx
 from experiments import export as program
 
@@ -89,7 +89,7 @@ def test_values_are_those_of_the_fits(file, job):
     content = unpickled(file)
     for (start, stop), name in zip(content["frame_range"], ("pair", "mixed", "trio", "failed")):
         fit = open_fits(job).outcome(name).fit
-        rows = np.flatnonzero(people.seen(fit).any(1))
+        rows = np.flatnonzero(exported_people.seen(fit).any(1))
         assert content["meta"]["person_id"][start:stop].tolist() == fit.person_ids[rows].tolist()
         np.testing.assert_array_equal(content["annot_valid"][start:stop], fit.ok[rows])
         ok = fit.ok[rows]
@@ -103,9 +103,9 @@ def test_values_are_those_of_the_fits(file, job):
         np.testing.assert_array_equal(part["keypoints3d"][:, FIRST, 3], np.repeat(ok[:, None], 17, 1))
         pixels = project(fit.fitted_keypoints_3d[rows][ok].astype(np.float64), fit.K.astype(np.float64))
         assert max_abs(part["keypoints2d"][ok][:, FIRST, :2], pixels) < 1e-3 if ok.any() else True
-        cue = np.where(people.seen(fit)[rows][..., None], fit.keypoints_2d[rows], 0)
+        cue = np.where(exported_people.seen(fit)[rows][..., None], fit.keypoints_2d[rows], 0)
         np.testing.assert_array_equal(part["keypoints2d_original"][:, FIRST], cue)
-        box = people.boxes(fit)[rows]
+        box = exported_people.boxes(fit)[rows]
         assert max_abs(part["bbox_xywh"][:, :2] + part["bbox_xywh"][:, 2:4], box[:, 2:]) < 1e-3
         assert (part["bbox_xywh"][:, 4] == 1).all()
     others = np.setdiff1d(np.arange(190), [place for places in COCO_PLACES for place in places])
@@ -124,7 +124,7 @@ def test_files_end_between_images(job, tmp_path):
 
 
 def read_whole(job: Path, folder: Path) -> dict:
-    return read_humandata(humandata.write_humandata(open_fits(job), folder / "whole")[0])
+    return read_humandata(humandata_export.write_humandata(open_fits(job), folder / "whole")[0])
 
 
 def test_pickles_name_nothing_that_numpy_1_lacks(file):
@@ -157,7 +157,7 @@ def smplx_fit(**changes):
 def test_smplx_fits_become_official_parameters(model, tmp_path):
     """The body posed from the file by the official rules (transl as an offset, hands about their mean) is the fitted one."""
     fit = smplx_fit()
-    (path,) = humandata.write_humandata([fit], tmp_path, smplx_model=model)
+    (path,) = humandata_export.write_humandata([fit], tmp_path, smplx_model=model)
     content = read_humandata(path)
     body = content["smplx"]
     assert content["annot_valid"].tolist() == content["meta"]["smplx_valid"].tolist() == [True, True, False]
@@ -178,9 +178,9 @@ def test_smplx_fits_become_official_parameters(model, tmp_path):
 
 def test_smplx_fits_need_the_model_and_bodies_do_not_mix(model, tmp_path):
     with pytest.raises(ValueError, match="SMPL-X: the model file is needed"):
-        humandata.write_humandata([smplx_fit()], tmp_path)
+        humandata_export.write_humandata([smplx_fit()], tmp_path)
     with pytest.raises(ValueError, match=r"photo, \.\.\.: fits of different bodies"):
-        humandata.write_humandata([smplx_fit(), make_fit("other")], tmp_path, smplx_model=model)
+        humandata_export.write_humandata([smplx_fit(), make_fit("other")], tmp_path, smplx_model=model)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,13 +16,13 @@ from export_cases import FITTED, NAMES, People, load, make_job
 from fake_job import CONFIG_HASH, run
 from helpers import REPO, max_abs
 
-from annyfit_jax import fit_source
-from annyfit_jax.exports import people
-from annyfit_jax.fit_source import open_fits
-from annyfit_jax.inputs.source import SceneSource
+from annyfit_jax.exports import exported_people
+from annyfit_jax.inputs.scene_source import SceneSource
+from annyfit_jax.jobs import fit_source
+from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.jobs.hosts import Process
-from annyfit_jax.meshes import BodyMeshes
-from annyfit_jax.results import FitFileError
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.records.fit_files import FitFileError
 from experiments import export as program
 
 
@@ -104,7 +104,7 @@ def test_progress_lines_tell_how_far_and_how_long(monkeypatch, caplog):
     clock = iter([0.0, 4.0, 11.0, 12.0, 22.0, 22.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     with caplog.at_level(logging.INFO, logger="absl"):
-        assert list(people.with_progress("abcd", 8, "scenes")) == list("abcd")
+        assert list(exported_people.with_progress("abcd", 8, "scenes")) == list("abcd")
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
         "2/8 scenes, 0.2/s, 33 s left", "4/8 scenes, 0.2/s, 22 s left", "4 scenes, 22 s",
@@ -113,14 +113,14 @@ def test_progress_lines_tell_how_far_and_how_long(monkeypatch, caplog):
 
 def test_boxes_are_around_what_is_seen_else_around_the_projections(job):
     fit = open_fits(job).load("pair")
-    seen = fit.keypoints_2d[0, people.seen(fit)[0], :2]
-    np.testing.assert_array_equal(people.boxes(fit)[0], [*seen.min(0), *seen.max(0)])
+    seen = fit.keypoints_2d[0, exported_people.seen(fit)[0], :2]
+    np.testing.assert_array_equal(exported_people.boxes(fit)[0], [*seen.min(0), *seen.max(0)])
     blind = replace(fit, keypoints_2d=np.zeros_like(fit.keypoints_2d))
-    pixels = people.projections(blind)[1]
+    pixels = exported_people.projections(blind)[1]
     inside = pixels[((pixels >= 0) & (pixels <= (640, 480))).all(1)]
-    np.testing.assert_allclose(people.boxes(blind)[1], [*inside.min(0), *inside.max(0)])
+    np.testing.assert_allclose(exported_people.boxes(blind)[1], [*inside.min(0), *inside.max(0)])
     behind = replace(blind, fitted_keypoints_3d=-blind.fitted_keypoints_3d)
-    assert np.isnan(people.projections(behind)).all() and np.isnan(people.boxes(behind)).all()
+    assert np.isnan(exported_people.projections(behind)).all() and np.isnan(exported_people.boxes(behind)).all()
 
 
 def test_the_job_of_these_tests_is_what_it_says(job):

@@ -12,10 +12,10 @@ from export_cases import FITTED, NAMES, make_job
 from pyarrow import parquet
 from test_results import make_fit
 
-from annyfit_jax import results
-from annyfit_jax.exports import people, tables
-from annyfit_jax.fit_source import Outcome, open_fits
-from annyfit_jax.jobs import report
+from annyfit_jax.exports import exported_people, tables
+from annyfit_jax.jobs import job_status
+from annyfit_jax.jobs.fit_source import Outcome, open_fits
+from annyfit_jax.records import fit_files
 from experiments import export as program
 
 
@@ -40,7 +40,9 @@ def row_of(table: pa.Table, scene: str, person: str | None) -> dict:
 def test_every_person_of_the_job_has_one_row(table, job):
     rows = [(row["scene"], row["person"], row["status"], row["person_key"]) for row in table.to_pylist()]
     expected = [
-        (row.name, *person) for row in report.finished_rows(job) for person in zip(row.person_ids, row.status, row.person_keys)
+        (row.name, *person)
+        for row in job_status.finished_rows(job)
+        for person in zip(row.person_ids, row.status, row.person_keys)
     ]  # fmt: skip
     assert [row for row in rows if row[1] is not None] == expected
     assert len(rows) == len(set(rows)) == len(expected) + 1
@@ -63,7 +65,8 @@ def test_a_fitted_person(table, job):
         "age": fit.shape[2, 1], "proportions": fit.shape[2, 5], "height_m": fit.height_m[2], "transl_z": fit.transl[2, 2],
         "depth_m": fit.depth_m[2], "root_x": fit.root_rotvec[2, 0], "reprojection_px": fit.reprojection_px[2],
         "start_reprojection_px": fit.start_reprojection_px[2], "focal_px": fit.K[0, 0], "age_cue": np.float32(0.66),
-        "box_y1": people.boxes(fit)[2, 3], "mean_confidence": fit.keypoints_2d[2, [*range(4), *range(5, 17)], 2].mean(),
+        "box_y1": exported_people.boxes(fit)[2, 3],
+        "mean_confidence": fit.keypoints_2d[2, [*range(4), *range(5, 17)], 2].mean(),
     }.items():  # fmt: skip
         assert row[column] == pytest.approx(float(value), rel=1e-6), column
     exact = {
@@ -112,7 +115,7 @@ def test_groups_bound_the_memory_and_change_nothing(table, job, tmp_path, monkey
 
 def test_a_folder_of_fit_files_and_chosen_scenes(tmp_path):
     for name in ("a", "b"):
-        results.save(make_fit(name), tmp_path / "fits" / f"{name}.npz")
+        fit_files.save(make_fit(name), tmp_path / "fits" / f"{name}.npz")
     (written,), _ = program.run(str(tmp_path), str(tmp_path / "out"), "parquet", ["b"])
     assert written == tmp_path / "out" / "people.parquet"
     rows = parquet.read_table(written).to_pylist()

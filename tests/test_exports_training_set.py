@@ -19,13 +19,13 @@ from helpers import REPO
 from PIL import Image
 from test_results import make_fit
 
-from annyfit_jax import results
-from annyfit_jax.cues import dataset
-from annyfit_jax.cues.shards import DatasetError
-from annyfit_jax.exports import people, training_set
-from annyfit_jax.fit_source import Outcome, open_fits
-from annyfit_jax.results import FitFileError
-from annyfit_jax.scene import SceneError
+from annyfit_jax.exports import exported_people, training_set
+from annyfit_jax.inputs import cue_dataset
+from annyfit_jax.jobs.fit_source import Outcome, open_fits
+from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records import fit_files
+from annyfit_jax.records.fit_files import FitFileError
+from annyfit_jax.records.shards import DatasetError
 from experiments import export as program
 
 
@@ -78,8 +78,8 @@ def test_tfds_reads_an_example_per_fitted_image(folder, job):
         np.testing.assert_array_equal(record["keypoints_3d"], fit.fitted_keypoints_3d)
         np.testing.assert_array_equal(record["intrinsics"], fit.K)
         np.testing.assert_array_equal(record["fitted"], fit.ok)
-        np.testing.assert_array_equal(record["boxes"], people.boxes(fit).astype(np.float32))
-        np.testing.assert_array_equal(record["seen_keypoints"], people.seen(fit).sum(1))
+        np.testing.assert_array_equal(record["boxes"], exported_people.boxes(fit).astype(np.float32))
+        np.testing.assert_array_equal(record["seen_keypoints"], exported_people.seen(fit).sum(1))
         np.testing.assert_array_equal(record["age_cue"], fit.age_word)
         assert [text.decode() for text in record["status"]] == fit.status.tolist()
         assert [text.decode() for text in record["person_ids"]] == fit.person_ids.tolist()
@@ -132,8 +132,8 @@ def test_fits_of_smaller_bodies_have_their_own_shapes(tmp_path):
     pose, shape = np.zeros((3, 54, 3), np.float32), np.zeros((3, 10), np.float32)
     arrays = {"pose": pose, "start_pose": pose, "shape": shape, "start_shape": shape, "shape_raw": shape}
     names = {"bone_labels": np.array(["b"] * 54), "phenotype_labels": np.array(["beta"] * 10)}
-    results.save(make_fit("a", **arrays, **names), tmp_path / "a.npz")
-    results.save(make_fit("b"), tmp_path / "b.npz")
+    fit_files.save(make_fit("a", **arrays, **names), tmp_path / "a.npz")
+    fit_files.save(make_fit("b"), tmp_path / "b.npz")
     state = training_set.write_training_set(open_fits(tmp_path), tmp_path / "d")
     assert (state.scenes, state.set_aside) == (1, 1)  # not both in one table
     (record,) = examples(tmp_path / "d")
@@ -172,7 +172,7 @@ def test_nobody_fitted_is_one_clear_message(tmp_path):
     with pytest.raises(ValueError, match="--scenes: no fit of unreadable"):
         program.run(str(tmp_path / "job"), str(tmp_path / "d"), "tfds", ["unreadable"])
     failed = make_fit(status=np.full(3, "failed:not_finite"))
-    results.save(failed, tmp_path / "fits" / "photo.npz")
+    fit_files.save(failed, tmp_path / "fits" / "photo.npz")
     with pytest.raises(ValueError, match=r"no scene could be written; the reasons are in set_aside\.jsonl"):
         program.run(str(tmp_path / "fits"), str(tmp_path / "e"), "tfds")
 
@@ -198,8 +198,8 @@ def test_photos_from_the_cue_dataset_of_the_job(job, tmp_path):
     packed = tmp_path / "cues"
     names = [name for name in NAMES if name not in ("unreadable", "invalid")]
     scenes = [load(NAMES.index(name)) for name in names]
-    plan = dataset.Plan(len(scenes), {"test": 1})
-    dataset.write(packed, plan, lambda span: (scenes[i] for i in span), photo=lambda scene: jpeg(len(scene)))
+    plan = cue_dataset.Plan(len(scenes), {"test": 1})
+    cue_dataset.write(packed, plan, lambda span: (scenes[i] for i in span), photo=lambda scene: jpeg(len(scene)))
     take = training_set.photos_from(packed)
     outcome = open_fits(job).outcome("trio")
     index = names.index("trio")
@@ -207,7 +207,7 @@ def test_photos_from_the_cue_dataset_of_the_job(job, tmp_path):
     with pytest.raises(SceneError, match="scene trio: not at its place 0; is it the input of the job"):
         take(replace(outcome, index=0))
     bare = tmp_path / "bare"
-    dataset.write(bare, plan, lambda span: (scenes[i] for i in span))
+    cue_dataset.write(bare, plan, lambda span: (scenes[i] for i in span))
     with pytest.raises(SceneError, match="scene trio: packed without its photo"):
         training_set.photos_from(bare)(replace(outcome, index=index))
 

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from annyfit_jax import files
-from annyfit_jax.files import clean_leftovers, replacing, temporary_name
+from annyfit_jax.records import files
+from annyfit_jax.records.files import clean_leftovers, replacing, temporary_name
 
 
 @pytest.mark.parametrize("flush", [False, True])

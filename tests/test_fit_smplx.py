@@ -13,12 +13,13 @@ import pytest
 import smplx_synthetic
 from helpers import max_abs
 
-from annyfit_jax.bodies import FitBody, smplx_body
-from annyfit_jax.config import FitConfig, Stage, table
-from annyfit_jax.objective import clamp
-from annyfit_jax.problem import Capacity, Variables
-from annyfit_jax.scene import BodyParameters, Scene
-from annyfit_jax.solver import BatchFit
+from annyfit_jax.fit.adam import BatchFit
+from annyfit_jax.fit.config import FitConfig, Stage
+from annyfit_jax.fit.fit_body import FitBody, smplx_body
+from annyfit_jax.fit.objective import clamp
+from annyfit_jax.fit.problem import Capacity, Variables
+from annyfit_jax.people.scene import BodyParameters, Scene
+from annyfit_jax.records.settings import table
 from body_models import smplx
 
 EVIDENCE = {"keypoints": 0.01, "dense": 0.01}

@@ -11,11 +11,11 @@ import pytest
 from fake_job import CONFIG_HASH, fake_fit, load_varied, run, source_of
 from test_results import make_fit
 
-from annyfit_jax import fit_source, results
-from annyfit_jax.fit_source import open_fits
-from annyfit_jax.jobs import rows
+from annyfit_jax.jobs import fit_source, job_rows
+from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.jobs.hosts import Process
-from annyfit_jax.results import FitFileError, SceneFit
+from annyfit_jax.records import fit_files as results
+from annyfit_jax.records.fit_files import FitFileError, SceneFit
 
 COUNT = 14
 ASIDE = {"scene0010": "skipped:invalid_cues", "scene0012": "skipped:unreadable"}
@@ -160,8 +160,8 @@ def test_rows_of_the_bundled_body_name_its_bones(job):
     assert row.bone_labels.size == row.phenotype_labels.size == 0  # fitted with a body of version `fake`
     version, bones, phenotypes = fit_source._labels()
     scene = load_varied(0)
-    info = rows.scene_info(0, scene.name, scene, CONFIG_HASH)
-    named = fit_source.fit_of_row(rows.row_of_fit(info, replace(fake_fit(scene), asset_version=version)))
+    info = job_rows.scene_info(0, scene.name, scene, CONFIG_HASH)
+    named = fit_source.fit_of_row(job_rows.row_of_fit(info, replace(fake_fit(scene), asset_version=version)))
     assert (len(named.bone_labels), named.phenotype_labels.tolist()[:2]) == (162, ["gender", "age"])
     np.testing.assert_array_equal(named.bone_labels, bones)
     np.testing.assert_array_equal(named.phenotype_labels, phenotypes)

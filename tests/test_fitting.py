@@ -10,10 +10,11 @@ import pytest
 from fit_cases import short_config, trajectory
 from helpers import REPO
 
-from annyfit_jax import anatomy, metrics
-from annyfit_jax.config import load_config
-from annyfit_jax.fitting import Fitter
+from annyfit_jax import metrics
+from annyfit_jax.fit.config import load_config
+from annyfit_jax.fit.fitter import Fitter
 from annyfit_jax.inputs import open_input
+from annyfit_jax.people import anatomy
 from body_models import anny
 
 DEMO = REPO / "experiments" / "demo_data"

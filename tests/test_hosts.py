@@ -12,7 +12,7 @@ from helpers import REPO
 
 from annyfit_jax.jobs import hosts
 from annyfit_jax.jobs.hosts import find_process
-from annyfit_jax.jobs.plan import Plan
+from annyfit_jax.jobs.job_plan import Plan
 
 LAUNCH = REPO / "experiments" / "launch"
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_COUNT": "4"}

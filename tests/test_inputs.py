@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annyfit_jax.camera import intrinsics_from_fov
 from annyfit_jax.inputs import open_input, read_scene_npz
-from annyfit_jax.scene import BodyParameters, SceneError
+from annyfit_jax.people.camera import intrinsics_from_fov
+from annyfit_jax.people.scene import BodyParameters, SceneError
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SCENES = SHARED / "data" / "annyfit_scenes"

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from annyfit_jax.camera import intrinsics_from_fov
 from annyfit_jax.inputs import masks as masks_io
 from annyfit_jax.inputs import open_input
-from annyfit_jax.scene import COCO17, SceneError
+from annyfit_jax.people.camera import intrinsics_from_fov
+from annyfit_jax.people.scene import COCO17, SceneError
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 REAL = SHARED / "data" / "real"

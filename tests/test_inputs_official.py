@@ -18,7 +18,7 @@ from PIL import Image
 
 from annyfit_jax.inputs import open_input, read_official_params
 from annyfit_jax.inputs.official import PHENOTYPES, bone_order, confidence_from_log_sigma
-from annyfit_jax.scene import SceneError
+from annyfit_jax.people.scene import SceneError
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 REAL = SHARED / "data" / "real"

@@ -20,11 +20,11 @@ import pytest
 from fake_job import ALONE, make_scene, run, source_of
 from helpers import REPO
 
-from annyfit_jax.cues import dataset as cue_dataset
-from annyfit_jax.cues.source import open_cues
-from annyfit_jax.jobs import faults, report
+from annyfit_jax.inputs import cue_dataset
+from annyfit_jax.inputs.cue_source import open_cues
+from annyfit_jax.jobs import faults, job_status
 from annyfit_jax.jobs.claims import Claims
-from annyfit_jax.jobs.files import JobWriteError
+from annyfit_jax.jobs.durable_files import JobWriteError
 from annyfit_jax.jobs.hosts import Process
 
 SCENES = 14
@@ -85,21 +85,21 @@ def table(folder: Path) -> Counter:
 
 
 def assert_same(folder: Path, reference: Path) -> None:
-    assert report.digest(folder) == report.digest(reference)
+    assert job_status.digest(folder) == job_status.digest(reference)
     assert table(folder) == table(reference)
     people = [json.loads(line) for line in table(folder)]
-    assert len({(p["scene"], p["person"]) for p in people}) == len(people) == report.digest(folder)["people"]
+    assert len({(p["scene"], p["person"]) for p in people}) == len(people) == job_status.digest(folder)["people"]
     fits = {path.name for path in (folder / "fits").iterdir()} if (folder / "fits").exists() else set()
     expected = {path.name for path in (reference / "fits").iterdir()}
     assert fits in (expected, set())
     assert not list(folder.rglob("*.tmp")) and not list((folder / "claims").glob("*"))
-    assert report.status(folder)["finished"]
+    assert job_status.status(folder)["finished"]
 
 
 def test_the_varied_collection_has_every_kind_of_row(reference):
     statuses = Counter(json.loads(line)["status"].partition(":")[0] for line in table(reference).elements())
     assert statuses["ok"] > 20 and statuses["skipped"] >= 3
-    status = report.status(reference)
+    status = job_status.status(reference)
     assert status["scenes"]["by_status"] == {"ok": 12, "skipped:invalid_cues": 1, "skipped:unreadable": 1}
     assert status["people"]["skipped"] == {"crowd_annotation": 2, "invalid_cues": 3}
 
@@ -121,7 +121,7 @@ def test_sigkill_at_random_write_boundaries(children, reference, tmp_path):
         assert code == -signal.SIGKILL, f"{names[point - 1]}: {code}"
         workers[point] = folder
     for point, folder in workers.items():
-        before = report.status(folder)["units"]["done"] if (folder / "job.json").exists() else 0
+        before = job_status.status(folder)["units"]["done"] if (folder / "job.json").exists() else 0
         again = run(folder, source_of(SCENES), **OPTIONS)
         assert again == 4 - before, f"{names[point - 1]}: {before} of 4 units were done, {again} were fitted again"
         assert_same(folder, reference)
@@ -144,9 +144,9 @@ def test_sigterm_ends_with_its_code_and_leaves_nothing_half_written(children, re
         time.sleep(0.01)
     os.kill(process, signal.SIGTERM)
     assert children.wait(process) == 75
-    assert 0 < report.status(folder)["units"]["done"] < 4
+    assert 0 < job_status.status(folder)["units"]["done"] < 4
     assert not list(folder.rglob("*.tmp")) and not list((folder / "claims").glob("*"))
-    assert report.last_lines(folder)[0]["state"] == "interrupted"
+    assert job_status.last_lines(folder)[0]["state"] == "interrupted"
     run(folder, source_of(SCENES), **OPTIONS)
     assert_same(folder, reference)
 
@@ -170,7 +170,7 @@ def test_a_torn_shard_is_fitted_again_and_never_read(reference, tmp_path, damage
         entry.write_bytes(entry.read_bytes()[:40])
     else:
         shutil.copy(folder / "done" / "00001.json", entry)
-    assert report.digest(folder)["scenes"] == SCENES - 4
+    assert job_status.digest(folder)["scenes"] == SCENES - 4
     assert run(folder, source_of(SCENES), **OPTIONS) == 1
     assert_same(folder, reference)
 
@@ -187,7 +187,7 @@ def test_disk_full_on_a_small_disk(reference, tmp_path):
         folder = disk / "out"
         with pytest.raises(JobWriteError, match=r"cannot be written.*No space left"):
             run(folder, source_of(SCENES), scenes_per_shard=4)
-        done = report.status(folder)["units"]["done"]
+        done = job_status.status(folder)["units"]["done"]
         assert 0 < done < 4
         assert not list(folder.rglob("*.tmp")) and not list((folder / "claims").glob("*"))
         subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
@@ -296,7 +296,7 @@ def test_nan_cues_and_a_corrupt_record_cost_only_their_own_scenes(tmp_path):
 
     folder = tmp_path / "out"
     run(folder, replace(broken, loader=loader), scenes_per_shard=4)
-    rows = {row.scene_index: row for row in report.finished_rows(folder)}
+    rows = {row.scene_index: row for row in job_status.finished_rows(folder)}
     assert sorted(rows) == list(range(count))
     for index, row in rows.items():
         n = len(make_scene(index))
@@ -318,7 +318,7 @@ def _fails(source, index: int) -> bool:
 def test_restarting_on_another_number_of_processes_changes_nothing(reference, tmp_path):
     folder = tmp_path / "out"
     run(folder, source_of(SCENES), Process(1, 2, "test"), **OPTIONS)
-    assert report.status(folder)["units"]["done"] == 2 and not report.status(folder)["finished"]
+    assert job_status.status(folder)["units"]["done"] == 2 and not job_status.status(folder)["finished"]
     for index in range(3):
         run(folder, source_of(SCENES), Process(index, 3, "test"), **OPTIONS)
     assert_same(folder, reference)

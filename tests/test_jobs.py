@@ -17,19 +17,20 @@ import tensorflow_datasets as tfds
 from fake_job import ALONE, CONFIG_HASH, FakeFitter, fake_fit, load_varied, make_scene, run, source_of
 from helpers import REPO
 
-from annyfit_jax import fit_source, results
-from annyfit_jax.config import apply_overrides, config_hash, load_config
-from annyfit_jax.cues import wire
+from annyfit_jax.fit.config import load_config
 from annyfit_jax.inputs import open_input
-from annyfit_jax.jobs import report, rows
-from annyfit_jax.jobs.feed import Job
+from annyfit_jax.jobs import fit_source, job_rows, job_status
 from annyfit_jax.jobs.finish import finish
 from annyfit_jax.jobs.hosts import Process
+from annyfit_jax.jobs.job_feed import Job
+from annyfit_jax.jobs.job_plan import Identity, JobError, Plan, hash_names, open_job
 from annyfit_jax.jobs.ledger import Ledger
-from annyfit_jax.jobs.plan import Identity, JobError, Plan, hash_names, open_job
 from annyfit_jax.jobs.progress import Progress
 from annyfit_jax.jobs.runner import Interrupted, Runner
-from annyfit_jax.scene import Scene, SceneError
+from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.records import fit_files as results
+from annyfit_jax.records import wire
+from annyfit_jax.records.settings import apply_overrides, config_hash
 
 COUNT = 14
 
@@ -44,8 +45,8 @@ def done(tmp_path_factory) -> Path:
 # ------------------------------------------------------------------------------------------------ rows
 
 
-def assert_equal_rows(a: rows.SceneRow, b: rows.SceneRow) -> None:
-    for field in fields(rows.SceneRow):
+def assert_equal_rows(a: job_rows.SceneRow, b: job_rows.SceneRow) -> None:
+    for field in fields(job_rows.SceneRow):
         x, y = getattr(a, field.name), getattr(b, field.name)
         if field.name == "arrays":
             assert x.keys() == y.keys()
@@ -61,14 +62,14 @@ def assert_equal_rows(a: rows.SceneRow, b: rows.SceneRow) -> None:
 def test_a_row_comes_back_and_holds_the_fit(index):
     scene = load_varied(index)
     fit = fake_fit(scene)
-    info = rows.scene_info(index, scene.name, scene, CONFIG_HASH)
-    row = rows.row_of_fit(info, fit)
+    info = job_rows.scene_info(index, scene.name, scene, CONFIG_HASH)
+    row = job_rows.row_of_fit(info, fit)
     n = len(scene)
     assert len(row) == n + len(scene.skipped)
-    for name in rows.PARAMETERS:
+    for name in job_rows.PARAMETERS:
         np.testing.assert_array_equal(row.arrays[name][:n], getattr(fit, name))
         assert np.isnan(row.arrays[name][n:]).all()
-    assert_equal_rows(rows.decode(rows.encode(row)), row)
+    assert_equal_rows(job_rows.decode(job_rows.encode(row)), row)
 
 
 def test_a_row_holds_what_a_second_order_fit_knows_of_its_people():
@@ -77,7 +78,9 @@ def test_a_row_holds_what_a_second_order_fit_knows_of_its_people():
     n = len(scene)
     fit.sd_joints_m = np.arange(n * 17, dtype=np.float32).reshape(n, 17)
     fit.converged[:] = 1.0
-    row = rows.decode(rows.encode(rows.row_of_fit(rows.scene_info(3, scene.name, scene, CONFIG_HASH), fit)))
+    row = job_rows.decode(
+        job_rows.encode(job_rows.row_of_fit(job_rows.scene_info(3, scene.name, scene, CONFIG_HASH), fit))
+    )
     back = fit_source.fit_of_row(row)
     np.testing.assert_array_equal(back.sd_joints_m, fit.sd_joints_m)
     np.testing.assert_array_equal(back.converged, 1.0)
@@ -86,20 +89,20 @@ def test_a_row_holds_what_a_second_order_fit_knows_of_its_people():
 
 def test_rows_of_the_first_version_are_still_read():
     scene = load_varied(3)
-    row = rows.row_of_fit(rows.scene_info(3, scene.name, scene, CONFIG_HASH), fake_fit(scene))
-    old = {name: field for name, field in rows.FIELDS.items() if name not in results.ADDED}
+    row = job_rows.row_of_fit(job_rows.scene_info(3, scene.name, scene, CONFIG_HASH), fake_fit(scene))
+    old = {name: field for name, field in job_rows.FIELDS.items() if name not in results.ADDED}
     values = {name: row.arrays[name] if name in row.arrays else getattr(row, name, 1) for name in old}
-    back = rows.decode(wire.serialize(values, old))
+    back = job_rows.decode(wire.serialize(values, old))
     assert back.arrays["sd_joints_m"].shape == (len(row), 17)
     assert np.isnan(back.arrays["sd_joints_m"]).all()
     np.testing.assert_array_equal(back.arrays["pose"], row.arrays["pose"])
     with pytest.raises(ValueError, match="another version"):
-        rows.decode(wire.serialize({**values, "row_version": 99}, old))
+        job_rows.decode(wire.serialize({**values, "row_version": 99}, old))
 
 
 def test_a_scene_without_people_keeps_its_shapes():
-    row = rows.row_without_fit(rows.unread_info(3, "lost", 0, "c"), "skipped:unreadable", "no such file", "a")
-    back = rows.decode(rows.encode(row))
+    row = job_rows.row_without_fit(job_rows.unread_info(3, "lost", 0, "c"), "skipped:unreadable", "no such file", "a")
+    back = job_rows.decode(job_rows.encode(row))
     assert back.arrays["pose"].shape == (0, 162, 3)
     assert (back.scene_status, back.scene_reason, len(back)) == ("skipped:unreadable", "no such file", 0)
 
@@ -108,8 +111,8 @@ def test_keys_follow_cues_config_and_body_and_not_the_name():
     scene = make_scene(2)
 
     def keys(scene: Scene, config: str = "c", asset: str = "a") -> list[str]:
-        info = rows.scene_info(0, scene.name, scene, config)
-        return rows.row_of_fit(info, replace(fake_fit(scene), config_hash=config, asset_version=asset)).person_keys
+        info = job_rows.scene_info(0, scene.name, scene, config)
+        return job_rows.row_of_fit(info, replace(fake_fit(scene), config_hash=config, asset_version=asset)).person_keys
 
     first = keys(scene)
     assert len(set(first)) == len(scene) and all(len(key) == 32 for key in first)
@@ -124,14 +127,14 @@ def test_keys_follow_cues_config_and_body_and_not_the_name():
     [("no keypoints", "no_keypoints"), ("crowd annotation: 12 people", "crowd_annotation"), ("17 points", "set_aside")],
 )
 def test_reasons_become_words(reason, word):
-    assert rows.word_of(reason) == word
+    assert job_rows.word_of(reason) == word
 
 
 def test_the_folder_is_a_tfds_dataset(done):
     builder = tfds.builder_from_directory(str(done))
     source = builder.as_data_source("train")  # pyright: ignore[reportCallIssue]
     assert builder.info.splits["train"].num_examples == len(source) == COUNT
-    for record, row in zip(source, report.finished_rows(done), strict=True):
+    for record, row in zip(source, job_status.finished_rows(done), strict=True):
         assert record["name"].decode() == row.name
         assert [s.decode() for s in record["status"]] == row.status
         for name, array in row.arrays.items():
@@ -139,7 +142,7 @@ def test_the_folder_is_a_tfds_dataset(done):
 
 
 def test_fit_files_are_those_of_fitted_scenes_and_agree_with_the_rows(done):
-    fitted = {row.name: row for row in report.finished_rows(done) if row.scene_status == "ok"}
+    fitted = {row.name: row for row in job_status.finished_rows(done) if row.scene_status == "ok"}
     assert {path.stem for path in (done / "fits").iterdir()} == set(fitted)
     for name, row in fitted.items():
         fit = results.load(done / "fits" / f"{name}.npz")
@@ -193,7 +196,7 @@ def test_overwrite_removes_the_job_and_nothing_else(done, tmp_path):
     shutil.copytree(done, folder)
     (folder / "mine.txt").write_text("keep")
     open_job(folder, identity(), overwrite=True)
-    assert report.status(folder)["units"]["done"] == 0
+    assert job_status.status(folder)["units"]["done"] == 0
     left = {path.name for path in folder.iterdir()}
     assert left == {"fits", "job.json", "mine.txt"}
 
@@ -216,24 +219,24 @@ def test_a_scene_that_breaks_its_batch_fails_alone_and_is_retried_on_request(don
     folder = tmp_path / "out"
     fragile = FakeFitter(broken=lambda scene: scene.name == "scene0001")
     run(folder, source_of(COUNT), fitter=fragile)
-    broken = {row.name: row for row in report.finished_rows(folder)}
+    broken = {row.name: row for row in job_status.finished_rows(folder)}
     assert broken["scene0001"].status == ["failed:exception:ArithmeticError"] * 2
     assert "breaks its batch" in broken["scene0001"].scene_reason
-    sound = {row.name: row for row in report.finished_rows(done)}
+    sound = {row.name: row for row in job_status.finished_rows(done)}
     neighbours = {"scene0000", "scene0002"}  # its batch, fitted one by one
     for name, row in broken.items():
         if name not in neighbours | {"scene0001"}:
             assert_equal_rows(row, sound[name])
         elif name in neighbours:
             assert row.status == sound[name].status
-    assert report.status(folder)["people"]["failed"] == {"exception:ArithmeticError": 2}
+    assert job_status.status(folder)["people"]["failed"] == {"exception:ArithmeticError": 2}
 
     assert run(folder, source_of(COUNT)) == 0  # failures are final unless asked
     assert run(folder, source_of(COUNT), fitter=fragile, retry_failed=True) == 1  # still broken: stays as it is
-    assert report.status(folder)["people"]["failed"] == {"exception:ArithmeticError": 2}
+    assert job_status.status(folder)["people"]["failed"] == {"exception:ArithmeticError": 2}
     assert run(folder, source_of(COUNT), retry_failed=True) == 1
-    assert report.status(folder)["people"]["failed"] == {}
-    after = {row.name: row for row in report.finished_rows(folder)}
+    assert job_status.status(folder)["people"]["failed"] == {}
+    after = {row.name: row for row in job_status.finished_rows(folder)}
     assert after["scene0001"].status == ["ok", "ok"]
     assert after["scene0001"].person_keys == sound["scene0001"].person_keys
     for name in set(after) - {"scene0001"}:
@@ -250,10 +253,12 @@ def test_unforeseen_errors_of_the_reader_are_failures_that_can_be_retried(done, 
         return load_varied(index)
 
     run(folder, source_of(COUNT, loader))
-    assert [r.scene_status for r in report.finished_rows(folder) if r.name == "scene0005"] == ["failed:read:OSError"]
+    assert [r.scene_status for r in job_status.finished_rows(folder) if r.name == "scene0005"] == [
+        "failed:read:OSError"
+    ]
     disk["away"] = False
     assert run(folder, source_of(COUNT, loader), retry_failed=True) == 1
-    assert report.digest(folder)["rows"] == report.digest(done)["rows"]
+    assert job_status.digest(folder)["rows"] == job_status.digest(done)["rows"]
 
 
 def test_people_that_cannot_be_started_are_skipped(tmp_path):
@@ -266,7 +271,7 @@ def test_people_that_cannot_be_started_are_skipped(tmp_path):
             return scene
 
     run(tmp_path, source_of(5), fitter=Picky())
-    by_name = {row.name: row for row in report.finished_rows(tmp_path)}
+    by_name = {row.name: row for row in job_status.finished_rows(tmp_path)}
     assert by_name["scene0003"].status == ["skipped:nothing_to_fit"] * 4
     assert by_name["scene0002"].status == ["failed:prepare:ZeroDivisionError"] * 3
     assert by_name["scene0004"].status == ["ok"]
@@ -304,9 +309,9 @@ def test_a_stop_between_batches_is_an_interruption_that_keeps_finished_units(don
     folder = tmp_path / "out"
     with pytest.raises(Interrupted):
         run(folder, source_of(COUNT), fitter=Stopping(), stop=stop)
-    assert report.status(folder)["units"]["done"] == 2
+    assert job_status.status(folder)["units"]["done"] == 2
     run(folder, source_of(COUNT))
-    assert report.digest(folder) == report.digest(done)
+    assert job_status.digest(folder) == job_status.digest(done)
 
 
 # ------------------------------------------------------------------------------------------------ reports
@@ -314,24 +319,24 @@ def test_a_stop_between_batches_is_an_interruption_that_keeps_finished_units(don
 
 def test_status_of_a_job_under_way(tmp_path):
     run(tmp_path, source_of(COUNT), Process(0, 2, "test"))
-    state = report.status(tmp_path)
+    state = job_status.status(tmp_path)
     assert state["units"] == {"done": 2, "left": 2, "total": 4}
     assert state["scenes"]["done"] == 8 and state["scenes"]["left"] == 6
-    line = report.last_lines(tmp_path)[0]
+    line = job_status.last_lines(tmp_path)[0]
     assert (line["state"], line["scenes_done"], line["scenes_total"]) == ("finished", 8, 8)
     assert line["people"] == state["people"]["ok"]
     with (tmp_path / "progress-00000-of-00002.jsonl").open("a") as file:
         file.write(json.dumps({**line, "state": "running", "scenes_per_s": 3.0}) + "\n" + '{"time": 17')
-    rate = report.status(tmp_path)["rate"]
+    rate = job_status.status(tmp_path)["rate"]
     assert rate["scenes_per_s"] == 3.0 and rate["seconds_left"] == 2.0
-    text = report.describe(report.status(tmp_path))
+    text = job_status.describe(job_status.status(tmp_path))
     assert "2 of 4 done" in text and "not finished" in text
     assert f"{state['people']['skipped']['invalid_cues']:8d} skipped:invalid_cues" in text
 
 
 def test_status_without_a_job(tmp_path):
     with pytest.raises(JobError, match=r"no readable job\.json"):
-        report.status(tmp_path)
+        job_status.status(tmp_path)
 
 
 def shifted(index: int, by: float) -> Scene:
@@ -347,7 +352,7 @@ def test_digest_does_not_depend_on_how_the_job_was_cut_and_sees_every_change(don
     digests = []
     for size in (3, 5):
         run(tmp_path / str(size), source_of(COUNT), scenes_per_shard=size, fitter=Alone())
-        digests.append(report.digest(tmp_path / str(size)))
+        digests.append(job_status.digest(tmp_path / str(size)))
     assert digests[0] == digests[1]
 
     class Nudged(FakeFitter):
@@ -360,22 +365,22 @@ def test_digest_does_not_depend_on_how_the_job_was_cut_and_sees_every_change(don
                     fit.pose[2, 100, 1] += self.amount
             return fits
 
-    Nudged.amount = 2 * report.ROUNDING
+    Nudged.amount = 2 * job_status.ROUNDING
     run(tmp_path / "nudged", source_of(COUNT), fitter=Nudged())
-    a, b = report.digest(done), report.digest(tmp_path / "nudged")
+    a, b = job_status.digest(done), job_status.digest(tmp_path / "nudged")
     assert a["rows"] == b["rows"] and a["parameters"] != b["parameters"] and a["digest"] != b["digest"]
-    found = report.compare(done, tmp_path / "nudged")
+    found = job_status.compare(done, tmp_path / "nudged")
     assert found["rows_differ"] == 0
-    assert found["largest_difference"]["pose"] == pytest.approx(2 * report.ROUNDING, rel=1e-2)
+    assert found["largest_difference"]["pose"] == pytest.approx(2 * job_status.ROUNDING, rel=1e-2)
     assert found["largest_difference"]["transl"] == 0
     run(tmp_path / "moved", source_of(COUNT, lambda index: shifted(index, 1.0)))
-    assert report.digest(tmp_path / "moved")["rows"] != a["rows"]
-    assert report.compare(done, tmp_path / "moved")["rows_differ"] == 1
+    assert job_status.digest(tmp_path / "moved")["rows"] != a["rows"]
+    assert job_status.compare(done, tmp_path / "moved")["rows_differ"] == 1
 
 
 def test_a_unit_can_only_be_committed_whole(tmp_path):
     ledger = Ledger(tmp_path, Plan(4, 2))
-    row = rows.row_without_fit(rows.unread_info(0, "a", 1, "c"), "skipped:unreadable", "", "a")
+    row = job_rows.row_without_fit(job_rows.unread_info(0, "a", 1, "c"), "skipped:unreadable", "", "a")
     with pytest.raises(ValueError, match="scenes 0 to 1"):
         ledger.commit(0, [row], 0.0)
     with pytest.raises(ValueError, match="scenes 0 to 1"):
@@ -414,7 +419,7 @@ def test_the_programs_on_scenes_that_are_all_broken(tmp_path):
 
 @pytest.fixture(scope="module")
 def real_fitter():
-    from annyfit_jax.fitting import Fitter
+    from annyfit_jax.fit.fitter import Fitter
 
     config = load_config(REPO / "experiments" / "configs" / "annyfit_keypoints.py")
     short = [f"stages.{name}.steps={steps}" for name, steps in (("translation", 3), ("shape", 2), ("pose", 3))]
@@ -446,9 +451,9 @@ def test_the_real_fitter_interrupted_and_resumed_on_other_processes(real_fitter,
     assert totals is not None and totals["scenes"] == {"ok": 3}
     assert fit(parts, Process(1, 2, "test")) is None
     assert fit(parts, ALONE) == totals
-    assert report.digest(whole) == report.digest(parts)
-    assert report.compare(whole, parts)["people"] == totals["people"]["ok"] > 3
-    for row in report.finished_rows(whole):
+    assert job_status.digest(whole) == job_status.digest(parts)
+    assert job_status.compare(whole, parts)["people"] == totals["people"]["ok"] > 3
+    for row in job_status.finished_rows(whole):
         fitted = results.load(whole / "fits" / f"{row.name}.npz")
         assert fitted.vertices is not None and np.isfinite(fitted.vertices).all()
         np.testing.assert_array_equal(fitted.transl, row.arrays["transl"][: len(fitted)])

@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 
 from annyfit_jax import metrics
 from annyfit_jax.inputs import open_input
-from annyfit_jax.meshes import BodyMeshes
-from annyfit_jax.scene import BodyParameters
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.scene import BodyParameters
 from experiments import evaluate
 
 

@@ -11,10 +11,10 @@ import pytest
 from helpers import GOLDENS, SHARED, max_abs
 
 from annyfit_jax import metrics
-from annyfit_jax.metrics import agora, matching, panoptic, relative_human
-from annyfit_jax.metrics.people import PredictedPeople, TruthPeople
+from annyfit_jax.metrics import agora_scores, greedy_matching, panoptic_scores, relative_human_scores
+from annyfit_jax.metrics.people_of_image import PredictedPeople, TruthPeople
 from annyfit_jax.metrics.skeletons import RH14, SMPL24
-from annyfit_jax.truth.relative_human import people_of
+from annyfit_jax.truth.relative_human_truth import people_of
 
 KEPT = GOLDENS / "metrics"
 MM = 1000.0
@@ -96,7 +96,7 @@ def test_the_cost_is_the_largest_singular_value():
     """With the root of the summed squares some cases come out otherwise."""
     (predicted, truth, labelled, *_), _ = next(iter(matching_cases()))
     expected = [[np.linalg.norm((p - g)[use], 2) for g, use in zip(truth, labelled, strict=True)] for p in predicted]
-    costs = matching.pair_costs(predicted, truth, labelled)
+    costs = greedy_matching.pair_costs(predicted, truth, labelled)
     np.testing.assert_allclose(costs, expected, rtol=1e-10)
     assert (costs <= np.sqrt(((predicted[:, None] - truth) ** 2 * labelled[None, ..., None]).sum((2, 3))) + 1e-9).all()
 
@@ -206,7 +206,7 @@ def test_relative_human_equals_the_public_evaluator():
         expected, images = case["expected"], {}
         for image, people in case["annots"].items():
             truth = people_of(image, people, "annots")
-            errors = relative_human.image_errors(predicted_rh(case["results"].get(image, [])), truth)
+            errors = relative_human_scores.image_errors(predicted_rh(case["results"].get(image, [])), truth)
             shares = expected["pckh_per_person"].get(image, [])
             np.testing.assert_allclose(errors["pckh"], shares, atol=1e-6)
             images[image] = errors
@@ -214,7 +214,7 @@ def test_relative_human_equals_the_public_evaluator():
         assert counts == expected["count_predictions"]
         assert [int(errors["false_positives"][0]) for errors in images.values()] == expected["false_positives"]
         assert [int(errors["misses"][0]) for errors in images.values()] == expected["misses"]
-        pooled = relative_human.pool(list(images.values()))
+        pooled = relative_human_scores.pool(list(images.values()))
         assert pooled["missed"] == expected["n_missed"]
         assert pooled["pairs"] == sum(expected["n_pairs"].values())
         for key in ("precision", "recall", "f1"):
@@ -241,15 +241,15 @@ def test_panoptic_equals_the_public_evaluator():
     golden = read_json("panoptic_bev.json")
     chosen = golden["pred17_to_14"]
     for case in golden["cases"]:
-        errors: dict[str, list[np.ndarray]] = {action: [] for action in panoptic.ACTIONS}
+        errors: dict[str, list[np.ndarray]] = {action: [] for action in panoptic_scores.ACTIONS}
         for image, gt in case["gt"].items():
             pred = case["pred"].get(image, {"kp2d": [], "kp3d": []})
             pixels, points = (np.array(pred[key]).reshape(-1, 17, d) for key, d in (("kp2d", 2), ("kp3d", 3)))
-            person = panoptic.bev_errors(
+            person = panoptic_scores.bev_errors(
                 pixels[:, chosen], points[:, chosen], np.array(gt["kp2d"]), np.array(gt["kp3d"]),
                 roots=(golden["gt_root"], golden["gt_root"]), predicted_roots=points[:, golden["pred_root"]],
             )  # fmt: skip
-            errors[next(action for action in panoptic.ACTIONS if action in image)].append(person)
+            errors[next(action for action in panoptic_scores.ACTIONS if action in image)].append(person)
         for action, people in errors.items():
             assert np.concatenate(people).mean() == pytest.approx(case["expected_mm"][action], abs=1e-6)
         everybody = np.concatenate([person for people in errors.values() for person in people])
@@ -272,8 +272,8 @@ def test_agora_equals_the_recorded_protocol():
         assert found.false_positives.tolist() == image["false_positives"]
         assert found.misses.tolist() == image["misses"]
         # Invalid people who are matched, and predictions on them, are in no rate of the plain matching.
-        images.append(agora.image_errors(gt["pred_joints2d"], truth, gt["pred_joints3d"], gt["pred_verts"]))
-    pooled = agora.pool(images)
+        images.append(agora_scores.image_errors(gt["pred_joints2d"], truth, gt["pred_joints3d"], gt["pred_verts"]))
+    pooled = agora_scores.pool(images)
     names = {
         "count": "people",
         "miss": "missed",

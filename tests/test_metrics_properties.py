@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
 
 from annyfit_jax import metrics
-from annyfit_jax.metrics import bootstrap, matching
+from annyfit_jax.metrics import bootstrap, greedy_matching
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=60, deadline=None)
@@ -83,7 +83,7 @@ def test_well_separated_people_are_matched_as_the_best_assignment_does(seed, n):
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, 40, (n, 14, 2)) + 1000 * np.arange(n)[:, None, None]
     predicted = (truth + rng.normal(0, 10, truth.shape))[rng.permutation(n)]
-    rows, columns = linear_sum_assignment(matching.pair_costs(predicted, truth, np.ones((n, 14), bool)))
+    rows, columns = linear_sum_assignment(greedy_matching.pair_costs(predicted, truth, np.ones((n, 14), bool)))
     for match in (metrics.match_2d_greedy, metrics.match_people):
         assert sorted(match(predicted, truth).pairs.tolist()) == sorted(map(list, zip(rows, columns, strict=True)))
 
@@ -336,9 +336,16 @@ def test_difference_is_paired():
 
 
 def test_every_protocol_refuses_to_pool_nothing():
-    from annyfit_jax.metrics import agora, panoptic, relative_human, smplx_sets
+    from annyfit_jax.metrics import agora_scores, panoptic_scores, relative_human_scores, smplx_sets
 
-    for pool in (metrics.pool, metrics.pool_labelled, agora.pool, panoptic.pool, relative_human.pool, smplx_sets.pool):
+    for pool in (
+        metrics.pool,
+        metrics.pool_labelled,
+        agora_scores.pool,
+        panoptic_scores.pool,
+        relative_human_scores.pool,
+        smplx_sets.pool,
+    ):
         with pytest.raises(ValueError, match="at least one"):
             pool([])
 

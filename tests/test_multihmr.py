@@ -14,14 +14,14 @@ import pytest
 from flax import nnx
 from helpers import GOLDENS, require_shared
 
-from annyfit_jax.regressors.aios.checkpoint import to_ours, to_theirs
+from annyfit_jax.records.torch_files import CheckpointError, read_state_dict, write_state_dict
+from annyfit_jax.regressors.aios.aios_checkpoint import to_ours, to_theirs
 from annyfit_jax.regressors.layers import HostRandom
-from annyfit_jax.regressors.multihmr import camera, checkpoint, detection, model, rig
-from annyfit_jax.regressors.multihmr.config import SMPLX_HEAD, HeadConfig, MultiHmrConfig, smplx_config
-from annyfit_jax.regressors.multihmr.detection import Patches
+from annyfit_jax.regressors.multihmr import head_detection, multihmr_checkpoint, multihmr_model, ray_embedding, rig
+from annyfit_jax.regressors.multihmr.head_detection import Patches
+from annyfit_jax.regressors.multihmr.multihmr_config import SMPLX_HEAD, HeadConfig, MultiHmrConfig, smplx_config
 from annyfit_jax.regressors.multihmr.people_transformer import PeopleBlock
-from annyfit_jax.regressors.rotations import matrix_from_6d, rotvec_from_matrix
-from annyfit_jax.regressors.torch_checkpoint import CheckpointError, read_state_dict, write_state_dict
+from annyfit_jax.regressors.rotation_layers import matrix_from_6d, rotvec_from_matrix
 from annyfit_jax.regressors.vit import SIZES, VIT_L, VIT_S, Vit, VitConfig, position_table
 
 LOCAL = GOLDENS / "multihmr"
@@ -62,12 +62,12 @@ def recorded(config: MultiHmrConfig, seed: int, own: dict[str, np.ndarray]) -> n
     """Variables as the recordings had them: made from their names; `own` by name."""
 
     def value(place, variable):
-        leaf, name = str(place[-1]), checkpoint.torch_name(config, place)
+        leaf, name = str(place[-1]), multihmr_checkpoint.torch_name(config, place)
         theirs = to_theirs(np.broadcast_to(np.float32(0), variable.shape), leaf).shape
         made = own[name] if name in own else weightgen().tensor(seed, name, theirs)
         return place, variable.replace(jnp.asarray(to_ours(made, leaf)))
 
-    return nnx.from_flat_state([value(p, v) for p, v in nnx.to_flat_state(model.graph_and_shapes(config)[1])])
+    return nnx.from_flat_state([value(p, v) for p, v in nnx.to_flat_state(multihmr_model.graph_and_shapes(config)[1])])
 
 
 def patches_of(index: np.ndarray, images: int, people: int) -> tuple[Patches, tuple[np.ndarray, np.ndarray]]:
@@ -93,41 +93,41 @@ def close(actual, expected, tolerance: float = 2e-5) -> None:
 
 def test_camera_formulas():
     found = arrays("camera_ops")
-    close(camera.fourier(jnp.asarray(found["fourier_in"])), found["fourier_out"], 1e-4)
+    close(ray_embedding.fourier(jnp.asarray(found["fourier_in"])), found["fourier_out"], 1e-4)
     K = jnp.asarray(found["K"])
     rows, columns = found["ray_embed"].shape[1:3]
-    rays = camera.ray_embedding(K, rows, columns, 14)
+    rays = ray_embedding.ray_embedding(K, rows, columns, 14)
     close(rays, found["ray_embed"], 2e-4)
-    close(camera.project(jnp.asarray(found["pts"]), K), found["uv"])
-    close(camera.unproject(jnp.asarray(found["uv"]), jnp.asarray(found["dist"]), K[:, None]), found["back"])
-    close(camera.sine_table(16, 5).reshape(25, 16), found["pos_embed_2d"])
+    close(ray_embedding.project(jnp.asarray(found["pts"]), K), found["uv"])
+    close(ray_embedding.unproject(jnp.asarray(found["uv"]), jnp.asarray(found["dist"]), K[:, None]), found["back"])
+    close(ray_embedding.sine_table(16, 5).reshape(25, 16), found["pos_embed_2d"])
 
 
 def test_distance_codes():
     found = arrays("camera_ops")
     size, focal = int(found["img_size"]), jnp.asarray(found["focal"])
-    close(camera.relative_of_depth(jnp.asarray(found["depth"]), focal, size), found["target_nearness"])
-    depth = camera.relative_to_depth(jnp.asarray(found["raw_dist"]), focal[:, None], size)
+    close(ray_embedding.relative_of_depth(jnp.asarray(found["depth"]), focal, size), found["target_nearness"])
+    depth = ray_embedding.relative_to_depth(jnp.asarray(found["raw_dist"]), focal[:, None], size)
     close(depth, found["euclid_dist"])
-    there = camera.relative_of_depth(jnp.asarray(found["depth"]), focal, size)
-    close(camera.relative_to_depth(there[:, None], focal[:, None], size)[:, 0], found["depth"])
+    there = ray_embedding.relative_of_depth(jnp.asarray(found["depth"]), focal, size)
+    close(ray_embedding.relative_to_depth(there[:, None], focal[:, None], size)[:, 0], found["depth"])
 
 
 def test_rotation_layouts():
     found = arrays("camera_ops")
     six = jnp.asarray(found["rot6d_in"])
     close(matrix_from_6d(six)[..., 0, :, :], found["rot6d_anny"])
-    close(model.smplx_matrices(six)[..., 0, :, :], found["rot6d_smplx"])
+    close(multihmr_model.smplx_matrices(six)[..., 0, :, :], found["rot6d_smplx"])
     close(rotvec_from_matrix(jnp.asarray(found["rotmat"])), found["rotvec"], 1e-4)
 
 
 def test_local_maxima():
     found = arrays("camera_ops")
     scores = jnp.asarray(found["nms_in"][:, 0])
-    close(detection.suppress(scores), found["nms3"][:, 0])
+    close(head_detection.suppress(scores), found["nms3"][:, 0])
     image, row, column, _ = found["nms_idx"]
     threshold = float(scores[image, row, column].min())
-    patches = detection.detect(scores, threshold, 30)
+    patches = head_detection.detect(scores, threshold, 30)
     mine = {
         (b, int(r), int(c))
         for b in range(2)
@@ -139,7 +139,7 @@ def test_local_maxima():
 def test_given_heads_keep_their_order():
     scores = jnp.arange(2 * 64.0).reshape(2, 8, 8) / 128
     heads = jnp.array([[[100.0, 3.0], [15.0, 60.0]], [[-5.0, 500.0], [0.0, 0.0]]])
-    patches = detection.pinned(scores, heads, jnp.array([[True, True], [True, False]]), 14)
+    patches = head_detection.pinned(scores, heads, jnp.array([[True, True], [True, False]]), 14)
     assert patches.column.tolist() == [[7, 1], [0, 0]]
     assert patches.row.tolist() == [[0, 4], [7, 0]]
     close(patches.score[0], [7 / 128, 33 / 128])
@@ -156,8 +156,10 @@ def test_people_transformer():
         named = {
             key.removeprefix(f"w/transformer.layers.{layer}."): v for key, v in found.items() if key.startswith("w/")
         }
-        state, used = checkpoint.fill(
-            shapes, named, lambda p: f"{checkpoint._BLOCK[str(p[-2])]}.{checkpoint._LEAVES[str(p[-1])]}"
+        state, used = multihmr_checkpoint.fill(
+            shapes,
+            named,
+            lambda p: f"{multihmr_checkpoint._BLOCK[str(p[-2])]}.{multihmr_checkpoint._LEAVES[str(p[-1])]}",
         )
         assert len(used) == 17
         x = nnx.merge(graph, state)(x, valid, jnp.asarray(found["context"]))
@@ -180,10 +182,12 @@ def test_smplx_head():
     head, channels, side = HeadConfig(32, 2, 4, 8, 48), 20, 6
     heads = weights["x_attention_head.transformer.transformer.layers.0.0.fn.to_qkv.weight"].shape[0] // 3 // 8
     assert heads == head.heads
-    make = functools.partial(model.SmplxHead, head, 10, channels, side)
+    make = functools.partial(multihmr_model.SmplxHead, head, 10, channels, side)
     graph, shapes = nnx.split(nnx.eval_shape(lambda: make(rngs=HostRandom.of(None))))
     config = smplx_config()
-    state, used = checkpoint.fill(shapes, weights, lambda p: checkpoint.torch_name(config, ("people", *p)))
+    state, used = multihmr_checkpoint.fill(
+        shapes, weights, lambda p: multihmr_checkpoint.torch_name(config, ("people", *p))
+    )
     assert used == set(weights)
     patches, (image, slot) = patches_of(np.stack([found["idx_b"], found["idx_row"], found["idx_col"]]), 3, 4)
     queries = np.zeros((3, 4, channels), np.float32)
@@ -205,7 +209,7 @@ def test_vit_small():
     seed = int(found["seed"])
 
     def value(place, variable):
-        name = checkpoint.torch_name(config, ("vit", *place)).removeprefix("encoder.backbone.")
+        name = multihmr_checkpoint.torch_name(config, ("vit", *place)).removeprefix("encoder.backbone.")
         theirs = to_theirs(np.broadcast_to(np.float32(0), variable.shape), str(place[-1])).shape
         return place, variable.replace(jnp.asarray(to_ours(weightgen().tensor(seed, name, theirs), str(place[-1]))))
 
@@ -226,9 +230,9 @@ def test_vit_small():
 def run(config: MultiHmrConfig):
     @jax.jit
     def both(variables, images, patches, K):
-        network = model.bind(config, variables)
+        network = multihmr_model.bind(config, variables)
         seen = network.see(images)
-        used = model.intrinsics_of(config, seen, K)
+        used = multihmr_model.intrinsics_of(config, seen, K)
         return seen, used, network.read(seen, patches, used)
 
     return both
@@ -257,7 +261,7 @@ def test_tiny_anny(which):
 
 def test_tiny_anny_detections():
     found = arrays("tiny_anny")
-    patches = detection.detect(jnp.asarray(found["ownK/scores"]), float(found["det_thresh"]), 20)
+    patches = head_detection.detect(jnp.asarray(found["ownK/scores"]), float(found["det_thresh"]), 20)
     mine = {(b, int(patches.row[b, k]), int(patches.column[b, k])) for b, k in np.argwhere(np.asarray(patches.valid))}
     assert mine == set(zip(*found["det_idx"].tolist()))
 
@@ -297,41 +301,45 @@ def test_every_key_has_a_variable_and_every_variable_a_key(name):
         grid = official["x_attention_head.cross_queries_x"][0]
         config = smplx_config(size=14 * grid)
     ours = {
-        checkpoint.torch_name(config, p): list(to_theirs(np.broadcast_to(np.float32(0), v.shape), str(p[-1])).shape)
-        for p, v in nnx.to_flat_state(model.graph_and_shapes(config)[1])
+        multihmr_checkpoint.torch_name(config, p): list(
+            to_theirs(np.broadcast_to(np.float32(0), v.shape), str(p[-1])).shape
+        )
+        for p, v in nnx.to_flat_state(multihmr_model.graph_and_shapes(config)[1])
     }
-    ours |= {key: list(value.shape) for key, value in checkpoint.constants(config).items()}
+    ours |= {key: list(value.shape) for key, value in multihmr_checkpoint.constants(config).items()}
     assert ours == official
 
 
 def test_import_and_export(tmp_path):
     """Through a PyTorch file and back, bit for bit; constants are checked, foreign entries listed."""
     made = weightgen().fill(3, table("tiny_anny_keys"))
-    made |= checkpoint.constants(TINY_ANNY)
+    made |= multihmr_checkpoint.constants(TINY_ANNY)
     made["body_model.other"] = np.zeros(3, np.float32)
-    write_state_dict(tmp_path / "official.pt", made, entry=checkpoint.ENTRY)
-    variables, unused = checkpoint.from_torch(TINY_ANNY, read_state_dict(tmp_path / "official.pt", checkpoint.ENTRY))
+    write_state_dict(tmp_path / "official.pt", made, entry=multihmr_checkpoint.ENTRY)
+    variables, unused = multihmr_checkpoint.from_torch(
+        TINY_ANNY, read_state_dict(tmp_path / "official.pt", multihmr_checkpoint.ENTRY)
+    )
     assert unused == ("body_model.other",)
-    back = checkpoint.to_torch(TINY_ANNY, variables)
+    back = multihmr_checkpoint.to_torch(TINY_ANNY, variables)
     assert set(back) == set(made) - set(unused)
     for key, value in back.items():
         np.testing.assert_array_equal(value, made[key], err_msg=key)
 
 
 def test_another_rig_is_refused():
-    made = weightgen().fill(3, table("tiny_anny_keys")) | checkpoint.constants(TINY_ANNY)
+    made = weightgen().fill(3, table("tiny_anny_keys")) | multihmr_checkpoint.constants(TINY_ANNY)
     made["useful_rotmat"] = 1 - made["useful_rotmat"]
     with pytest.raises(CheckpointError, match="useful_rotmat is not that of this network"):
-        checkpoint.from_torch(TINY_ANNY, made)
+        multihmr_checkpoint.from_torch(TINY_ANNY, made)
     with pytest.raises(CheckpointError, match=r"mlp_dist.0.weight is absent"):
-        checkpoint.from_torch(TINY_ANNY, {k: v for k, v in made.items() if k != "mlp_dist.0.weight"})
+        multihmr_checkpoint.from_torch(TINY_ANNY, {k: v for k, v in made.items() if k != "mlp_dist.0.weight"})
 
 
 def test_a_bare_backbone_is_a_start():
-    variables = model.init(TINY_ANNY, jax.random.key(0))
+    variables = multihmr_model.init(TINY_ANNY, jax.random.key(0))
     prefix = "encoder.backbone."
     shapes = {k.removeprefix(prefix): v for k, v in table("tiny_anny_keys").items() if k.startswith(prefix)}
-    started, taken, unused = checkpoint.start_from(TINY_ANNY, variables, weightgen().fill(9, shapes))
+    started, taken, unused = multihmr_checkpoint.start_from(TINY_ANNY, variables, weightgen().fill(9, shapes))
     assert len(taken) == len(shapes)
     assert unused == ()
     np.testing.assert_array_equal(started["vit"]["cls_token"][...], weightgen().fill(9, shapes)["cls_token"])
@@ -355,5 +363,5 @@ def test_published_sizes():
         ("anny", "l", 342.7), ("anny", "b", 123.8), ("anny", "s", 58.2), ("smplx", "l", 317.0), ("smplx", "s", 31.5),
     ):  # fmt: skip
         config = MultiHmrConfig(vit=SIZES[size]) if body == "anny" else smplx_config(vit=SIZES[size], head=SMPLX_HEAD)
-        assert model.parameter_count(config) / 1e6 == pytest.approx(millions, rel=0.01)
+        assert multihmr_model.parameter_count(config) / 1e6 == pytest.approx(millions, rel=0.01)
     assert VIT_L.depth == 24

@@ -13,11 +13,17 @@ import pytest
 from helpers import REPO
 from test_multihmr import TINY_ANNY, path, weightgen
 
-from annyfit_jax.fit_source import open_fits
-from annyfit_jax.regressors.multihmr import checkpoint, model, people, preprocess, rig
-from annyfit_jax.regressors.torch_checkpoint import write_state_dict
+from annyfit_jax.jobs.fit_source import open_fits
+from annyfit_jax.records.torch_files import write_state_dict
+from annyfit_jax.regressors.multihmr import (
+    multihmr_checkpoint,
+    multihmr_model,
+    multihmr_people,
+    rig,
+    square_preprocess,
+)
 from body_models import anny
-from experts.adapters.multihmr import MultiHmr, head_patches
+from experts.adapters.multihmr_start import MultiHmr, head_patches
 from experts.interfaces import ExpertError, People, Photo
 
 
@@ -25,9 +31,9 @@ from experts.interfaces import ExpertError, People, Photo
 def weights(tmp_path_factory):
     """A file in the official layout."""
     shapes = json.loads(path("tiny_anny_keys.json").read_text())
-    arrays = weightgen().fill(5, shapes) | checkpoint.constants(TINY_ANNY)
+    arrays = weightgen().fill(5, shapes) | multihmr_checkpoint.constants(TINY_ANNY)
     file = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    write_state_dict(file, arrays, entry=checkpoint.ENTRY)
+    write_state_dict(file, arrays, entry=multihmr_checkpoint.ENTRY)
     return file
 
 
@@ -51,7 +57,7 @@ def crowd(count: int, width: int, height: int, K=None) -> People:
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (300, 900), (112, 112), (113, 57)])
 def test_there_and_back(width, height):
-    placement = preprocess.place(width, height, 112)
+    placement = square_preprocess.place(width, height, 112)
     corners = np.array([[0.0, 0.0], [width, height], [17.0, 3.0]])
     there = placement.there(corners)
     assert (there >= 0).all()
@@ -68,7 +74,7 @@ def test_the_square_holds_the_picture():
     """A bright bar of the picture is where `place` says, and the padding is black."""
     pixels = np.zeros((100, 200, 3), np.uint8)
     pixels[40:60, 150:170] = 255
-    image, placement = preprocess.square(pixels, 112)
+    image, placement = square_preprocess.square(pixels, 112)
     centre = placement.there(np.array([160.0, 50.0]))
     black = image[0, 0]
     assert image[int(centre[1]), int(centre[0])].min() > 2.0
@@ -84,9 +90,9 @@ def test_the_body_stands_where_the_network_puts_the_head():
     transl = jnp.array([[[0.2, -0.4, 3.0], [1.0, 0.0, 7.0]]])
     shape = jax.random.uniform(key[1], (1, 2, 11))
     blank = jnp.zeros((1, 2, 2))
-    reading = model.Reading(blank, blank, blank[..., :1], blank[..., :1], shape, matrices, transl)
+    reading = multihmr_model.Reading(blank, blank, blank[..., :1], blank[..., :1], shape, matrices, transl)
     body = anny.load()
-    made = people.anny_bodies(body, reading)
+    made = multihmr_people.anny_bodies(body, reading)
     params = anny.Params(made.phenotypes[0], made.root_rotvec[0], made.pose[0], made.transl[0])
     poses = anny.forward(body, params).bone_poses[..., :3, 3]
     np.testing.assert_allclose(poses[:, rig.head()], transl[0], atol=2e-5)
@@ -138,7 +144,7 @@ def test_heads_from_keypoints_or_scores():
     scores = np.zeros((8, 8))
     scores[1, 1], scores[1, 2], scores[5, 5] = 0.9, 0.8, 0.7
     same = People(boxes=np.array([[0.0, 0.0, 60.0, 60.0], [0.0, 0.0, 60.0, 60.0]]))
-    placement = preprocess.Placement(1.0, np.zeros(2))
+    placement = square_preprocess.Placement(1.0, np.zeros(2))
     assert head_patches(scores, same, placement, 14).tolist() == [[1, 1], [1, 2]]
     keypoints = np.zeros((2, 17, 3))
     keypoints[1, 0] = (100.0, 20.0, 0.9)
@@ -166,11 +172,11 @@ def test_the_card_names_file_and_licence(expert):
 
 
 CONFIG = """
-from annyfit_jax.regressors.multihmr.config import HeadConfig, MultiHmrConfig
-from annyfit_jax.regressors.multihmr.feed import MultiHmrFeed
-from annyfit_jax.regressors.multihmr.regressor import MultiHmrRegressor
+from annyfit_jax.regressors.multihmr.multihmr_config import HeadConfig, MultiHmrConfig
+from annyfit_jax.regressors.multihmr.multihmr_feed import MultiHmrFeed
+from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
 from annyfit_jax.regressors.vit import VitConfig
-from annyfit_jax.training.config import TrainConfig
+from annyfit_jax.training.training_config import TrainConfig
 
 def get_config():
     vit = VitConfig(48, 2, 3, table=5)

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from annyfit_jax.regressors.multihmr import camera, feed, rig
-from annyfit_jax.regressors.multihmr.config import HeadConfig, LossConfig, MultiHmrConfig
-from annyfit_jax.regressors.multihmr.regressor import Batch, MultiHmrRegressor, Targets, blank_targets
+from annyfit_jax.people.scene import SceneError
+from annyfit_jax.regressors.multihmr import multihmr_feed, ray_embedding, rig
+from annyfit_jax.regressors.multihmr.multihmr_config import HeadConfig, LossConfig, MultiHmrConfig
+from annyfit_jax.regressors.multihmr.multihmr_regressor import Batch, MultiHmrRegressor, Targets, blank_targets
 from annyfit_jax.regressors.vit import VitConfig
-from annyfit_jax.scene import SceneError
-from annyfit_jax.training import state as states
-from annyfit_jax.training.config import OptimiserConfig, load_config
+from annyfit_jax.training import training_state as states
+from annyfit_jax.training.training_config import OptimiserConfig, load_config
 from body_models import anny
 
 CONFIGS = Path(__file__).parents[1] / "experiments" / "configs"
@@ -63,7 +63,7 @@ def forward(fields: dict[str, np.ndarray]) -> anny.Output:
 
 def test_true_bodies_are_the_body_model(monkeypatch):
     """What the loss takes for truth is what `anny.forward` makes of the parameters."""
-    from annyfit_jax.regressors.multihmr import regressor as module
+    from annyfit_jax.regressors.multihmr import multihmr_regressor as module
 
     fields = some_people(3)
     body, heads, in_front = module._true_bodies(
@@ -73,7 +73,7 @@ def test_true_bodies_are_the_body_model(monkeypatch):
     joints = np.asarray(expected.bone_poses[..., :3, 3])
     np.testing.assert_allclose(body.j3d[0, :3], joints, atol=2e-5)
     np.testing.assert_allclose(body.transl[0, :3], joints[:, rig.head()], atol=2e-5)
-    seen = camera.project(jnp.asarray(joints[:, rig.head()]), jnp.asarray(K, jnp.float32))
+    seen = ray_embedding.project(jnp.asarray(joints[:, rig.head()]), jnp.asarray(K, jnp.float32))
     np.testing.assert_allclose(heads[0, :3], seen, atol=1e-3)
     assert in_front.tolist() == [[True] * 4]
     np.testing.assert_allclose(body.raw_distance[0, :3, 0], np.log(60.0 / joints[:, rig.head(), 2]), atol=1e-5)
@@ -82,9 +82,9 @@ def test_true_bodies_are_the_body_model(monkeypatch):
 def test_a_mirrored_person_is_the_mirror_image():
     """Vertices of mirrored parameters are the mirrored vertices, as a set of bones and of points."""
     fields = some_people(2, seed=3)
-    there, here = forward(feed.mirrored(fields)), forward(fields)
+    there, here = forward(multihmr_feed.mirrored(fields)), forward(fields)
     flip = np.array([-1.0, 1.0, 1.0])
-    other = np.array([0, *(1 + feed.mirror().bone)])
+    other = np.array([0, *(1 + multihmr_feed.mirror().bone)])
     joints = np.asarray(here.bone_poses)[..., :3, 3][:, other] * flip
     # Anny's neck is not quite symmetric (2 mm), and everything in the head hangs on it.
     difference = np.abs(np.asarray(there.bone_poses)[..., :3, 3] - joints).max((0, 2))
@@ -134,7 +134,9 @@ def jpeg(width: int = 100, height: int = 60) -> bytes:
 
 
 def test_rows_of_a_record():
-    source = feed.MultiHmrFeed((feed.FitSet("fits", 1.0, uncertainty=True),), side=56, max_people=4, flip=0.0)
+    source = multihmr_feed.MultiHmrFeed(
+        (multihmr_feed.FitSet("fits", 1.0, uncertainty=True),), side=56, max_people=4, flip=0.0
+    )
     row = source.row("fits", record(1, jpeg()), np.random.default_rng(0))
     assert row.image.shape == (56, 56, 3)
     people = np.asarray(row.targets.people)
@@ -144,7 +146,7 @@ def test_rows_of_a_record():
     weight = np.asarray(row.targets.weight)
     assert weight[0] > 4 * weight[1], "a fit that is unsure of its depth counts less"
     np.testing.assert_allclose(row.intrinsics, [[50.4, 0, 28], [0, 50.4, 28], [0, 0, 1]], atol=0.6)
-    flipped = feed.MultiHmrFeed((feed.FitSet("fits", 1.0),), side=56, max_people=4, flip=1.0)
+    flipped = multihmr_feed.MultiHmrFeed((multihmr_feed.FitSet("fits", 1.0),), side=56, max_people=4, flip=1.0)
     mirrored = flipped.row("fits", record(1, jpeg()), np.random.default_rng(0))
     np.testing.assert_allclose(mirrored.targets.transl[0, 0], -row.targets.transl[0, 0], atol=1e-6)
     np.testing.assert_allclose(mirrored.image[:, ::-1], row.image, atol=0.1)
@@ -160,7 +162,7 @@ def test_rows_of_a_record():
 def test_shipped_configs_load(name):
     config = load_config(CONFIGS / f"{name}.py", ["feed.sets.fits.path=somewhere"])
     assert isinstance(config.regressor, MultiHmrRegressor)
-    assert isinstance(config.feed, feed.MultiHmrFeed)
+    assert isinstance(config.feed, multihmr_feed.MultiHmrFeed)
     assert config.feed.side == config.regressor.config.size
     assert config.feed.sets[0].path == "somewhere"
 
@@ -168,7 +170,7 @@ def test_shipped_configs_load(name):
 def test_steps_bring_the_loss_down():
     """The shared trainer's step on one picture: the network learns where its people are. Nobody to see is no trouble."""
     made = MultiHmrRegressor(SMALL, LossConfig(j2d=0.01, v2d=0.01))
-    rows = feed.MultiHmrFeed((feed.FitSet("fits", 1.0),), side=56, max_people=4, flip=0.0)
+    rows = multihmr_feed.MultiHmrFeed((multihmr_feed.FitSet("fits", 1.0),), side=56, max_people=4, flip=0.0)
     row = rows.row("fits", record(1, jpeg()), np.random.default_rng(0))
     batch = jax.tree.map(jnp.asarray, rows.batch([row] * 4, (56, 56)))
     mesh = jax.make_mesh((1,), (states.DATA_AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
@@ -198,8 +200,8 @@ def test_steps_bring_the_loss_down():
 
 def test_predictions_are_fits(tmp_path):
     """They store, load, and project onto the heads that the network found; the camera of the photo is used."""
-    from annyfit_jax import results
-    from annyfit_jax.regressors.multihmr.predictions import Predictor
+    from annyfit_jax.records import fit_files
+    from annyfit_jax.regressors.multihmr.multihmr_predictions import Predictor
 
     made = MultiHmrRegressor(SMALL)
     predictor = Predictor(made, made.init(jax.random.key(3)), threshold=0.0)
@@ -209,8 +211,8 @@ def test_predictions_are_fits(tmp_path):
         fit = predictor.fit("photo", image, "photo.jpg", camera_of_photo)
         assert len(fit) == SMALL.max_people
         assert (np.diff(fit.transl[:, 2]) >= 0).all()
-        results.save(fit, tmp_path / "photo.npz")
-        assert results.load(tmp_path / "photo.npz").name == "photo"
+        fit_files.save(fit, tmp_path / "photo.npz")
+        assert fit_files.load(tmp_path / "photo.npz").name == "photo"
         if camera_of_photo is not None:
             np.testing.assert_allclose(fit.K, K, rtol=1e-5)
         parameters = (fit.shape, fit.root_rotvec, fit.pose, fit.transl)

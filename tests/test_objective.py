@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from helpers import max_abs
 
-from annyfit_jax import objective
-from annyfit_jax.config import FitConfig, Stage, table
-from annyfit_jax.objective import Person, Prediction, Shared
-from annyfit_jax.problem import Pairs, Variables
-from annyfit_jax.scene import BodyParameters
+from annyfit_jax.fit import objective
+from annyfit_jax.fit.config import FitConfig, Stage
+from annyfit_jax.fit.objective import Person, Prediction, Shared
+from annyfit_jax.fit.problem import Pairs, Variables
+from annyfit_jax.people.scene import BodyParameters
+from annyfit_jax.records.settings import table
 from body_models import rotations
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annyfit_jax import packing
-from annyfit_jax.packing import Size, size_of
+from annyfit_jax.fit import packing
+from annyfit_jax.fit.packing import Size, size_of
 
 PEOPLE = st.lists(st.integers(1, 40), min_size=1, max_size=60)
 LENGTHS = st.lists(st.sampled_from([4, 8, 32, 64, 128]), min_size=1, max_size=3, unique=True)

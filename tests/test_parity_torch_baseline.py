@@ -9,13 +9,13 @@ import pytest
 from fit_cases import golden, released_config
 from helpers import GOLDENS, REPO
 
-from annyfit_jax.config import to_json
+from annyfit_jax.records.settings import to_json
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
 pytest.importorskip("anny")
 
-from experiments import torch_baseline as baseline  # noqa: E402
+from experiments.benchmarks import torch_baseline as baseline  # noqa: E402
 
 
 def problem(*indices: int) -> dict[str, np.ndarray]:

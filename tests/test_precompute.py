@@ -24,13 +24,13 @@ from helpers import REPO, require_shared
 from PIL import Image
 from test_experts_http import KEY, Server, said
 
-from annyfit_jax import config as configs
-from annyfit_jax import results
-from annyfit_jax.cues.dataset import DatasetError, verify
+from annyfit_jax.fit import config as configs
 from annyfit_jax.inputs import open_input
+from annyfit_jax.inputs.cue_dataset import DatasetError, verify
 from annyfit_jax.jobs.runner import Interrupted
-from annyfit_jax.scene import BodyParameters, SceneError
-from experiments import inspect, precompute
+from annyfit_jax.people.scene import BodyParameters, SceneError
+from annyfit_jax.records import fit_files
+from experiments import inspect_cues, precompute
 from experts.interfaces import Card, DepthEstimate, Detections, ExpertError, Loaded, Words
 from experts.registry import BUILT_IN, build, create
 
@@ -214,7 +214,7 @@ def lines(path: Path) -> list[dict]:
 @functools.cache
 def short_fitter() -> Any:
     """The real solver, two steps of the last stage."""
-    from annyfit_jax.fitting import Fitter
+    from annyfit_jax.fit.fitter import Fitter
     from body_models import anny
 
     config = configs.load_config(REPO / "experiments" / "configs" / "annyfit_keypoints.py")
@@ -283,7 +283,7 @@ def test_real_photos_through_tiny_experts_to_fits(tmp_path):
         assert all(status == "ok" for status in fit.status)
         assert np.isfinite(fit.shape).all()
         assert any(note.startswith("licences of the cues: CC0-1.0") for note in fit.scene_notes)
-    page = inspect.run(str(tmp_path), str(tmp_path / "page"))
+    page = inspect_cues.run(str(tmp_path), str(tmp_path / "page"))
     text = page.read_text()
     assert "child (0.33, p 0.70)" in text
     assert "Licences: CC0-1.0" in text
@@ -304,9 +304,9 @@ def test_the_photos_of_the_demo_to_fits_through_the_programs_own_writer(tmp_path
         scene = open_input(str(tmp_path / name)).load(0)
         (fit,) = short_fit([scene])
         assert (fit.status == "ok").any()
-        results.save(fit, tmp_path / f"{name}.npz")
+        fit_files.save(fit, tmp_path / f"{name}.npz")
         (note,) = [
-            n for n in results.load(tmp_path / f"{name}.npz").scene_notes if n.startswith("licences of the cues")
+            n for n in fit_files.load(tmp_path / f"{name}.npz").scene_notes if n.startswith("licences of the cues")
         ]
         assert licence in note
 
@@ -852,7 +852,7 @@ def test_the_program_runs_from_the_command_line(photos, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "1 scenes, 1 people, 4 photos set aside" in done.stdout
     page = subprocess.run(
-        [sys.executable, "-m", "experiments.inspect", f"--cues={tmp_path / 'out'}", f"--output={tmp_path / 'page'}"],
+        [sys.executable, "-m", "experiments.inspect_cues", f"--cues={tmp_path / 'out'}", f"--output={tmp_path / 'page'}"],
         capture_output=True, text=True, cwd=REPO, timeout=200,
     )  # fmt: skip
     assert page.returncode == 0, page.stderr[-2000:]

@@ -16,25 +16,25 @@ import pytest
 import smplx_synthetic
 from helpers import REPO, max_abs
 
-from annyfit_jax.camera import project
-from annyfit_jax.fit_source import open_fits
-from annyfit_jax.inputs.images import read_photo
-from annyfit_jax.meshes import BodyMeshes
-from annyfit_jax.regressors.aios import pictures, preprocess
-from annyfit_jax.regressors.aios.config import SMPLX, LossConfig, ResNetConfig, tiny
-from annyfit_jax.regressors.aios.predictions import Predictor
-from annyfit_jax.regressors.aios.regressor import AiosRegressor, Batch
-from annyfit_jax.training import state as states
-from annyfit_jax.training.checkpoints import Checkpoints
-from annyfit_jax.training.config import load_config
-from annyfit_jax.training.loop import claim
+from annyfit_jax.inputs.photos import read_photo
+from annyfit_jax.jobs.fit_source import open_fits
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.camera import project
+from annyfit_jax.regressors.aios import aios_pictures, picture_preprocess
+from annyfit_jax.regressors.aios.aios_config import SMPLX, LossConfig, ResNetConfig, tiny
+from annyfit_jax.regressors.aios.aios_predictions import Predictor
+from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor, Batch
+from annyfit_jax.training import training_state as states
+from annyfit_jax.training.training_checkpoints import Checkpoints
+from annyfit_jax.training.training_config import load_config
+from annyfit_jax.training.training_loop import claim
 from body_models import smplx
 
 CONFIG = """
-from annyfit_jax.regressors.aios.config import ANNY, LossConfig, ResNetConfig, tiny
-from annyfit_jax.regressors.aios.feed import AiosFeed
-from annyfit_jax.regressors.aios.regressor import AiosRegressor
-from annyfit_jax.training.config import OptimiserConfig, TrainConfig
+from annyfit_jax.regressors.aios.aios_config import ANNY, LossConfig, ResNetConfig, tiny
+from annyfit_jax.regressors.aios.aios_feed import AiosFeed
+from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor
+from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
 
 def get_config():
     network = tiny(
@@ -188,11 +188,11 @@ def test_pictures_of_a_batch_in_training(done, predictor):
     config, variables, folder, _ = done
     image = read_photo(folder / "photos" / "wide.png")
     height, width = image.shape[:2]
-    size = preprocess.output_size((width, height), 48, 96)
-    row = preprocess.normalise(preprocess.warp(image, (0, 0, width, height), size))
-    seen = preprocess.denormalised(row)
-    np.testing.assert_allclose(seen, preprocess.warp(image, (0, 0, width, height), size), atol=0.51)
-    images, padding = preprocess.pad_batch([row], (112, 64))
+    size = picture_preprocess.output_size((width, height), 48, 96)
+    row = picture_preprocess.normalise(picture_preprocess.warp(image, (0, 0, width, height), size))
+    seen = picture_preprocess.denormalised(row)
+    np.testing.assert_allclose(seen, picture_preprocess.warp(image, (0, 0, width, height), size), atol=0.51)
+    images, padding = picture_preprocess.pad_batch([row], (112, 64))
     joints = np.zeros((1, 2, 17, 3), np.float32)
     joints[0, 0, 5] = (0.25, 0.5, 1)
     targets: Any = SimpleNamespace(body_joints=joints, people=np.array([[True, False]]))
@@ -200,9 +200,9 @@ def test_pictures_of_a_batch_in_training(done, predictor):
     fields: dict[str, Any] = {"images": images, "padding": padding, "image_size": np.array([size], np.float32)}
     fields |= {"resize_factor": factor, "targets": targets}
     batch = Batch(**fields)
-    (nobody,) = pictures.draw(config.regressor, variables, batch, threshold=1.0)
+    (nobody,) = aios_pictures.draw(config.regressor, variables, batch, threshold=1.0)
     assert nobody.shape == (size[1], size[0], 3)
     rows, columns = np.nonzero((nobody != seen).any(-1))
     assert abs(columns.mean() - 0.25 * size[0]) < 2 and abs(rows.mean() - 0.5 * size[1]) < 2
-    (drawn,) = pictures.draw(config.regressor, variables, batch, threshold=0.001)
+    (drawn,) = aios_pictures.draw(config.regressor, variables, batch, threshold=0.001)
     assert (drawn != nobody).any()

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annyfit_jax.config import FitConfig
-from annyfit_jax.problem import Capacity, assemble, capacity_of, depth_reference, split_people
-from annyfit_jax.scene import BodyParameters, Scene
+from annyfit_jax.fit.config import FitConfig
+from annyfit_jax.fit.problem import Capacity, assemble, capacity_of, depth_reference, split_people
+from annyfit_jax.people.scene import BodyParameters, Scene
 
 CONFIG = FitConfig(stages=())
 FLOAT64: Any = np.float64

@@ -12,14 +12,14 @@ from types import SimpleNamespace
 import pytest
 from fake_job import ALONE, FakeFitter, run, source_of
 
-from annyfit_jax.jobs import rows
+from annyfit_jax.jobs import job_rows
 from annyfit_jax.jobs.progress import Progress, duration, progress_file
 
 TAGS = {f"job/{name}" for name in ("scenes_per_s", "people_per_s", "people", "failed", "skipped", "scenes_done")}
 
 
-def row(index: int, statuses: list[str]) -> rows.SceneRow:
-    return rows.SceneRow(index, f"s{index}", status=statuses)
+def row(index: int, statuses: list[str]) -> job_rows.SceneRow:
+    return job_rows.SceneRow(index, f"s{index}", status=statuses)
 
 
 def report_twice(folder: Path) -> list[dict]:

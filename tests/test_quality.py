@@ -166,19 +166,6 @@ def test_links_lead_somewhere(document):
     assert targets
 
 
-def test_every_module_is_on_the_map():
-    """WORKSPACE.md names each module of the packages."""
-    text = (REPO / "WORKSPACE.md").read_text()
-    modules = [
-        p.relative_to(REPO).as_posix()
-        for name in PACKAGES
-        for p in (REPO / name).rglob("*.py")
-        if p.name != "__init__.py"
-    ]
-    missing = [m for m in modules if Path(m).name not in text]
-    assert not missing
-
-
 # ------------------------------------------------------------------------------------------------ docstrings
 
 DOCUMENTED = ("annyfit_jax", "body_models", "experts")

@@ -22,18 +22,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from annyfit_jax.camera import project
-from annyfit_jax.fit_source import FitSource, Outcome, open_fits
-from annyfit_jax.meshes import BodyMeshes
+from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
 from annyfit_jax.metrics import age_years
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.camera import project
+from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.report import ReportOptions, write_report
 from annyfit_jax.report.charts import BINS, charts, failures, histogram, round_edges
 from annyfit_jax.report.choice import badness, choose, worst_column
 from annyfit_jax.report.columns import error_columns, fit_columns
-from annyfit_jax.report.table import Table, numbers, to_json
-from annyfit_jax.results import SceneFit
-from annyfit_jax.scene import Scene, SceneError
-from annyfit_jax.synthetic.mesh import load_render_mesh
+from annyfit_jax.report.people_table import Table, numbers, to_json
+from annyfit_jax.synthetic.render_mesh import load_render_mesh
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 

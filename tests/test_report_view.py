@@ -12,8 +12,8 @@ import pytest
 from export_cases import make_job
 from helpers import REPO
 
-from annyfit_jax.fit_source import FitSource, open_fits
-from annyfit_jax.meshes import BodyMeshes
+from annyfit_jax.jobs.fit_source import FitSource, open_fits
+from annyfit_jax.people.body_meshes import BodyMeshes
 from experiments import view
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annyfit_jax import files, results
-from annyfit_jax.results import FitFileError, SceneFit
+from annyfit_jax.records import files, fit_files
+from annyfit_jax.records.fit_files import FitFileError, SceneFit
 
 UPRIGHT = (np.pi / 2, 0.0, 0.0)
 """Root rotation of a person who stands and faces the camera."""
@@ -76,8 +76,8 @@ def rewrite(path, change) -> None:
 @pytest.mark.parametrize("vertices", [None, np.ones((3, 4, 3), np.float32)])
 def test_what_is_saved_comes_back_exactly(tmp_path, vertices):
     fit = make_fit(vertices=vertices)
-    results.save(fit, tmp_path / "fits" / "photo.npz")
-    back = results.load(tmp_path / "fits" / "photo.npz")
+    fit_files.save(fit, tmp_path / "fits" / "photo.npz")
+    back = fit_files.load(tmp_path / "fits" / "photo.npz")
     for field in fields(SceneFit):
         before, after = getattr(fit, field.name), getattr(back, field.name)
         assert type(before) is type(after), field.name
@@ -89,7 +89,7 @@ def test_what_is_saved_comes_back_exactly(tmp_path, vertices):
 
 
 def test_nothing_in_a_fit_file_is_pickled(tmp_path):
-    results.save(make_fit(), tmp_path / "photo.npz")
+    fit_files.save(make_fit(), tmp_path / "photo.npz")
     with np.load(tmp_path / "photo.npz", allow_pickle=False) as archive:
         assert {archive[name].dtype.kind for name in archive.files} <= set("fiU")
 
@@ -109,11 +109,11 @@ def test_a_failing_write_leaves_no_file_behind(tmp_path):
 
 def test_a_failing_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "photo.npz"
-    results.save(make_fit(), path)
+    fit_files.save(make_fit(), path)
     with pytest.raises(RuntimeError, match="disk is full"):
         files.write_npz(path, {"a": np.zeros(1000), "b": Unwritable()})
     assert [p.name for p in tmp_path.iterdir()] == ["photo.npz"]
-    assert results.load(path).name == "photo"
+    assert fit_files.load(path).name == "photo"
 
 
 def _truncate(content: bytes) -> bytes:
@@ -132,24 +132,24 @@ def _flip(content: bytes) -> bytes:
 )
 def test_a_damaged_file_is_named(tmp_path, damage):
     path = tmp_path / "photo.npz"
-    results.save(make_fit(), path)
+    fit_files.save(make_fit(), path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(FitFileError, match=r"photo\.npz"):
-        results.load(path)
+        fit_files.load(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FitFileError, match=r"nobody\.npz"):
-        results.load(tmp_path / "nobody.npz")
+        fit_files.load(tmp_path / "nobody.npz")
 
 
 @pytest.mark.parametrize("field", ["pose", "K", "config_json"])
 def test_a_missing_field_is_named(tmp_path, field):
     path = tmp_path / "photo.npz"
-    results.save(make_fit(), path)
+    fit_files.save(make_fit(), path)
     rewrite(path, lambda arrays: arrays.pop(field))
     with pytest.raises(FitFileError, match=rf"photo\.npz.*{field}"):
-        results.load(path)
+        fit_files.load(path)
 
 
 @pytest.mark.parametrize(
@@ -165,10 +165,10 @@ def test_a_missing_field_is_named(tmp_path, field):
 )
 def test_an_array_of_another_shape_is_named(tmp_path, field, value, message):
     path = tmp_path / "photo.npz"
-    results.save(make_fit(), path)
+    fit_files.save(make_fit(), path)
     rewrite(path, lambda arrays: arrays.update({field: value}))
     with pytest.raises(FitFileError, match=rf"photo\.npz: {message}"):
-        results.load(path)
+        fit_files.load(path)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -176,27 +176,27 @@ def test_an_array_of_another_shape_is_named(tmp_path, field, value, message):
 def test_whatever_happens_to_the_bytes_it_is_a_fit_or_one_error(tmp_path, data):
     path = tmp_path / "photo.npz"
     if not path.exists():
-        results.save(make_fit(), path)
+        fit_files.save(make_fit(), path)
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     broken = tmp_path / "broken.npz"
     broken.write_bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
     with contextlib.suppress(FitFileError):  # anything else is an error of the reader
-        assert results.load(broken).pose.shape == (3, 162, 3)
+        assert fit_files.load(broken).pose.shape == (3, 162, 3)
 
 
 def test_another_format_version_is_refused(tmp_path):
     path = tmp_path / "photo.npz"
-    results.save(make_fit(), path)
+    fit_files.save(make_fit(), path)
     rewrite(path, lambda arrays: arrays.update(format_version=np.array(99)))
     with pytest.raises(FitFileError, match=r"photo\.npz.*format_version 99"):
-        results.load(path)
+        fit_files.load(path)
 
 
 def test_pickled_content_is_refused(tmp_path):
     path = tmp_path / "photo.npz"
-    results.save(make_fit(), path)
+    fit_files.save(make_fit(), path)
     rewrite(path, lambda arrays: arrays.update(notes=np.array([{"a": 1}, None, None], dtype=object)))
     with pytest.raises(FitFileError, match=r"photo\.npz"):
-        results.load(path)
+        fit_files.load(path)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from annyfit_jax.bodies import anny_mesh_sample, free_bones, sample_mesh
-from annyfit_jax.problem import Variables
+from annyfit_jax.fit.fit_body import anny_mesh_sample, free_bones, sample_mesh
+from annyfit_jax.fit.problem import Variables
 from body_models import anny
 
 MOVES = 12

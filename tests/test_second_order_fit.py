@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 from second_order_cases import no_starter, on_device, plus_config, scene
 
-from annyfit_jax import fitting, results, solver
-from annyfit_jax.bodies import anny_body
-from annyfit_jax.config import apply_overrides
-from annyfit_jax.fitting import Fitter
-from annyfit_jax.results import SceneFit
-from annyfit_jax.scene import Scene
-from annyfit_jax.second_order import prepare_body, released
+from annyfit_jax.fit import adam as solver
+from annyfit_jax.fit import fitter as fitting
+from annyfit_jax.fit.fit_body import anny_body
+from annyfit_jax.fit.fitter import Fitter
+from annyfit_jax.fit.second_order import prepare_body, released
+from annyfit_jax.people.scene import Scene
+from annyfit_jax.records import fit_files
+from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.records.settings import apply_overrides
 from body_models import anny
 
 LENGTH = 32
-ADDED = tuple(results.ADDED)
+ADDED = tuple(fit_files.ADDED)
 PARAMETERS = ("transl", "root_rotvec", "pose", "shape", "height_m", "sd_depth_m", "sd_height_m", "sd_joints_m")
 
 # ------------------------------------------------------------------------------------------------ the released objective
@@ -234,19 +236,19 @@ def test_absurd_cues_give_numbers_and_hurt_nobody_else(fitter, fits, name):
 def test_what_the_second_order_solver_knows_is_stored(tmp_path, fits):
     for name, fit in fits.items():
         path = tmp_path / f"{name}.npz"
-        results.save(fit, path)
-        back = results.load(path)
+        fit_files.save(fit, path)
+        back = fit_files.load(path)
         for field in ADDED:
             np.testing.assert_array_equal(getattr(back, field), getattr(fit, field), err_msg=field)
 
 
 def test_a_file_of_an_older_version_is_read_without_it(tmp_path, fits):
     path = tmp_path / "old.npz"
-    results.save(fits["all cues"], path)
+    fit_files.save(fits["all cues"], path)
     with np.load(path) as archive:
         arrays = {name: archive[name] for name in archive.files if name not in ADDED}
     np.savez(path, **{**arrays, "format_version": np.array(1)})
-    back = results.load(path)
+    back = fit_files.load(path)
     assert back.sd_joints_m.shape == (3, 17)
     assert all(np.isnan(getattr(back, field)).all() for field in ADDED)
     np.testing.assert_array_equal(back.transl, fits["all cues"].transl)

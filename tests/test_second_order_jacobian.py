@@ -9,10 +9,10 @@ import pytest
 from helpers import max_abs
 from second_order_cases import map_body, plus_config
 
-from annyfit_jax.problem import Variables
-from annyfit_jax.second_order import jacobian
-from annyfit_jax.second_order.columns import bounds, pack, unpack
-from annyfit_jax.second_order.plan import NUM_RIGID, make_plan
+from annyfit_jax.fit.problem import Variables
+from annyfit_jax.fit.second_order import jacobian
+from annyfit_jax.fit.second_order.columns import bounds, pack, unpack
+from annyfit_jax.fit.second_order.linear_plan import NUM_RIGID, make_plan
 from body_models import anny
 
 PEOPLE = 4

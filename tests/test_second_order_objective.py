@@ -12,14 +12,14 @@ import pytest
 from helpers import max_abs
 from second_order_cases import context, map_body, on_device, plus_config, scene
 
-from annyfit_jax.second_order import contacts, jacobian, map_objective, robust, terms
-from annyfit_jax.second_order import frozen as estimates
-from annyfit_jax.second_order.body import body_height, population_mean
-from annyfit_jax.second_order.columns import pack
-from annyfit_jax.second_order.cues import age_log_probabilities
-from annyfit_jax.second_order.plan import NUM_RIGID
-from annyfit_jax.second_order.start import refit_translation
-from experts.words import AGE_CLASSES
+from annyfit_jax.fit.second_order import contacts, jacobian, map_objective, robust, small_terms
+from annyfit_jax.fit.second_order import frozen as estimates
+from annyfit_jax.fit.second_order.columns import pack
+from annyfit_jax.fit.second_order.linear_plan import NUM_RIGID
+from annyfit_jax.fit.second_order.map_body import body_height, population_mean
+from annyfit_jax.fit.second_order.map_cues import age_log_probabilities
+from annyfit_jax.fit.second_order.placement import refit_translation
+from annyfit_jax.people.words import AGE_CLASSES
 
 LENGTH = 14
 PEOPLE = 12
@@ -310,7 +310,7 @@ def switched(case) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         changed = dataclasses.replace(settings, **changes)
         scene_x = scene_x[:, : map_objective.scene_unknowns(changed)]
         reference = map_objective.reference_of(changed, ctx.body, ctx.cues, ctx.base)
-        found = terms.small_terms(changed, ctx.body, ctx.problem, ctx.cues, reference, fz, x, scene_x)
+        found = small_terms.small_terms(changed, ctx.body, ctx.problem, ctx.cues, reference, fz, x, scene_x)
         return found.energy, found.gradient
 
     def run(ctx, fz, x, scene_x, points):

@@ -13,12 +13,12 @@ import pytest
 from fit_cases import GOLDEN_TERMS, GROUPS, TRAJECTORIES, golden
 from helpers import max_abs
 
-from annyfit_jax import config as configs
-from annyfit_jax import objective, solver
-from annyfit_jax.bodies import FitBody, anny_body
-from annyfit_jax.config import FitConfig
-from annyfit_jax.problem import Capacity, Variables, capacity_of, split_people
-from annyfit_jax.scene import BodyParameters, Scene
+from annyfit_jax.fit import adam, objective
+from annyfit_jax.fit.config import FitConfig
+from annyfit_jax.fit.fit_body import FitBody, anny_body
+from annyfit_jax.fit.problem import Capacity, Variables, capacity_of, split_people
+from annyfit_jax.people.scene import BodyParameters, Scene
+from annyfit_jax.records import settings
 
 BodyMaker = Callable[[FitConfig, str], FitBody]
 
@@ -53,9 +53,9 @@ def total(losses: tuple[dict[str, jax.Array], ...]) -> np.ndarray:
     return np.concatenate([np.asarray(sum(stage.values())) for stage in losses])
 
 
-def all_trajectories(make_body: BodyMaker, mesh: str, dtype: str) -> solver.BatchFit:
+def all_trajectories(make_body: BodyMaker, mesh: str, dtype: str) -> adam.BatchFit:
     """The four recorded scenes as one batch."""
-    config = configs.apply_overrides(fit_cases.released_config(), [f"mesh={mesh}"])
+    config = settings.apply_overrides(fit_cases.released_config(), [f"mesh={mesh}"])
     cases = [fit_cases.trajectory(i) for i in TRAJECTORIES]
     return fit_cases.fit(config, make_body(config, dtype), cases, dtype=dtype)[2]
 
@@ -66,7 +66,7 @@ def by_scene(variables: Variables) -> list[dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="module")
-def exact64(make_body) -> Iterator[solver.BatchFit]:
+def exact64(make_body) -> Iterator[adam.BatchFit]:
     with jax.enable_x64(True):
         yield all_trajectories(make_body, "exact", "float64")
 
@@ -148,7 +148,7 @@ PAD = 2
 @pytest.fixture(scope="module")
 def first_gradients(make_body) -> Iterator[list[Variables]]:
     """Gradient of the total at the first step of every stage, in every group, with `PAD` padded people at the end."""
-    config = configs.apply_overrides(fit_cases.released_config(), ["mesh=exact"])
+    config = settings.apply_overrides(fit_cases.released_config(), ["mesh=exact"])
     with jax.enable_x64(True):
         body = make_body(config, "float64")
 
@@ -220,14 +220,14 @@ def short() -> FitConfig:
     return fit_cases.short_config()
 
 
-Fitter = Callable[..., solver.BatchFit]
+Fitter = Callable[..., adam.BatchFit]
 
 
 @pytest.fixture(scope="module")
 def fit_short(make_body, short) -> Fitter:
     """`fit_short(cases, capacity=ROOM)`."""
 
-    def fit(cases, capacity: Capacity | None = ROOM) -> solver.BatchFit:
+    def fit(cases, capacity: Capacity | None = ROOM) -> adam.BatchFit:
         return fit_cases.fit(short, make_body(short, "float64"), cases, capacity)[2]
 
     return fit
@@ -240,7 +240,7 @@ def three_scenes() -> list[fit_cases.Case]:
 
 
 @pytest.fixture(scope="module")
-def together(fit_short, three_scenes) -> Iterator[solver.BatchFit]:
+def together(fit_short, three_scenes) -> Iterator[adam.BatchFit]:
     with jax.enable_x64(True):
         yield fit_short(three_scenes)
 
@@ -254,7 +254,7 @@ def assert_same(actual: Variables, expected: Variables, tolerance: float = TIGHT
         assert max_abs(getattr(actual, group), getattr(expected, group)) < tolerance, group
 
 
-def assert_finite(out: solver.BatchFit) -> None:
+def assert_finite(out: adam.BatchFit) -> None:
     chex.assert_tree_all_finite((out.variables, out.losses))
 
 
@@ -341,7 +341,7 @@ def test_a_stage_starts_afresh(make_body, three_scenes, x64):
     body = make_body(translation_stages(4), "float64")
     both = fit_cases.fit(translation_stages(4, 4, 0), body, three_scenes)[2]
     problem, _, once = fit_cases.fit(translation_stages(4), body, three_scenes)
-    twice = solver.fit_batch(translation_stages(4), body, problem, once.variables)
+    twice = adam.fit_batch(translation_stages(4), body, problem, once.variables)
     assert_same(both.stage_variables[1], twice.variables)
     np.testing.assert_allclose(total(both.losses[1:2]), total(twice.losses), rtol=1e-10)
     # A stage without steps changes nothing.
@@ -351,7 +351,7 @@ def test_a_stage_starts_afresh(make_body, three_scenes, x64):
 
 def test_one_trace_per_capacity(make_body, three_scenes, load_anny):
     """Other values, an equal config and an equal body do not trace again; another capacity does."""
-    untraced = solver.fit_batch.__wrapped__  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
+    untraced = adam.fit_batch.__wrapped__  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]
     traced = jax.jit(chex.assert_max_traces(untraced, n=1), static_argnames=("config",))
     chex.clear_trace_counter()
 

@@ -10,12 +10,12 @@ import pytest
 from fit_cases import make_scene, released_config, trajectory
 from scipy.spatial.transform import Rotation
 
-from annyfit_jax import anatomy
-from annyfit_jax.camera import intrinsics_from_fov
-from annyfit_jax.scene import BodyParameters, Scene, SceneError
-from annyfit_jax.starts import prepare
+from annyfit_jax.fit.keypoint_start import KeypointStarter, calibrated_phenotypes
+from annyfit_jax.fit.starts import prepare
+from annyfit_jax.people import anatomy
+from annyfit_jax.people.camera import intrinsics_from_fov
+from annyfit_jax.people.scene import BodyParameters, Scene, SceneError
 from body_models import anny
-from experts.keypoint_start import KeypointStarter, calibrated_phenotypes
 
 FACING = Rotation.from_rotvec([np.pi / 2, 0, 0])
 K = intrinsics_from_fov((640, 480))

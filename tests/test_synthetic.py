@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from helpers import REPO
 
-from annyfit_jax import anatomy, synthetic
-from annyfit_jax.camera import project
-from annyfit_jax.cues import dataset
-from annyfit_jax.inputs import open_input
+from annyfit_jax import synthetic
+from annyfit_jax.inputs import cue_dataset, open_input
 from annyfit_jax.inputs.validate import validate_scene
-from annyfit_jax.meshes import BodyMeshes
-from annyfit_jax.scene import Scene
-from annyfit_jax.synthetic import bodies, plain_cues, plain_people
-from annyfit_jax.synthetic.rotations import compose, rotvec_to_matrix
+from annyfit_jax.people import anatomy
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.camera import project
+from annyfit_jax.people.dense_points import dense_vertex_indices
+from annyfit_jax.people.scene import Scene
+from annyfit_jax.synthetic import body_chunks, plain_cues, plain_people
+from annyfit_jax.synthetic.host_rotations import compose, rotvec_to_matrix
 from experiments import synthesize
-from experts.dense_points import dense_vertex_indices
 
 COUNT = 200
 
@@ -138,7 +138,7 @@ def test_start_takes_everybody_for_an_adult(scenes):
     age = pooled(scenes, lambda s: s.extra["gt_age_cat"])
     ratio = pooled(scenes, lambda s: s.start.transl[:, 2] / s.truth.transl[:, 2])
     shape = pooled(scenes, lambda s: s.start.shape)
-    np.testing.assert_array_equal(shape, np.tile(bodies.single(plain_people.ADULT_AVERAGE), (len(shape), 1)))
+    np.testing.assert_array_equal(shape, np.tile(body_chunks.single(plain_people.ADULT_AVERAGE), (len(shape), 1)))
     medians = [np.median(ratio[age == k]) for k in range(6)]
     assert medians[0] > 2.2  # a baby of 0.64 m, taken for an adult, starts at more than twice its distance
     assert medians[1] > 1.7
@@ -156,8 +156,8 @@ def test_start_takes_everybody_for_an_adult(scenes):
 
 def test_start_error_in_the_image_is_plausible(scenes, generator):
     """The development set of the same recipe starts at 24.5 px in 640 and 1280 px images."""
-    starts = bodies.concatenate([scene.start for scene in scenes if scene.start])
-    joints = np.split(bodies.in_chunks(generator._start, starts), np.cumsum([len(scene) for scene in scenes])[:-1])
+    starts = body_chunks.concatenate([scene.start for scene in scenes if scene.start])
+    joints = np.split(body_chunks.in_chunks(generator._start, starts), np.cumsum([len(scene) for scene in scenes])[:-1])
     errors = [
         np.linalg.norm(project(points, scene.intrinsics) - scene.extra["gt_coco2d"], axis=-1)[scene.extra["gt_visible"]]
         for points, scene in zip(joints, scenes, strict=True)
@@ -240,11 +240,11 @@ def test_recipe_people_and_bias(generator):
 
 def test_processes_write_the_same_records(tmp_path, generator):
     """One process, or two that know nothing of each other: the same bytes."""
-    plan = dataset.Plan(150, {"seed": 5}, 50)
+    plan = cue_dataset.Plan(150, {"seed": 5}, 50)
 
-    def write(folder: str, index: int = 0, count: int = 1) -> dataset.Progress:
+    def write(folder: str, index: int = 0, count: int = 1) -> cue_dataset.Progress:
         scenes = generator.with_recipe(synthetic.Recipe(seed=5)).scenes
-        return dataset.write(tmp_path / folder, plan, scenes, process_index=index, process_count=count)
+        return cue_dataset.write(tmp_path / folder, plan, scenes, process_index=index, process_count=count)
 
     assert write("one").finished
     assert not write("two", 1, 2).finished

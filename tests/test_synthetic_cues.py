@@ -7,9 +7,14 @@ import pytest
 import trimesh
 from scipy import ndimage
 
-from annyfit_jax.scene import COCO17, BodyParameters
-from annyfit_jax.synthetic import contact, cues, scenery
-from annyfit_jax.synthetic.config import (
+from annyfit_jax.people.scene import COCO17, BodyParameters
+from annyfit_jax.synthetic import floor_contact, scenery, world_cues
+from annyfit_jax.synthetic.decimate import decimate
+from annyfit_jax.synthetic.host_rotations import compose, rotvec_to_matrix
+from annyfit_jax.synthetic.plain_people import ADULT_AVERAGE
+from annyfit_jax.synthetic.render import NOBODY, View
+from annyfit_jax.synthetic.render_mesh import load_render_mesh
+from annyfit_jax.synthetic.world_config import (
     PRESETS,
     STARTS,
     DepthNoise,
@@ -18,11 +23,6 @@ from annyfit_jax.synthetic.config import (
     WordNoise,
     neighbour_confusion,
 )
-from annyfit_jax.synthetic.decimate import decimate
-from annyfit_jax.synthetic.mesh import load_render_mesh
-from annyfit_jax.synthetic.plain_people import ADULT_AVERAGE
-from annyfit_jax.synthetic.render import NOBODY, View
-from annyfit_jax.synthetic.rotations import compose, rotvec_to_matrix
 
 N, SIZE = 4000, 300.0
 EXACT = KeypointNoise(
@@ -34,8 +34,8 @@ def detect(noise: KeypointNoise, level: int, size: float = SIZE, seed: int = 0) 
     rng = np.random.default_rng(seed)
     pixels = rng.uniform(0, size, (N, 17, 2))
     sizes = np.full(N, size)
-    sigma = cues.person_sigma(rng, sizes, noise)
-    return pixels, cues.detect_joints(rng, pixels, np.full((N, 17), level), sigma, sizes, noise)
+    sigma = world_cues.person_sigma(rng, sizes, noise)
+    return pixels, world_cues.detect_joints(rng, pixels, np.full((N, 17), level), sigma, sizes, noise)
 
 
 # ------------------------------------------------------------------------------------------------ keypoints
@@ -43,14 +43,19 @@ def detect(noise: KeypointNoise, level: int, size: float = SIZE, seed: int = 0) 
 
 @pytest.mark.parametrize(
     ("level", "factor", "missed"),
-    [(cues.VISIBLE, 1.0, 0.1), (cues.SELF_HIDDEN, 1.5, 0.2), (cues.HIDDEN, 3.0, 0.4), (cues.OUTSIDE, 1.0, 1.0)],
+    [
+        (world_cues.VISIBLE, 1.0, 0.1),
+        (world_cues.SELF_HIDDEN, 1.5, 0.2),
+        (world_cues.HIDDEN, 3.0, 0.4),
+        (world_cues.OUTSIDE, 1.0, 1.0),
+    ],
 )
 def test_joint_noise_and_misses(level, factor, missed):
     pixels, found = detect(EXACT, level)
     seen = found[..., 2] > 0
     assert 1 - seen.mean() == pytest.approx(missed, abs=0.006)
     assert not found[~seen].any()
-    if level != cues.OUTSIDE:
+    if level != world_cues.OUTSIDE:
         error = (found[..., :2] - pixels)[seen]
         assert error.std() == pytest.approx(0.02 * SIZE * factor, rel=0.01)
         assert abs(error.mean()) < 0.05 * error.std()
@@ -60,12 +65,12 @@ def test_small_people_are_harder():
     """Factor 1 + (small / size)^2, at most 4, on the noise and on the misses; and a floor in pixels."""
     noise = KeypointNoise(sigma=(0.02, 0.02), floor_px=0.0, missed=0.1, wild=0.0, swapped=0.0, small_px=60.0)
     for size, factor in ((60.0, 2.0), (120.0, 1.25), (20.0, 4.0)):
-        pixels, found = detect(noise, cues.VISIBLE, size)
+        pixels, found = detect(noise, world_cues.VISIBLE, size)
         seen = found[..., 2] > 0
         assert (found[..., :2] - pixels)[seen].std() == pytest.approx(0.02 * size * factor, rel=0.01)
         assert 1 - seen.mean() == pytest.approx(0.1 * factor, abs=0.01)
     floor = KeypointNoise(sigma=(0.001, 0.001), floor_px=1.5, small_px=0.0, wild=0.0, swapped=0.0)
-    pixels, found = detect(floor, cues.VISIBLE)
+    pixels, found = detect(floor, world_cues.VISIBLE)
     assert (found[..., :2] - pixels)[found[..., 2] > 0].std() == pytest.approx(1.5, rel=0.01)
 
 
@@ -73,7 +78,7 @@ def test_wild_detections():
     noise = KeypointNoise(
         sigma=(0.001, 0.001), floor_px=0.0, missed=0.0, wild=0.05, wild_size=0.3, swapped=0.0, small_px=0.0
     )
-    pixels, found = detect(noise, cues.VISIBLE)
+    pixels, found = detect(noise, world_cues.VISIBLE)
     error = np.linalg.norm(found[..., :2] - pixels, axis=-1)
     wild = error > 0.01 * SIZE
     assert wild.mean() == pytest.approx(0.05, abs=0.004)
@@ -85,7 +90,7 @@ def test_wild_detections():
 
 def test_left_and_right_are_swapped_together():
     noise = KeypointNoise(sigma=(0.0, 0.0), floor_px=0.0, missed=0.0, wild=0.0, swapped=0.2, small_px=0.0)
-    pixels, found = detect(noise, cues.VISIBLE)
+    pixels, found = detect(noise, world_cues.VISIBLE)
     left, right = (
         [COCO17.index(f"{side}_{joint}") for joint in ("hip", "knee", "ankle")] for side in ("left", "right")
     )
@@ -96,7 +101,9 @@ def test_left_and_right_are_swapped_together():
 
 
 def test_confidences_tell_the_levels_apart():
-    means = [detect(EXACT, level)[1][..., 2] for level in (cues.HIDDEN, cues.SELF_HIDDEN, cues.VISIBLE)]
+    means = [
+        detect(EXACT, level)[1][..., 2] for level in (world_cues.HIDDEN, world_cues.SELF_HIDDEN, world_cues.VISIBLE)
+    ]
     hidden, own, visible = (m[m > 0].mean() for m in means)
     assert hidden < 0.4 < own < 0.6 < visible
 
@@ -109,7 +116,9 @@ def test_dense_noise_has_its_size_and_is_shared_by_neighbours(correlated):
     pixels[:, 1] = pixels[:, 0] + 2.0
     far = int(np.linalg.norm(pixels[0] - pixels[0, 0], axis=1).argmax())
     sizes = np.full(600, SIZE)
-    found = cues.detect_dense(rng, pixels, np.full((600, 100), cues.VISIBLE), np.full(600, 6.0), sizes, noise)
+    found = world_cues.detect_dense(
+        rng, pixels, np.full((600, 100), world_cues.VISIBLE), np.full(600, 6.0), sizes, noise
+    )
     error = found[..., :2] - pixels
     assert error.std() == pytest.approx(3.0, rel=0.03)
     near = np.corrcoef(error[:, 0].ravel(), error[:, 1].ravel())[0, 1]
@@ -129,8 +138,8 @@ def test_levels_of_visibility_on_a_hand_made_view():
     pixels = np.array([[[4, 4], [4, 5], [16, 4], [4, 18], [-1, 4], [4, 25], [16, 5], [10.5, 6]]], float).repeat(2, 0)
     z = np.array([[3.1, 3.5, 3.1, 3.1, 3.1, 3.1, 1.5, 3.1], [2.0, 2.05, 2.0, 9.0, 2.0, 2.0, 2.5, 2.0]])
     points = np.stack([np.zeros_like(z), np.zeros_like(z), z], axis=-1)
-    level = cues.visibility(view, points, pixels, np.full(z.shape, 0.15), 1e6)
-    seen, own, hidden, out = cues.VISIBLE, cues.SELF_HIDDEN, cues.HIDDEN, cues.OUTSIDE
+    level = world_cues.visibility(view, points, pixels, np.full(z.shape, 0.15), 1e6)
+    seen, own, hidden, out = world_cues.VISIBLE, world_cues.SELF_HIDDEN, world_cues.HIDDEN, world_cues.OUTSIDE
     # Person 0: seen; behind its own body; behind person 1; beside everybody; outside; outside; in front of 1; at its own rim.
     np.testing.assert_array_equal(level[0], [seen, own, hidden, seen, out, out, seen, seen])
     # Person 1: 0 stands behind these, so nothing hides them; the last but one lies deep in its own body.
@@ -146,7 +155,7 @@ def test_depth_errors_have_their_spreads():
     mask[0, :4, :4], mask[1, 4:, 4:] = True, True
     depth = np.full((8, 8), 5.0)
     depth[0, 7], depth[1, 7] = 10.0, np.inf
-    maps = np.stack([cues.depth_map(np.random.default_rng(i), depth, mask, noise) for i in range(3000)])
+    maps = np.stack([world_cues.depth_map(np.random.default_rng(i), depth, mask, noise) for i in range(3000)])
     assert np.isnan(maps[:, 1, 7]).all()
     near, far, person = maps[:, 0, 6], maps[:, 0, 7], maps[:, 0, 0]
     scale = (far - near) / 5.0
@@ -154,7 +163,9 @@ def test_depth_errors_have_their_spreads():
     assert (near - 5 * scale).std() == pytest.approx(0.2, rel=0.05)
     assert np.log(person / near).std() == pytest.approx(0.03, rel=0.05)
     assert np.corrcoef(person / near, maps[:, 7, 7] / near)[0, 1] == pytest.approx(0.0, abs=0.06)
-    smooth = cues.depth_map(np.random.default_rng(0), np.full((256, 256), 4.0), mask[:0], DepthNoise(0, 0, 0, 0, 0.02))
+    smooth = world_cues.depth_map(
+        np.random.default_rng(0), np.full((256, 256), 4.0), mask[:0], DepthNoise(0, 0, 0, 0, 0.02)
+    )
     assert 0.003 < np.log(smooth / 4.0).std() < 0.03
 
 
@@ -166,12 +177,12 @@ def test_erosion_and_median():
         for radius in (0, 1, 3):
             square = np.ones((2 * radius + 1, 2 * radius + 1), bool)
             expected = ndimage.binary_erosion(mask, square, border_value=1)
-            np.testing.assert_array_equal(cues.eroded(mask, radius), expected)
+            np.testing.assert_array_equal(world_cues.eroded(mask, radius), expected)
     depth = rng.uniform(1, 9, (40, 50))
     depth[20] = np.nan
-    found = cues.median_depth(depth, masks, 1)
+    found = world_cues.median_depth(depth, masks, 1)
     for mask, value in zip(masks[:5], found):
-        inner = cues.eroded(mask, 1)
+        inner = world_cues.eroded(mask, 1)
         assert value == np.nanmedian(depth[inner if inner.sum() >= 9 else mask])
     assert np.isnan(found[5])
 
@@ -188,7 +199,7 @@ def test_words_follow_the_confusion_matrix():
     rng = np.random.default_rng(0)
     age, gender = np.repeat(np.arange(6), 6000), np.tile([0, 2], 18000)
     years = np.array([0.5, 2, 8, 12, 40, 80.0])[age]
-    said, sex = cues.words(rng, age, years, gender, noise)
+    said, sex = world_cues.words(rng, age, years, gender, noise)
     anchors = np.array([0.0, 0.1, 0.33, 0.5, 0.66, 0.999])
     usable = said >= 0
     assert 1 - usable.mean() == pytest.approx(0.05, abs=0.005)
@@ -210,14 +221,14 @@ def test_starts_have_their_errors():
     hands = np.zeros(162, bool)
     hands[100:] = True
     noise = StartNoise((0.5, 0.5), 0.0, 2.0, 0.1, 0.08, 0.02, True)
-    start = cues.start_bodies(rng, truth, np.full(162, 0.05), hands, noise)
+    start = world_cues.start_bodies(rng, truth, np.full(162, 0.05), hands, noise)
     np.testing.assert_allclose(start.shape[:, 1:], 0.5 * ADULT_AVERAGE[1:] + 0.5 * truth.shape[:, 1:])
     assert (start.shape[:, 0] == 0.4).all()  # nothing is known of the sex
     assert not start.pose[:, hands].any()
     assert compose(-truth.pose, start.pose)[:, ~hands].std() == pytest.approx(0.1, rel=0.02)
     assert compose(-truth.root_rotvec, start.root_rotvec).std() == pytest.approx(0.1, rel=0.03)
     at = np.tile([0.5, 0.2, 5.0], (n, 1))
-    moved = cues.start_translation(rng, at, noise)
+    moved = world_cues.start_translation(rng, at, noise)
     assert np.log(moved[:, 2] / 5).std() == pytest.approx(0.08, rel=0.05)
     assert (moved[:, 0] / moved[:, 2] - 0.1).std() == pytest.approx(0.02, rel=0.05)
 
@@ -240,11 +251,11 @@ def test_settling_levels_the_contacts():
     """Two feet of unequal length: the body leans until both are level, about the axis from back to front only."""
     vertices = np.array([[0.1, -0.1, 0.0], [0.1, 0.1, 0.0], [-0.1, -0.1, 0.03], [-0.1, 0.1, 0.03], [0.0, 0.0, 1.7]])
     parts = {"foot.L": np.array([0, 1]), "foot.R": np.array([2, 3])}
-    turned = vertices @ rotvec_to_matrix(contact.settle(vertices, parts, ("foot.L", "foot.R"), 0.0, 0.5)).T
+    turned = vertices @ rotvec_to_matrix(floor_contact.settle(vertices, parts, ("foot.L", "foot.R"), 0.0, 0.5)).T
     assert turned[:2, 2].min() == pytest.approx(turned[2:4, 2].min(), abs=1e-6)
     assert abs(turned[4, 1]) < 1e-6
     assert abs(turned[4, 0]) == pytest.approx(1.7 * np.sin(np.arctan(0.15)), rel=0.02)
-    stiff = contact.settle(vertices, parts, ("foot.L", "foot.R"), 0.0, 0.01)
+    stiff = floor_contact.settle(vertices, parts, ("foot.L", "foot.R"), 0.0, 0.01)
     assert np.linalg.norm(stiff) == pytest.approx(0.01)
 
 
@@ -270,7 +281,7 @@ def test_the_shipped_mesh_is_closed_and_the_bodys(load_anny):
     assert drawn.is_watertight
     assert drawn.volume == pytest.approx(whole.volume, rel=0.01)
     assert len(drawn.split()) == 3  # skin and two eyes, no tongue
-    assert all(len(mesh.parts[part]) > 20 for part in contact.PARTS)
+    assert all(len(mesh.parts[part]) > 20 for part in floor_contact.PARTS)
     for side, sign in (("L", 1), ("R", -1)):
         assert (sign * mesh.fields[mesh.parts[f"foot.{side}"], 0] > 0).all()
 

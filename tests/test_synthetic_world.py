@@ -13,16 +13,15 @@ import pytest
 from helpers import REPO
 from PIL import Image
 
-from annyfit_jax import anatomy
-from annyfit_jax.camera import project
-from annyfit_jax.cues import dataset
-from annyfit_jax.inputs import open_input
+from annyfit_jax.inputs import cue_dataset, open_input
 from annyfit_jax.inputs.validate import validate_scene
-from annyfit_jax.meshes import BodyMeshes
-from annyfit_jax.scene import COCO17
-from annyfit_jax.synthetic import cues, layout, measure, people, poses, render
-from annyfit_jax.synthetic.config import PoseConfig, override, preset
+from annyfit_jax.people import anatomy
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.camera import project
+from annyfit_jax.people.scene import COCO17
+from annyfit_jax.synthetic import layout, measure, population, postures, render, world_cues
 from annyfit_jax.synthetic.world import RenderedScene, World, jpeg
+from annyfit_jax.synthetic.world_config import PoseConfig, override, preset
 from annyfit_jax.viz.raster import rasterise
 from experiments import evaluate
 
@@ -65,10 +64,10 @@ def truth(scene):
 )  # fmt: skip
 def test_drawn_heights_have_who_means_and_spreads(years, sex, cm, cv, monkeypatch):
     """WHO's medians and coefficients of variation, less 3 cm (men, 70 years) and 8 cm (women, 80 years)."""
-    monkeypatch.setitem(people.GROUPS, "single", lambda rng: np.full(4000, float(years)))
+    monkeypatch.setitem(population.GROUPS, "single", lambda rng: np.full(4000, float(years)))
     config = override(preset("easy"), ["people.groups={'single': 1.0}"]).people
     config = dataclasses.replace(config, max_people=4000)
-    group = people.draw_people(np.random.default_rng(0), config)
+    group = population.draw_people(np.random.default_rng(0), config)
     height = 100 * group.height[group.gender == sex]
     assert len(height) > 1800
     assert height.mean() == pytest.approx(cm, rel=0.004)
@@ -82,7 +81,7 @@ def test_bodies_have_calibrated_heights(scenes, meshes):
         years, sex = scene.extra["gt_age_years"], scene.extra["gt_gender_cat"]
         _, height = meshes.keypoints_and_height(body)
         np.testing.assert_allclose(scene.extra["gt_body_height"], height, atol=2e-3)
-        median, cv = people.height_statistics(years, sex)
+        median, cv = population.height_statistics(years, sex)
         assert (np.abs(height / median - 1) < 2.9 * cv + 0.002).all()
     shapes = np.concatenate([truth(scene).shape for scene in scenes])
     assert ((shapes >= 0) & (shapes <= 1)).all()
@@ -90,15 +89,15 @@ def test_bodies_have_calibrated_heights(scenes, meshes):
 
 def test_phenotypes_are_solved_for_height_and_mass(world):
     """Height within 1 mm, mass within 4 % wherever the weight phenotype is not at its end, which it is for few past infancy."""
-    group = people.draw_people(np.random.default_rng(5), preset("easy").people)
+    group = population.draw_people(np.random.default_rng(5), preset("easy").people)
     years = np.linspace(0.3, 90, 60)
-    sex = np.tile([people.MALE, people.FEMALE], 30)
-    median, cv = people.height_statistics(years, sex)
+    sex = np.tile([population.MALE, population.FEMALE], 30)
+    median, cv = population.height_statistics(years, sex)
     height = median * (1 + cv * np.linspace(-2, 2, 60)[np.random.default_rng(0).permutation(60)])
-    mass = people.mass_median(years, sex, height) * np.tile([0.8, 0.9, 1.0, 1.1, 1.25], 12)
-    build, femininity = np.full((60, 2), 0.5), np.where(sex == people.MALE, 0.05, 0.95)
-    group = people.People(group.kind, years, sex, height, mass, build, femininity)
-    shape = people.solve_phenotypes(group, world._sizer.height, world._sizer.mass)
+    mass = population.mass_median(years, sex, height) * np.tile([0.8, 0.9, 1.0, 1.1, 1.25], 12)
+    build, femininity = np.full((60, 2), 0.5), np.where(sex == population.MALE, 0.05, 0.95)
+    group = population.People(group.kind, years, sex, height, mass, build, femininity)
+    shape = population.solve_phenotypes(group, world._sizer.height, world._sizer.mass)
     np.testing.assert_allclose(world._sizer.height(shape), height, atol=1e-3)
     free = (shape[:, 3] > 0.021) & (shape[:, 3] < 0.979)
     np.testing.assert_allclose(world._sizer.mass(shape)[free], mass[free], rtol=0.04)
@@ -115,20 +114,20 @@ def test_mass_is_the_volume_of_the_whole_mesh(world, scenes, meshes):
 
 def test_age_classes_are_those_of_the_anchors(scenes):
     years = np.array([0.0, 0.9, 1.1, 3.9, 4.1, 10.9, 11.1, 14.0, 14.4, 63.0, 65.0])
-    np.testing.assert_array_equal(people.age_class(years), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5])
+    np.testing.assert_array_equal(population.age_class(years), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5])
     assert len(np.unique(pooled(scenes, lambda s: s.extra["gt_age_cat"]))) == 6
     for scene in scenes:
-        nearest = np.abs(truth(scene).shape[:, 1:2] - people.AGE_ANCHORS).argmin(1)
+        nearest = np.abs(truth(scene).shape[:, 1:2] - population.AGE_ANCHORS).argmin(1)
         np.testing.assert_array_equal(nearest, scene.extra["gt_age_cat"])
 
 
 def test_families_have_parents_and_children():
     rng = np.random.default_rng(1)
     for _ in range(50):
-        family = people.GROUPS["family"](rng)
+        family = population.GROUPS["family"](rng)
         assert family.max() - family.min() > 18
         assert family.max() >= 22 > 18 > family.min()
-        school = people.GROUPS["school"](rng)
+        school = population.GROUPS["school"](rng)
         assert (school > 20).sum() == 1
         assert np.ptp(np.sort(school)[:-1]) <= 1.2
 
@@ -136,11 +135,11 @@ def test_families_have_parents_and_children():
 # ------------------------------------------------------------------------------------------------ poses and ground
 
 
-@pytest.mark.parametrize("posture", poses.POSTURES)
+@pytest.mark.parametrize("posture", postures.POSTURES)
 def test_postures_stay_within_the_anatomical_ranges(posture, load_anny):
     model = load_anny()
     limits = anatomy.joint_limits(model)
-    sampler = poses.PoseSampler(model, PoseConfig(spread=2.0, limit_share=0.95))
+    sampler = postures.PoseSampler(model, PoseConfig(spread=2.0, limit_share=0.95))
     rng = np.random.default_rng(0)
     drawn = [sampler.draw_posture(rng, posture, years) for years in np.tile([0.7, 5.0, 30.0, 80.0], 10)]
     pose = np.stack([p.pose for p in drawn])
@@ -151,7 +150,7 @@ def test_postures_stay_within_the_anatomical_ranges(posture, load_anny):
 
 
 def test_infants_neither_stand_nor_sit_on_chairs(load_anny):
-    sampler = poses.PoseSampler(load_anny(), PoseConfig())
+    sampler = postures.PoseSampler(load_anny(), PoseConfig())
     rng = np.random.default_rng(0)
     names = {years: {sampler.draw(rng, years).name for _ in range(60)} for years in (0.3, 0.7, 30.0)}
     assert names[0.3] <= {"lie", "floor"}
@@ -232,20 +231,20 @@ def test_masks_depth_and_points_agree(scenes):
             reach = 0.35 * scene.extra["gt_body_height"][row]
             assert inside.min() > joints[:, 2].min() - reach
             assert inside.max() < joints[:, 2].max() + reach
-            seen = level[row] == cues.VISIBLE
+            seen = level[row] == world_cues.VISIBLE
             x, y = pixels[row][seen].T
             shares.append(masks[row][y, x])
             hit = masks[row][y, x]
             pixel = joints[seen, 2][hit] / scene.intrinsics[0, 0]  # metres at the joint: the surface may be steep
             assert (depth[y, x][hit] < joints[seen, 2][hit] + 0.05 + 4 * pixel).all()
-            covered = level[row] == cues.HIDDEN
+            covered = level[row] == world_cues.HIDDEN
             x, y = pixels[row][covered].T
             assert not masks[row][y, x].any()
             assert (depth[y, x] < joints[covered, 2]).all()
             hidden += covered.sum()
             outside = ((pixels[row] < 0) | (pixels[row] >= SIZE)).any(-1)
-            np.testing.assert_array_equal(level[row] == cues.OUTSIDE, outside)
-        visible = ~((pixels < 0) | (pixels >= SIZE)).any(-1) & (level != cues.HIDDEN)
+            np.testing.assert_array_equal(level[row] == world_cues.OUTSIDE, outside)
+        visible = ~((pixels < 0) | (pixels >= SIZE)).any(-1) & (level != world_cues.HIDDEN)
         np.testing.assert_array_equal(scene.extra["gt_visible"], visible)
         assert abs(float(np.dot(scene.extra["gt_ground"][:3], scene.extra["gt_ground"][:3])) - 1) < 1e-9
         assert body.transl[:, 2].min() > 0
@@ -386,7 +385,7 @@ def test_measured_noise_is_that_of_the_cues(scenes):
         ones = np.ones((len(scene), 17, 1))
         true = np.array([np.median(scene.true_depth[mask]) for mask in scene.masks])
         truth_px = scene.extra["gt_coco2d"]
-        words = {"age": people.AGE_ANCHORS[scene.extra["gt_age_cat"]], "gender": scene.extra["gt_gender_cat"] / 2.0}
+        words = {"age": population.AGE_ANCHORS[scene.extra["gt_age_cat"]], "gender": scene.extra["gt_gender_cat"] / 2.0}
         exact.append(dataclasses.replace(scene, keypoints=np.concatenate([truth_px, ones], -1), median_depth=true,
                                          start=scene.truth, **words))  # fmt: skip
         size = np.ptp(truth_px, axis=1).max(-1)[:, None, None]
@@ -440,10 +439,10 @@ def test_noise_leaves_geometry_and_picture_alone(world, scenes):
 
 
 def test_processes_write_the_same_records_and_mixing_is_refused(tmp_path, world):
-    plan = dataset.Plan(12, world.fingerprint(), 4)
+    plan = cue_dataset.Plan(12, world.fingerprint(), 4)
 
-    def write(folder: str, index: int = 0, count: int = 1) -> dataset.Progress:
-        return dataset.write(
+    def write(folder: str, index: int = 0, count: int = 1) -> cue_dataset.Progress:
+        return cue_dataset.write(
             tmp_path / folder, plan, world.scenes, process_index=index, process_count=count, photo=jpeg
         )
 
@@ -457,8 +456,8 @@ def test_processes_write_the_same_records_and_mixing_is_refused(tmp_path, world)
     changed = world.with_config(override(world.config, ["depth.scale=0.2"])).fingerprint()
     newer = {**world.fingerprint(), "world": -1}
     for source in (changed, newer):
-        with pytest.raises(dataset.DatasetError, match="source"):
-            dataset.write(tmp_path / "one", dataset.Plan(12, source, 4), world.scenes)
+        with pytest.raises(cue_dataset.DatasetError, match="source"):
+            cue_dataset.write(tmp_path / "one", cue_dataset.Plan(12, source, 4), world.scenes)
 
 
 def test_program_writes_what_the_library_makes(tmp_path, world, scenes):
@@ -516,5 +515,5 @@ def test_unknown_parameters_are_refused():
 
 
 def test_joint_names_cover_the_depth_table():
-    assert cues.JOINT_DEPTH.shape == (len(COCO17),)
-    assert (cues.JOINT_DEPTH > 0).all()
+    assert world_cues.JOINT_DEPTH.shape == (len(COCO17),)
+    assert (world_cues.JOINT_DEPTH > 0).all()

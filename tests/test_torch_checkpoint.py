@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from annyfit_jax.regressors.torch_checkpoint import CheckpointError, read_state_dict, write_state_dict
+from annyfit_jax.records.torch_files import CheckpointError, read_state_dict, write_state_dict
 
 FIXTURES = [GOLDENS / "aios" / "torch_zip.pt", GOLDENS / "aios" / "torch_legacy.pt"]
 BASE = np.arange(24, dtype=np.float32).reshape(4, 6) / 8

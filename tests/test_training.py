@@ -24,20 +24,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from annyfit_jax.exports.humandata import write_humandata
-from annyfit_jax.meshes import BodyMeshes
+from annyfit_jax.exports.humandata_export import write_humandata
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.scene import BodyParameters, SceneError
+from annyfit_jax.regressors.aios.aios_config import ANNY, LossConfig, ResNetConfig, tiny
+from annyfit_jax.regressors.aios.aios_feed import AiosFeed, DataSet
+from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor
 from annyfit_jax.regressors.aios.augment import Augmentation
-from annyfit_jax.regressors.aios.config import ANNY, LossConfig, ResNetConfig, tiny
 from annyfit_jax.regressors.aios.examples import anny_bones
-from annyfit_jax.regressors.aios.feed import AiosFeed, DataSet
-from annyfit_jax.regressors.aios.regressor import AiosRegressor
-from annyfit_jax.regressors.predictions import scene_fit
-from annyfit_jax.scene import BodyParameters, SceneError
-from annyfit_jax.training import data, flops, metrics
-from annyfit_jax.training import state as states
-from annyfit_jax.training.config import OptimiserConfig, TrainConfig, describe, load_config, override
-from annyfit_jax.training.data import Mixed
-from annyfit_jax.training.loop import claim, train
+from annyfit_jax.regressors.regressed_people import scene_fit
+from annyfit_jax.training import flops, training_data, training_metrics
+from annyfit_jax.training import training_state as states
+from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig, describe, load_config, override
+from annyfit_jax.training.training_data import Mixed
+from annyfit_jax.training.training_loop import claim, train
 
 CONFIGS = REPO / "experiments" / "configs"
 SIZE = (96, 64)
@@ -114,8 +114,8 @@ def test_operations_are_counted_through_loops():
 
 
 def test_peaks_are_found_by_name():
-    assert metrics.peak_tflops("NVIDIA H100 80GB HBM3") == 989.0
-    assert metrics.peak_tflops("cpu") is None
+    assert training_metrics.peak_tflops("NVIDIA H100 80GB HBM3") == 989.0
+    assert training_metrics.peak_tflops("cpu") is None
 
 
 # ------------------------------------------------------------------------------------------------ optimiser
@@ -183,7 +183,7 @@ class Numbers:
 
 
 def take(count: int, **options) -> list:
-    iterator = iter(data.rows(Numbers(), 4, 7, threads=1, **options))
+    iterator = iter(training_data.rows(Numbers(), 4, 7, threads=1, **options))
     return [row for _ in range(count) for row in next(iterator)]
 
 
@@ -206,12 +206,12 @@ def test_rows_do_not_depend_on_the_number_of_processes():
 
 
 def test_going_on_to_the_sample():
-    straight = iter(data.rows(Numbers(), 4, 7, threads=1))
+    straight = iter(training_data.rows(Numbers(), 4, 7, threads=1))
     for _ in range(5):
         next(straight)
     place = straight.get_state()
     expected = [next(straight) for _ in range(5)]
-    later = iter(data.rows(Numbers(), 4, 7, threads=2))
+    later = iter(training_data.rows(Numbers(), 4, 7, threads=2))
     later.set_state(place)
     assert [next(later) for _ in range(5)] == expected
 
@@ -223,21 +223,21 @@ def test_empty_sources_are_refused():
             return [Mixed("none", [], 1.0)]
 
     with pytest.raises(ValueError, match="'none' is empty"):
-        data.rows(Empty(), 4, 0)
+        training_data.rows(Empty(), 4, 0)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.tuples(st.integers(1, 40), st.integers(1, 40)))
 def test_buckets_hold_what_they_are_for(need):
     buckets = ((10, 40), (40, 10), (40, 40), (20, 20))
-    found = data.smallest_bucket(need, buckets)
+    found = training_data.smallest_bucket(need, buckets)
     assert found[0] >= need[0] and found[1] >= need[1]
     assert all(b[0] * b[1] >= found[0] * found[1] for b in buckets if b[0] >= need[0] and b[1] >= need[1])
 
 
 def test_too_large_for_all_buckets():
     with pytest.raises(ValueError, match="50 x 3 pixels fit none"):
-        data.smallest_bucket((50, 3), ((40, 40),))
+        training_data.smallest_bucket((50, 3), ((40, 40),))
 
 
 # ------------------------------------------------------------------------------------------------ runs
@@ -245,8 +245,8 @@ def test_too_large_for_all_buckets():
 
 def lines(folder: Path) -> list[dict]:
     """Logged lines without what is timed."""
-    found = metrics.read(folder / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if name not in metrics.TIMING} for line in found]
+    found = training_metrics.read(folder / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in training_metrics.TIMING} for line in found]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -421,7 +421,7 @@ def test_a_folder_belongs_to_one_run(straight):
 
 def test_the_loss_of_the_network_has_a_gradient(config):
     """A batch from the feed through network, loss and their derivative, traced: all terms, and a slope for each variable."""
-    batch = data.padded(config.feed, next(iter(data.rows(config.feed, 4, 0, threads=1))))
+    batch = training_data.padded(config.feed, next(iter(training_data.rows(config.feed, 4, 0, threads=1))))
     assert batch.images.shape == (4, 96, 96, 3)
     assert batch.targets.people.any()
     regressor = config.regressor
@@ -437,7 +437,7 @@ def test_the_loss_of_the_network_has_a_gradient(config):
 def test_a_step_of_the_network(config, tmp_path):
     """AiOS with Anny's head on pictures, split over four devices: all terms, finite; the speed is known."""
     state = train(dataclasses.replace(config, steps=1), tmp_path)
-    (line,) = metrics.read(tmp_path / "metrics.jsonl")
+    (line,) = training_metrics.read(tmp_path / "metrics.jsonl")
     assert all(np.isfinite(value) for value in line.values())
     assert line["images_per_second"] > 0 and line["tflops"] > 0
     assert {"layer5/points3d_body", "layer5/points2d_face", "proposals/classes", "layer0/denoising_l1"} <= set(line)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from test_results import make_fit
 
-from annyfit_jax import anatomy, trust
-from annyfit_jax.results import SceneFit
+from annyfit_jax.fit import trust
+from annyfit_jax.people import anatomy
+from annyfit_jax.records.fit_files import SceneFit
 from body_models import anny
 
 PEOPLE = 3

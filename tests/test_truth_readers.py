@@ -19,15 +19,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from annyfit_jax.exports.humandata import write_entries
-from annyfit_jax.metrics import panoptic as panoptic_metrics
+from annyfit_jax.exports.humandata_export import write_entries
+from annyfit_jax.metrics import panoptic_scores as panoptic_metrics
 from annyfit_jax.metrics.skeletons import LSP14, PANOPTIC19, RH14, SMPLX22
-from annyfit_jax.scene import SceneError
-from annyfit_jax.truth import TruthOptions, open_truth, relative_human
-from annyfit_jax.truth.panoptic import read_calibration
-from annyfit_jax.truth.parts import read_parts
-from annyfit_jax.truth.pickles import read_dataframe, read_pickle
-from annyfit_jax.truth.predictions import agora_body, agora_files, read_agora, read_meshes
+from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records.dataframe_pickles import read_dataframe, read_pickle
+from annyfit_jax.truth import TruthOptions, open_truth, relative_human_truth
+from annyfit_jax.truth.foreign_predictions import agora_body, agora_files, read_agora, read_meshes
+from annyfit_jax.truth.panoptic_truth import read_calibration
+from annyfit_jax.truth.smplx_parts import read_parts
 
 fuzz = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -167,9 +167,9 @@ def test_relative_human_of_another_layout_is_refused(tmp_path):
     with pytest.raises(SceneError, match=r"a\.json: annots: expected a dictionary"):
         open_truth("relative_human", str(tmp_path / "a.json"))
     with pytest.raises(SceneError, match=r"100\.jpg: expected a list of people, got dict"):
-        relative_human.people_of("100.jpg", {}, "file")
+        relative_human_truth.people_of("100.jpg", {}, "file")
     with pytest.raises(SceneError, match="person 0: expected a dictionary, got int"):
-        relative_human.people_of("100.jpg", [3], "file")
+        relative_human_truth.people_of("100.jpg", [3], "file")
 
 
 def test_annotations_run_no_code(tmp_path):

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annyfit_jax.camera import intrinsics_from_fov, project
-from experts import words
-from experts.dense_points import crop_to_image, dense_vertex_indices
+from annyfit_jax.people import words
+from annyfit_jax.people.camera import intrinsics_from_fov, project
+from annyfit_jax.people.dense_points import crop_to_image, dense_vertex_indices
 
 GOLDEN = Path(__file__).resolve().parents[1].parent / "shared" / "golden" / "annyfit"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="shared/golden/annyfit is not beside the checkout")

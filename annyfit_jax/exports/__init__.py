@@ -1,4 +1,4 @@
-"""Fits for other programs. Each module writes one format, scene by scene, from what `annyfit_jax.fit_source` reads.
+"""Fits for other programs. Each module writes one format, scene by scene, from what `annyfit_jax.jobs.fit_source` reads.
 
 | module | what it writes |
 |---|---|

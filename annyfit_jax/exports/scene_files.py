@@ -22,9 +22,9 @@ from typing import cast
 import numpy as np
 from jaxtyping import Float, Int
 
-from annyfit_jax.exports.people import number
-from annyfit_jax.files import write_bytes, write_npz
-from annyfit_jax.results import SceneFit
+from annyfit_jax.exports.exported_people import number
+from annyfit_jax.records.files import write_bytes, write_npz
+from annyfit_jax.records.fit_files import SceneFit
 
 FORMATS = ("npz", "glb", "ply")
 FRAMES = ("camera", "world")

@@ -34,12 +34,12 @@ from typing import Any
 
 import numpy as np
 
-from annyfit_jax.exports import people
-from annyfit_jax.files import replacing
-from annyfit_jax.fit_source import Outcome
-from annyfit_jax.jobs.rows import word_of
+from annyfit_jax.exports import exported_people
+from annyfit_jax.jobs.fit_source import Outcome
+from annyfit_jax.jobs.job_rows import word_of
+from annyfit_jax.people.words import age_class, gender_class
+from annyfit_jax.records.files import replacing
 from body_models.anny import PHENOTYPE_LABELS
-from experts.words import age_class, gender_class
 
 ROWS_PER_GROUP = 1 << 16
 """People per row group of the file."""
@@ -114,7 +114,7 @@ def person_rows(outcome: Outcome) -> list[dict[str, Any]]:
     if not len(fit) and not len(fit.set_aside):
         return [] if outcome.fitted else [{**scene, "status": outcome.status}]
     keys = outcome.person_keys or (None,) * (len(fit) + len(fit.set_aside))
-    seen, box = people.seen(fit), people.boxes(fit)
+    seen, box = exported_people.seen(fit), exported_people.boxes(fit)
     rows = []
     for i, key in zip(range(len(fit)), keys):
         confidence = fit.keypoints_2d[i, seen[i], 2]

@@ -35,16 +35,16 @@ from typing import Any
 
 import numpy as np
 
-from annyfit_jax.cues import wire
-from annyfit_jax.cues.shards import DEFAULT_SCENES_PER_SHARD, Kind, Packed, Plan, Progress, SetAside, write
-from annyfit_jax.cues.source import CueSource, is_cue_dataset, open_cues
-from annyfit_jax.cues.wire import Field
-from annyfit_jax.exports import people
-from annyfit_jax.files import write_bytes
-from annyfit_jax.fit_source import FitSource, Outcome
-from annyfit_jax.inputs.images import jpeg_bytes
-from annyfit_jax.results import FitFileError, SceneFit
-from annyfit_jax.scene import SceneError
+from annyfit_jax.exports import exported_people
+from annyfit_jax.inputs.cue_source import CueSource, is_cue_dataset, open_cues
+from annyfit_jax.inputs.photos import jpeg_bytes
+from annyfit_jax.jobs.fit_source import FitSource, Outcome
+from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records import wire
+from annyfit_jax.records.files import write_bytes
+from annyfit_jax.records.fit_files import FitFileError, SceneFit
+from annyfit_jax.records.shards import DEFAULT_SCENES_PER_SHARD, Kind, Packed, Plan, Progress, SetAside, write
+from annyfit_jax.records.wire import Field
 
 VERSION = 2
 """Version 1 had no spreads and no `loss_weight`."""
@@ -155,8 +155,8 @@ def example(outcome: Outcome, jpeg: bytes = b"", weigh: Weigh | None = None) -> 
         **texts,
         "person_keys": list(outcome.person_keys[: len(fit)]),
         "fitted": fit.ok,
-        "seen_keypoints": people.seen(fit).sum(1),
-        "boxes": people.boxes(fit),
+        "seen_keypoints": exported_people.seen(fit).sum(1),
+        "boxes": exported_people.boxes(fit),
         "keypoints_2d": fit.keypoints_2d,
         "keypoints_3d": fit.fitted_keypoints_3d,
         **{name: getattr(fit, name) for name in own},

@@ -14,13 +14,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from annyfit_jax.inputs.coco import open_coco
+from annyfit_jax.inputs.coco_annotations import open_coco
 from annyfit_jax.inputs.official import open_official
 from annyfit_jax.inputs.official_params import read_official_params
 from annyfit_jax.inputs.scene_npz import open_scene_npz, read_scene_npz
-from annyfit_jax.inputs.source import InputOptions, SceneSource
+from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.inputs.validate import validate_scene
-from annyfit_jax.scene import DEFAULT_FOV_DEGREES, SceneError
+from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES, SceneError
 
 __all__ = [
     "InputOptions",
@@ -62,7 +62,7 @@ def open_input(
             return open_official(str(path), chosen)
         if (location / "dataset_info.json").is_file() or (location / "plan.json").is_file():
             # Imported here: only this kind of input needs TFDS.
-            from annyfit_jax.cues.source import is_cue_dataset, open_cues
+            from annyfit_jax.inputs.cue_source import is_cue_dataset, open_cues
 
             if is_cue_dataset(location):
                 return open_cues(str(path), chosen)

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from annyfit_jax.inputs.validate import NUM_JOINTS, checked_array
-from annyfit_jax.scene import COCO17, UNKNOWN_WORD, SceneError
-from experts.words import age_anchor, gender_anchor
+from annyfit_jax.people.scene import COCO17, UNKNOWN_WORD, SceneError
+from annyfit_jax.people.words import age_anchor, gender_anchor
 
 _FLAGS = (0.0, 1.0, 2.0)
 _HAND_AGE_WORDS = ("adult", "teen", "kid", "baby")

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
-from annyfit_jax.inputs.npz import open_npz
 from annyfit_jax.inputs.validate import checked_array
-from annyfit_jax.scene import SceneError
+from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records.npz import open_npz
 
 EROSION_PX = 2
 """Depth maps blur across silhouettes: this border of a mask is left out of the median."""

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from annyfit_jax.camera import intrinsics_from_fov
-from annyfit_jax.inputs.npz import PLAIN_PICKLES, Npz, open_npz
-from annyfit_jax.inputs.source import InputOptions, SceneSource
+from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.inputs.validate import NUM_JOINTS, checked_array, checked_image_size
-from annyfit_jax.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
-from experts.dense_points import crop_to_image
-from experts.words import age_anchor, gender_anchor
+from annyfit_jax.people.camera import intrinsics_from_fov
+from annyfit_jax.people.dense_points import crop_to_image
+from annyfit_jax.people.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
+from annyfit_jax.people.words import age_anchor, gender_anchor
+from annyfit_jax.records.npz import PLAIN_PICKLES, Npz, open_npz
 
 PHENOTYPES = ("gender", "age", "muscle", "weight", "height", "proportions")
 NUM_BONES = 163

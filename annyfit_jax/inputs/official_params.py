@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from annyfit_jax.inputs.npz import PLAIN_PICKLES, open_npz
-from annyfit_jax.scene import SceneError
+from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records.npz import PLAIN_PICKLES, open_npz
 from body_models.restricted_pickle import RestrictedUnpickler
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C

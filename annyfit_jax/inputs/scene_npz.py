@@ -21,17 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from annyfit_jax.camera import intrinsics_from_fov
-from annyfit_jax.inputs.npz import Npz, open_npz
-from annyfit_jax.inputs.source import InputOptions, SceneSource
-from annyfit_jax.inputs.validate import (
-    NUM_JOINTS,
-    NUM_PHENOTYPES,
-    NUM_POSED_BONES,
-    checked_array,
-    checked_image_size,
-)
-from annyfit_jax.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
+from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
+from annyfit_jax.inputs.validate import NUM_JOINTS, NUM_PHENOTYPES, NUM_POSED_BONES, checked_array, checked_image_size
+from annyfit_jax.people.camera import intrinsics_from_fov
+from annyfit_jax.people.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
+from annyfit_jax.records.npz import Npz, open_npz
 
 EXTRA_KEYS = (
     "gt_coco3d", "gt_coco2d", "gt_visible", "gt_head_px", "gt_body_height", "gt_age_cat", "gt_gender_cat",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from annyfit_jax.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
+from annyfit_jax.people.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
 
 NUM_JOINTS = 17
 NUM_POSED_BONES = 162

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from annyfit_jax.files import Owner, is_dead, read_json, temporary_name, this_process
+from annyfit_jax.jobs.durable_files import writing
 from annyfit_jax.jobs.faults import fault_point
-from annyfit_jax.jobs.files import writing
+from annyfit_jax.records.files import Owner, is_dead, read_json, temporary_name, this_process
 
 DEFAULT_LEASE_S = 120.0
 

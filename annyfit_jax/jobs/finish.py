@@ -8,17 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from annyfit_jax.cues.shards import Kind, write_metadata
-from annyfit_jax.files import json_lines, read_json
-from annyfit_jax.jobs import rows
+from annyfit_jax.jobs import job_rows
 from annyfit_jax.jobs.claims import claim_path, read_claims
+from annyfit_jax.jobs.durable_files import publish_json, publish_parts, writing
 from annyfit_jax.jobs.faults import fault_point
-from annyfit_jax.jobs.files import publish_json, publish_parts, writing
+from annyfit_jax.jobs.job_plan import DATASET, SPLIT, read_plan
 from annyfit_jax.jobs.ledger import Ledger
-from annyfit_jax.jobs.plan import DATASET, SPLIT, read_plan
+from annyfit_jax.records.files import json_lines, read_json
+from annyfit_jax.records.shards import Kind, write_metadata
 
 _KIND = Kind(
-    DATASET, rows.ROW_VERSION, rows.FIELDS, "Bodies fitted to the people of images, one record per image.", SPLIT
+    DATASET,
+    job_rows.ROW_VERSION,
+    job_rows.FIELDS,
+    "Bodies fitted to the people of images, one record per image.",
+    SPLIT,
 )
 _MADE = ("dataset_info.json", "features.json", "people.jsonl", "scenes_set_aside.jsonl", "config.json")
 
@@ -42,7 +46,7 @@ def finish(folder: Path, ledger: Ledger) -> dict[str, Any] | None:
 
     def people() -> Iterator[dict[str, Any]]:
         for row in (row for unit in units for row in ledger.rows(unit)):
-            yield from rows.people_table(row)
+            yield from job_rows.people_table(row)
             if row.scene_status == "ok":
                 configs.add(row.config_hash)
             else:

@@ -10,12 +10,12 @@ from typing import Any
 
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-from annyfit_jax.files import read_json, sha256, sync, temporary_name, this_process
-from annyfit_jax.jobs import rows
+from annyfit_jax.jobs import job_rows
+from annyfit_jax.jobs.durable_files import JobWriteError, publish_json, writing
 from annyfit_jax.jobs.faults import fault_point
-from annyfit_jax.jobs.files import JobWriteError, publish_json, writing
-from annyfit_jax.jobs.plan import Plan
-from annyfit_jax.jobs.rows import SceneRow
+from annyfit_jax.jobs.job_plan import Plan
+from annyfit_jax.jobs.job_rows import SceneRow
+from annyfit_jax.records.files import read_json, sha256, sync, temporary_name, this_process
 
 _WRITER_OPTIONS = "group_size:1"
 """One record per chunk: what random access needs."""
@@ -73,7 +73,7 @@ class Ledger:
         with writing(path):
             try:
                 fault_point(f"shard {unit}: before writing")
-                _write_records(temporary, [rows.encode(row) for row in ordered], unit)
+                _write_records(temporary, [job_rows.encode(row) for row in ordered], unit)
                 checksum, size = sha256(temporary), temporary.stat().st_size
                 fault_point(f"shard {unit}: before renaming")
                 os.replace(temporary, path)
@@ -89,7 +89,7 @@ class Ledger:
             "num_bytes": size,
             "scenes": [span.start, span.stop],
             "num_records": len(ordered),
-            "counts": rows.counts(ordered),
+            "counts": job_rows.counts(ordered),
             "seconds": round(seconds, 3),
             "finished": time.time(),
             "host": this_process().host,
@@ -106,7 +106,7 @@ class Ledger:
             for start in range(0, reader.num_records(), 64):
                 stop = min(start + 64, reader.num_records())
                 for position, record in enumerate(reader.read(start, stop), start):
-                    yield rows.decode(record, f"{path}: record {position}")
+                    yield job_rows.decode(record, f"{path}: record {position}")
         finally:
             reader.close()
 

@@ -13,7 +13,7 @@ from typing import Any
 from absl import logging
 
 from annyfit_jax.jobs.hosts import Process
-from annyfit_jax.jobs.rows import SceneRow
+from annyfit_jax.jobs.job_rows import SceneRow
 
 PROFILED_BATCHES = 3
 

@@ -13,17 +13,17 @@ from typing import Any
 
 from absl import logging
 
-from annyfit_jax import results
-from annyfit_jax.files import clean_leftovers, sync
-from annyfit_jax.jobs import rows
+from annyfit_jax.jobs import job_rows
 from annyfit_jax.jobs.claims import DEFAULT_LEASE_S, Claims
+from annyfit_jax.jobs.durable_files import writing
 from annyfit_jax.jobs.faults import fault_point
-from annyfit_jax.jobs.feed import Batch, End, Failure, Feed, Finished, Found, Job, Row, Unit, failed_row
-from annyfit_jax.jobs.files import writing
 from annyfit_jax.jobs.hosts import Process
+from annyfit_jax.jobs.job_feed import Batch, End, Failure, Feed, Finished, Found, Job, Row, Unit, failed_row
 from annyfit_jax.jobs.progress import Profiler, Progress
-from annyfit_jax.results import SceneFit
-from annyfit_jax.scene import BodyParameters
+from annyfit_jax.people.scene import BodyParameters
+from annyfit_jax.records import fit_files as results
+from annyfit_jax.records.files import clean_leftovers, sync
+from annyfit_jax.records.fit_files import SceneFit
 
 EXIT_FINISHED = 0
 EXIT_USAGE = 2
@@ -133,10 +133,10 @@ class Runner:
             if self._put(batch.unit, row) and fit is not None and self.fit_files:
                 self._save(batch, fit)
 
-    def _rows(self, batch: Batch, fits: list[SceneFit]) -> list[tuple[rows.SceneRow, SceneFit | None]]:
+    def _rows(self, batch: Batch, fits: list[SceneFit]) -> list[tuple[job_rows.SceneRow, SceneFit | None]]:
         if len(fits) != len(batch.infos):
             raise RuntimeError(f"the fitter returned {len(fits)} scenes for a batch of {len(batch.infos)}")
-        return [(rows.row_of_fit(info, fit), fit) for info, fit in zip(batch.infos, fits, strict=True)]
+        return [(job_rows.row_of_fit(info, fit), fit) for info, fit in zip(batch.infos, fits, strict=True)]
 
     def _save(self, batch: Batch, fit: SceneFit) -> None:
         path = self.job.folder / "fits" / f"{fit.name}.npz"
@@ -149,7 +149,7 @@ class Runner:
             sync(path)
             fault_point(f"{path.name}: written")
 
-    def _put(self, unit: Unit, row: rows.SceneRow) -> bool:
+    def _put(self, unit: Unit, row: job_rows.SceneRow) -> bool:
         self.progress.add(row)
         return unit.put(row)
 

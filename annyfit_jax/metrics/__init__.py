@@ -18,7 +18,22 @@ published figure keeps its published name with its quirks (each module says whic
 """
 
 from annyfit_jax.metrics.bootstrap import intervals
-from annyfit_jax.metrics.joints import (
+from annyfit_jax.metrics.depth_order import (
+    EQUAL_DEPTH_M,
+    DepthPairs,
+    depth_pairs,
+    depth_relation,
+    ordered_pairs,
+    pcrd,
+)
+from annyfit_jax.metrics.greedy_matching import (
+    Matches,
+    detection_rates,
+    match_2d_greedy,
+    match_people,
+    precision_recall_f1,
+)
+from annyfit_jax.metrics.joint_errors import (
     at_root,
     centred_scale_align,
     distances,
@@ -35,24 +50,9 @@ from annyfit_jax.metrics.joints import (
     similarity_align,
     visible_pa_mpjpe,
 )
-from annyfit_jax.metrics.keypoints import pckh
-from annyfit_jax.metrics.matching import (
-    Matches,
-    detection_rates,
-    match_2d_greedy,
-    match_people,
-    precision_recall_f1,
-)
-from annyfit_jax.metrics.ordering import (
-    EQUAL_DEPTH_M,
-    DepthPairs,
-    depth_pairs,
-    depth_relation,
-    ordered_pairs,
-    pcrd,
-)
-from annyfit_jax.metrics.people import PredictedPeople, TruthPeople
-from annyfit_jax.metrics.scenes import (
+from annyfit_jax.metrics.keypoint_scores import pckh
+from annyfit_jax.metrics.people_of_image import PredictedPeople, TruthPeople
+from annyfit_jax.metrics.scene_scores import (
     PCKH_SHARE,
     People,
     Truth,
@@ -61,8 +61,8 @@ from annyfit_jax.metrics.scenes import (
     pool_labelled,
     scene_errors,
 )
-from annyfit_jax.metrics.vertices import TopologyError, pa_pve, part_pa_pve, part_pve, pve, same_topology
-from annyfit_jax.metrics.words import (
+from annyfit_jax.metrics.vertex_errors import TopologyError, pa_pve, part_pa_pve, part_pve, pve, same_topology
+from annyfit_jax.metrics.word_scores import (
     AGE_ANCHORS,
     GENDER_ANCHORS,
     age_years,

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from annyfit_jax.scene import COCO17
+from annyfit_jax.people.scene import COCO17
 
 _LIMBS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 LIMBS12 = tuple(f"{side}_{joint}" for joint in _LIMBS for side in ("left", "right"))

@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from annyfit_jax.metrics.joints import distances, pa_mpjpe, rooted_errors
+from annyfit_jax.metrics.joint_errors import distances, pa_mpjpe, rooted_errors
 from annyfit_jax.metrics.skeletons import HIPS, LIMBS12
-from annyfit_jax.metrics.vertices import part_pa_pve, part_pve, same_topology
+from annyfit_jax.metrics.vertex_errors import part_pa_pve, part_pve, same_topology
 
 Errors = dict[str, np.ndarray]
 ORIGIN = {"all": 0, "left_hand": 20, "right_hand": 21, "face": 12}

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from annyfit_jax.report.columns import ALL, Columns
-from annyfit_jax.report.table import Table
+from annyfit_jax.report.people_table import Table
 
 WORST_BY = ("mpjpe_abs", "trust", "reprojection_share")
 """What decides by default: the first of these that is known."""

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from annyfit_jax.exports.people import boxes
-from annyfit_jax.metrics.scenes import People, scene_errors
-from annyfit_jax.metrics.words import age_years
-from annyfit_jax.results import SceneFit
-from annyfit_jax.scene import Scene, SceneError
-from annyfit_jax.truth.synthetic import truth_of
+from annyfit_jax.exports.exported_people import boxes
+from annyfit_jax.metrics.scene_scores import People, scene_errors
+from annyfit_jax.metrics.word_scores import age_years
+from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.truth.synthetic_truth import truth_of
 
 Columns = dict[str, Float[np.ndarray, "n"]]
 

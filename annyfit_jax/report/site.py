@@ -15,14 +15,14 @@ import numpy as np
 from absl import logging
 
 from annyfit_jax.exports.scene_files import drawable
-from annyfit_jax.files import write_bytes, write_text
-from annyfit_jax.fit_source import FitSource
+from annyfit_jax.jobs.fit_source import FitSource
+from annyfit_jax.people.scene import Scene
+from annyfit_jax.records.files import write_bytes, write_text
+from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.report.charts import charts, failures
 from annyfit_jax.report.choice import badness, choose, worst_column
 from annyfit_jax.report.columns import ALL, error_columns, fit_columns
-from annyfit_jax.report.table import SCENES_PER_FILE, Table, to_json
-from annyfit_jax.results import SceneFit
-from annyfit_jax.scene import Scene
+from annyfit_jax.report.people_table import SCENES_PER_FILE, Table, to_json
 from annyfit_jax.viz import palette
 
 ASSETS = ("report.css", "report.js", "report_charts.js", "report_viewer.js")
@@ -149,7 +149,7 @@ def _draw(
     """Pictures of the chosen scenes; file names by scene, without those that have nobody to draw."""
     if not chosen:
         return {}
-    from annyfit_jax.report.pictures import Painter
+    from annyfit_jax.report.report_pictures import Painter
 
     painter, drawn = Painter(), {}
     for position, index in enumerate(chosen):

@@ -1,6 +1,6 @@
 """Synthetic scenes with exact truth, made by the body model.
 
-Two generators of `annyfit_jax.scene.Scene`, both seeded per scene:
+Two generators of `annyfit_jax.people.scene.Scene`, both seeded per scene:
 
 | | `Generator(Recipe)`, `plain.py` | `world.World(seed, WorldConfig)` |
 |---|---|---|

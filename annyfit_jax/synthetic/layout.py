@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from annyfit_jax.scene import COCO17
-from annyfit_jax.synthetic.config import LayoutConfig
+from annyfit_jax.people.scene import COCO17
+from annyfit_jax.synthetic.world_config import LayoutConfig
 
 _J = {name: i for i, name in enumerate(COCO17)}
 _LIMBS = tuple(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from annyfit_jax.synthetic import textures
-from annyfit_jax.synthetic.mesh import FIELDS
+from annyfit_jax.synthetic.render_mesh import FIELDS
 
 _SKIN = np.array(
     [[0.96, 0.80, 0.70], [0.91, 0.72, 0.60], [0.83, 0.63, 0.50], [0.74, 0.54, 0.40], [0.60, 0.41, 0.29], [0.47, 0.31, 0.22],

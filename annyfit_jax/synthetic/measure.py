@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from annyfit_jax.scene import UNKNOWN_WORD
-from annyfit_jax.synthetic.config import AGE_NAMES
-from annyfit_jax.synthetic.cues import HIDDEN, OUTSIDE, SELF_HIDDEN, VISIBLE
+from annyfit_jax.people.scene import UNKNOWN_WORD
+from annyfit_jax.people.words import AGE_CLASSES, GENDER_CLASSES
 from annyfit_jax.synthetic.world import RenderedScene
-from experts.words import AGE_CLASSES, GENDER_CLASSES
+from annyfit_jax.synthetic.world_config import AGE_NAMES
+from annyfit_jax.synthetic.world_cues import HIDDEN, OUTSIDE, SELF_HIDDEN, VISIBLE
 
 _LEVELS = {"visible": VISIBLE, "behind the own body": SELF_HIDDEN, "behind others": HIDDEN}
 _NEUTRAL = list(GENDER_CLASSES).index("neutral")

@@ -24,14 +24,14 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from annyfit_jax.camera import intrinsics_from_fov, project
-from annyfit_jax.scene import COCO17, BodyParameters, Scene
+from annyfit_jax.people.camera import intrinsics_from_fov, project
+from annyfit_jax.people.dense_points import dense_vertex_indices
+from annyfit_jax.people.scene import COCO17, BodyParameters, Scene
 from annyfit_jax.synthetic import plain_cues as cues
-from annyfit_jax.synthetic.bodies import concatenate, in_chunks, rounded, single, size_basis, sizes
+from annyfit_jax.synthetic.body_chunks import concatenate, in_chunks, rounded, single, size_basis, sizes
+from annyfit_jax.synthetic.host_rotations import compose
 from annyfit_jax.synthetic.plain_people import ADULT_AVERAGE, Phenotypes, PoseSampler, draw_phenotypes
-from annyfit_jax.synthetic.rotations import compose
 from body_models import anny
-from experts.dense_points import dense_vertex_indices
 
 GENERATOR_VERSION = 1
 COCO_SHARES = np.array([0.42, 0.20, 0.11, 0.07, 0.05, 0.04, *[0.11 / 14] * 14])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from annyfit_jax.camera import project
-from annyfit_jax.scene import COCO17, UNKNOWN_WORD
-from experts.words import AGE_CLASSES, GENDER_CLASSES
+from annyfit_jax.people.camera import project
+from annyfit_jax.people.scene import COCO17, UNKNOWN_WORD
+from annyfit_jax.people.words import AGE_CLASSES, GENDER_CLASSES
 
 DEPTH_M = (2.0, 9.0)
 _NEIGHBOUR_SHARE, _NEIGHBOUR_GAP_M = 0.35, 0.06

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from annyfit_jax import anatomy
+from annyfit_jax.fit.keypoint_start import calibrated_phenotypes
+from annyfit_jax.people import anatomy
 from body_models import anny
-from experts.keypoint_start import calibrated_phenotypes
 
 # Baby, toddler, child, teenager, adult, senior: range of the age phenotype and share of the people.
 AGE_RANGES = np.array([(0.0, 0.04), (0.07, 0.17), (0.27, 0.40), (0.45, 0.55), (0.60, 0.76), (0.92, 1.0)])
 AGE_SHARES = np.array([0.10, 0.15, 0.20, 0.15, 0.28, 0.12])
 MALE, FEMALE = 0, 2
-"""Gender categories of `experts.words.GENDER_CLASSES`: 0 male, 1 neutral, 2 female."""
+"""Gender categories of `annyfit_jax.people.words.GENDER_CLASSES`: 0 male, 1 neutral, 2 female."""
 ADULT_AVERAGE = np.array([0.5, 0.66, 0.5, 0.5, 0.5, 0.5])
 """What an adult-biased estimator takes everybody for."""
 

@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from annyfit_jax.synthetic import scenery as places
-from annyfit_jax.synthetic.cameras import Camera
-from annyfit_jax.synthetic.config import LookConfig
 from annyfit_jax.synthetic.layout import BOX_FACES
 from annyfit_jax.synthetic.looks import Looks, albedo
-from annyfit_jax.synthetic.mesh import RenderMesh
+from annyfit_jax.synthetic.render_mesh import RenderMesh
 from annyfit_jax.synthetic.scenery import Scenery
+from annyfit_jax.synthetic.world_cameras import Camera
+from annyfit_jax.synthetic.world_config import LookConfig
 from annyfit_jax.viz.raster import rasterise
 
 NOBODY, THING = -1, -2

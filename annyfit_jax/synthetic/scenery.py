@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from annyfit_jax.synthetic import textures
-from annyfit_jax.synthetic.cameras import Camera
+from annyfit_jax.synthetic.world_cameras import Camera
 
 GROUNDS = ("grass", "sand", "asphalt", "tiles", "planks", "carpet")
 WALLS = ("plain", "panels", "bricks")

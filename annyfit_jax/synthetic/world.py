@@ -32,21 +32,21 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from annyfit_jax.camera import project
-from annyfit_jax.scene import COCO17, BodyParameters, Scene
-from annyfit_jax.synthetic import cameras, contact, cues, layout, render
-from annyfit_jax.synthetic.bodies import Sizer, concatenate, in_chunks, rounded, single, surface_points
-from annyfit_jax.synthetic.cameras import Camera
-from annyfit_jax.synthetic.config import WorldConfig, describe, preset
+from annyfit_jax.people.camera import project
+from annyfit_jax.people.dense_points import dense_vertex_indices
+from annyfit_jax.people.scene import COCO17, BodyParameters, Scene
+from annyfit_jax.synthetic import floor_contact, layout, render, world_cameras, world_cues
+from annyfit_jax.synthetic.body_chunks import Sizer, concatenate, in_chunks, rounded, single, surface_points
+from annyfit_jax.synthetic.host_rotations import compose, rotvec_to_matrix
 from annyfit_jax.synthetic.looks import draw_looks
-from annyfit_jax.synthetic.mesh import RenderMesh, load_render_mesh
-from annyfit_jax.synthetic.people import FEMALE, People, age_class, draw_people, solve_phenotypes
 from annyfit_jax.synthetic.plain_cues import fit_translation
-from annyfit_jax.synthetic.poses import PoseSampler, Posture
-from annyfit_jax.synthetic.rotations import compose, rotvec_to_matrix
+from annyfit_jax.synthetic.population import FEMALE, People, age_class, draw_people, solve_phenotypes
+from annyfit_jax.synthetic.postures import PoseSampler, Posture
+from annyfit_jax.synthetic.render_mesh import RenderMesh, load_render_mesh
 from annyfit_jax.synthetic.scenery import draw_scenery
+from annyfit_jax.synthetic.world_cameras import Camera
+from annyfit_jax.synthetic.world_config import WorldConfig, describe, preset
 from body_models import anny
-from experts.dense_points import dense_vertex_indices
 
 WORLD_VERSION = 4
 """Part of a dataset's fingerprint: raised with every change of what a seed gives."""
@@ -181,7 +181,7 @@ class World:
         surface = points[:, _NUM_JOINTS + len(dense_vertex_indices()) :]
         settled = np.stack(
             [
-                contact.settle(vertices, self.mesh.parts, p.contacts, p.pitch, p.max_tilt)
+                floor_contact.settle(vertices, self.mesh.parts, p.contacts, p.pitch, p.max_tilt)
                 for vertices, p in zip(surface, draft.postures)
             ]
         )
@@ -195,13 +195,13 @@ class World:
         at_world = np.concatenate([places.position, lift[:, None]], axis=1)
         world = np.einsum("nij,nkj->nki", rotvec_to_matrix(root_world), points) + at_world[:, None]
         skin = world[:, -surface.shape[1] :]
-        camera = cameras.draw_camera(rng, skin, config.camera)
+        camera = world_cameras.draw_camera(rng, skin, config.camera)
         boxes = self._stools(rng, draft, skin, places.yaw, sizes[:, 0]) + self._occluders(rng, skin, camera)
         root = np.broadcast_to(camera.rotvec, (n, 3))
         truth = rounded(BodyParameters(compose(root, root_world), camera.place(at_world), body.pose, body.shape))
         placed = np.einsum("nij,nkj->nki", rotvec_to_matrix(truth.root_rotvec), points) + truth.transl[:, None]
         joints, dense, surface = np.split(placed, [_NUM_JOINTS, _NUM_JOINTS + len(dense_vertex_indices())], axis=1)
-        start = cues.start_bodies(
+        start = world_cues.start_bodies(
             self._rng(index, _START), truth, self._sampler.estimate_error, self._sampler.extremities, config.start
         )
         return _Placed(
@@ -258,20 +258,24 @@ class World:
         )
         masks = view.owner == np.arange(n)[:, None, None]
         joints_px, dense_px = project(placed.joints, k), project(placed.dense, k)
-        joint_level = cues.visibility(view, placed.joints, joints_px, cues.joint_depths(placed.joints), k[0, 0])
-        dense_level = cues.visibility(view, placed.dense, dense_px, cues.dense_depths(placed.dense), k[0, 0])
+        joint_level = world_cues.visibility(
+            view, placed.joints, joints_px, world_cues.joint_depths(placed.joints), k[0, 0]
+        )
+        dense_level = world_cues.visibility(
+            view, placed.dense, dense_px, world_cues.dense_depths(placed.dense), k[0, 0]
+        )
         size = np.ptp(dense_px, axis=1).max(-1)
-        sigma = cues.person_sigma(rng, size, config.keypoints)
-        keypoints = cues.detect_joints(rng, joints_px, joint_level, sigma, size, config.keypoints)
-        dense = cues.detect_dense(rng, dense_px, dense_level, sigma, size, config.keypoints)
-        depth_map = cues.depth_map(rng, depth, masks, config.depth)
+        sigma = world_cues.person_sigma(rng, size, config.keypoints)
+        keypoints = world_cues.detect_joints(rng, joints_px, joint_level, sigma, size, config.keypoints)
+        dense = world_cues.detect_dense(rng, dense_px, dense_level, sigma, size, config.keypoints)
+        depth_map = world_cues.depth_map(rng, depth, masks, config.depth)
         age = age_class(people.years)
-        age_word, gender_word = cues.words(rng, age, people.years, people.gender, config.words)
+        age_word, gender_word = world_cues.words(rng, age, people.years, people.gender, config.words)
         width, height = camera.image_size
-        median = cues.median_depth(depth_map, masks, round(config.depth.erode * max(width, height)))
-        weight = np.where(joint_level >= cues.SELF_HIDDEN, 1.0, _HIDDEN_WEIGHT)
+        median = world_cues.median_depth(depth_map, masks, round(config.depth.erode * max(width, height)))
+        weight = np.where(joint_level >= world_cues.SELF_HIDDEN, 1.0, _HIDDEN_WEIGHT)
         fitted = fit_translation(placed.start_joints, joints_px, k, weight)
-        start = cues.start_translation(self._rng(index, _START_PLACE), fitted, config.start)
+        start = world_cues.start_translation(self._rng(index, _START_PLACE), fitted, config.start)
         pixels = masks.sum((1, 2))
         kept = pixels >= config.camera.min_pixels * width * height / _REFERENCE_PIXELS
         kept[pixels.argmax()] = True  # a scene has somebody
@@ -291,14 +295,14 @@ class World:
             start=dataclasses.replace(placed.start, transl=single(start)).select(rows),
             truth=placed.truth.select(rows),
             person_ids=[ids[row] for row in rows],
-            boxes=cues.mask_boxes(masks[rows]),
+            boxes=world_cues.mask_boxes(masks[rows]),
             masks=masks[rows],
             depth_map=depth_map,
             skipped=[(ids[row], "hidden") for row in np.flatnonzero(~kept)],
             extra={
                 "gt_coco3d": single(placed.joints[rows]),
                 "gt_coco2d": single(joints_px[rows]),
-                "gt_visible": (joint_level >= cues.SELF_HIDDEN)[rows],
+                "gt_visible": (joint_level >= world_cues.SELF_HIDDEN)[rows],
                 "gt_head_px": single(focal * placed.sizes[:, 2] / placed.joints[:, _EARS, 2].mean(1))[rows],
                 "gt_body_height": single(placed.sizes[rows, 0]),
                 "gt_age_cat": age[rows].astype(np.int64),
@@ -321,8 +325,8 @@ def _visible_share(placed: _Placed, normals: np.ndarray, view: render.View) -> F
     """Of the vertices that face the camera, the share that is seen."""
     towards = (normals * placed.surface).sum(-1) < 0
     k, surface = placed.camera.intrinsics, placed.surface
-    level = cues.visibility(view, surface, project(surface, k), cues.dense_depths(surface), k[0, 0])
-    return ((level == cues.VISIBLE) & towards).sum(1) / np.maximum(towards.sum(1), 1)
+    level = world_cues.visibility(view, surface, project(surface, k), world_cues.dense_depths(surface), k[0, 0])
+    return ((level == world_cues.VISIBLE) & towards).sum(1) / np.maximum(towards.sum(1), 1)
 
 
 def jpeg(scene: Scene) -> bytes:

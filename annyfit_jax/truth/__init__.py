@@ -14,6 +14,6 @@ Files are read as if they came from strangers: pickles run no code, sizes are ch
 that names file, field and expected shape.
 """  # noqa: E501 (table rows)
 
-from annyfit_jax.truth.source import PROTOCOLS, TruthOptions, TruthSource, open_truth
+from annyfit_jax.truth.truth_source import PROTOCOLS, TruthOptions, TruthSource, open_truth
 
 __all__ = ["PROTOCOLS", "TruthOptions", "TruthSource", "open_truth"]

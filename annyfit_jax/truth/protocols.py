@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from annyfit_jax.metrics import agora, panoptic, relative_human, smplx_sets
-from annyfit_jax.metrics.people import PredictedPeople, TruthPeople, check_people
+from annyfit_jax.metrics import agora_scores, panoptic_scores, relative_human_scores, smplx_sets
+from annyfit_jax.metrics.people_of_image import PredictedPeople, TruthPeople, check_people
 from annyfit_jax.metrics.skeletons import HIPS, LIMBS12, pick
-from annyfit_jax.scene import SceneError
+from annyfit_jax.people.scene import SceneError
 
 Errors = dict[str, np.ndarray]
 KINDS = ("fits", "meshes", "agora")
@@ -68,7 +68,7 @@ def image_protocol(
     if name in ("relative_human", "panoptic") and body != "anny":
         raise SceneError(f"protocol {name}: fits of {body} cannot be judged, it has other joints")
     if name == "relative_human":
-        return ImageProtocol(name, relative_human.image_errors, relative_human.pool, {
+        return ImageProtocol(name, relative_human_scores.image_errors, relative_human_scores.pool, {
             "matching": "greedy 2D, 14 joints, IoU 0.05",
             "depth": "camera z of the root bone",
             "age": "cuts of the age phenotype at 0.33, 0.5, 0.66",
@@ -76,7 +76,7 @@ def image_protocol(
             "units": "shares",
         })  # fmt: skip
     if name == "panoptic":
-        return ImageProtocol(name, panoptic.image_errors, panoptic.pool, {
+        return ImageProtocol(name, panoptic_scores.image_errors, panoptic_scores.pool, {
             "matching": "BEV: greedy 2D, 14 joints, IoU 0.05; other figures: mean distance of COCO-17 joints, IoU 0.05",
             "joints": "BEV: 14, root = pelvis; others: COCO-17 of confidence >= 0.2, root = middle of the hips",
             "misses": "150 mm in BEV's figures; not in the others",
@@ -92,7 +92,7 @@ def _agora_limbs() -> ImageProtocol:
 
     def errors(predicted: PredictedPeople, truth: TruthPeople) -> Errors:
         assert truth.joints_3d is not None
-        return agora.image_errors(
+        return agora_scores.image_errors(
             pick(predicted.joints_2d, predicted.names, LIMBS12),
             truth,
             pick(predicted.joints_3d, predicted.names, LIMBS12),
@@ -107,12 +107,12 @@ def _agora_limbs() -> ImageProtocol:
         "MVE, NMVE": _NO_MESH,
         "units": "mm",
     }
-    return ImageProtocol("agora", errors, agora.pool, settings)
+    return ImageProtocol("agora", errors, agora_scores.pool, settings)
 
 
 def _agora_body(body: str, parts: Mapping[str, np.ndarray]) -> ImageProtocol:
-    judged = agora.smplx_parts(parts) if body == "smplx" else ()
-    joints, key = agora.BODY_JOINTS[body], {"smplx": "body", "smpl": "smpl_body"}[body]
+    judged = agora_scores.smplx_parts(parts) if body == "smplx" else ()
+    joints, key = agora_scores.BODY_JOINTS[body], {"smplx": "body", "smpl": "smpl_body"}[body]
 
     def errors(predicted: PredictedPeople, truth: TruthPeople) -> Errors:
         target, ours = truth.joints_smplx, predicted.joints_smplx
@@ -124,7 +124,7 @@ def _agora_body(body: str, parts: Mapping[str, np.ndarray]) -> ImageProtocol:
             raise SceneError(
                 f"{truth.name}: gt_joints_3d: expected {body} joints {ours.shape[1:]}, got {target.shape[1:]}"
             )
-        return agora.image_errors(
+        return agora_scores.image_errors(
             predicted.joints_2d,
             truth,
             ours,
@@ -144,7 +144,7 @@ def _agora_body(body: str, parts: Mapping[str, np.ndarray]) -> ImageProtocol:
         "misses": "in F1" + ("; as 0 in LH, RH, F" if judged else ""),
         "units": "mm",
     }
-    return ImageProtocol("agora", errors, agora.pool, settings)
+    return ImageProtocol("agora", errors, agora_scores.pool, settings)
 
 
 def _smplx_set(

@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from annyfit_jax.inputs.validate import checked_array
-from annyfit_jax.metrics.joints import project
-from annyfit_jax.metrics.people import TruthPeople
+from annyfit_jax.metrics.joint_errors import project
+from annyfit_jax.metrics.people_of_image import TruthPeople
 from annyfit_jax.metrics.skeletons import SMPLX22
-from annyfit_jax.scene import SceneError
+from annyfit_jax.people.scene import SceneError
 from body_models import smplx_file
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from annyfit_jax.viz import pictures
+from annyfit_jax.viz import drawing
 from annyfit_jax.viz.raster import rasterise
 
 _MAX_SIDE = 1280  # larger photos are reduced on the page
@@ -99,8 +99,8 @@ def _section(scene: ScenePage, slug: str, out_dir: Path) -> str:
     height, width = photo.shape[:2]
     large = np.diag([_SUPERSAMPLING, _SUPERSAMPLING, 1.0]) @ intrinsics
     raster = rasterise(scene.vertices, scene.faces, large, (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
-    bodies = pictures.overlay(photo, raster, scene.vertices, scene.faces)
-    numbered = pictures.label_people(bodies, raster, len(scene.people))
+    bodies = drawing.overlay(photo, raster, scene.vertices, scene.faces)
+    numbered = drawing.label_people(bodies, raster, len(scene.people))
 
     figures = []
 
@@ -123,11 +123,11 @@ def _section(scene: ScenePage, slug: str, out_dir: Path) -> str:
         projected = None if scene.projected is None else scene.projected * factor
         caption = "Keypoints: dots observed" + ("" if projected is None else ", lines projected from the fit")
         # Paler bodies: the skeletons have the same colours.
-        pale = pictures.overlay(photo, raster, scene.vertices, scene.faces, alpha=0.4)
-        add("keypoints", pictures.draw_keypoints(pale, scaled, projected), caption, f"Keypoints of {scene.name}")
+        pale = drawing.overlay(photo, raster, scene.vertices, scene.faces, alpha=0.4)
+        add("keypoints", drawing.draw_keypoints(pale, scaled, projected), caption, f"Keypoints of {scene.name}")
     for kind, draw, caption in (
-        ("top", pictures.top_view, "From above"),
-        ("side", pictures.side_view, "From the camera’s right"),
+        ("top", drawing.top_view, "From above"),
+        ("side", drawing.side_view, "From the camera’s right"),
     ):
         view = draw(scene.vertices, scene.faces, _VIEW_SIZE, intrinsics, (width, height))
         add(kind, view, f"{caption}, metres", f"{caption}: positions of the people of {scene.name} on a metric grid")
@@ -152,7 +152,7 @@ def page_photo(scene: ScenePage, max_side: int) -> tuple[UInt8[np.ndarray, "H W 
     reduction = min(1.0, max_side / max(size))
     page_size = (max(1, round(size[0] * reduction)), max(1, round(size[1] * reduction)))
     if photo is None:
-        photo = pictures.blank(page_size)
+        photo = drawing.blank(page_size)
     elif page_size != size:
         photo = np.asarray(Image.fromarray(photo).resize(page_size, Image.Resampling.LANCZOS))
     # The two sides may round differently by a fraction of a pixel: K follows each exactly.
@@ -163,7 +163,7 @@ def page_photo(scene: ScenePage, max_side: int) -> tuple[UInt8[np.ndarray, "H W 
 def _table(scene: ScenePage) -> str:
     header = "".join(f'<th scope="col">{html.escape(heading)}</th>' for _, heading in _COLUMNS)
     rows = []
-    for number, (person, colour) in enumerate(zip(scene.people, pictures.palette(len(scene.people)), strict=True)):
+    for number, (person, colour) in enumerate(zip(scene.people, drawing.palette(len(scene.people)), strict=True)):
         ink = "#000" if float(np.dot(colour, (0.299, 0.587, 0.114))) > 120 else "#fff"
         swatch = f'<span class="swatch" style="background:rgb{tuple(map(int, colour))};color:{ink}">{number}</span>'
         cells = [f'<th scope="row">{swatch}{_cell(person.get("id"))}</th>']

@@ -5,10 +5,10 @@
 --set=regressor.body_file=SMPLX_NEUTRAL.npz --set=start_from=edpose_r50_coco.pth
 """
 
-from annyfit_jax.regressors.aios.config import AiosConfig, loss_config
-from annyfit_jax.regressors.aios.feed import AiosFeed, DataSet
-from annyfit_jax.regressors.aios.regressor import AiosRegressor
-from annyfit_jax.training.config import OptimiserConfig, TrainConfig
+from annyfit_jax.regressors.aios.aios_config import AiosConfig, loss_config
+from annyfit_jax.regressors.aios.aios_feed import AiosFeed, DataSet
+from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor
+from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
 
 # Paper, second phase. The released file has UBody .2 and EgoBody .1.
 SETS = (

@@ -3,10 +3,10 @@
 --set=feed.sets.fits.path=DATASET        (experiments.export --format=tfds with --images)
 """
 
-from annyfit_jax.regressors.aios.config import ANNY, AiosConfig, loss_config
-from annyfit_jax.regressors.aios.feed import AiosFeed, DataSet
-from annyfit_jax.regressors.aios.regressor import AiosRegressor
-from annyfit_jax.training.config import OptimiserConfig, TrainConfig
+from annyfit_jax.regressors.aios.aios_config import ANNY, AiosConfig, loss_config
+from annyfit_jax.regressors.aios.aios_feed import AiosFeed, DataSet
+from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor
+from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
 
 
 def get_config() -> TrainConfig:

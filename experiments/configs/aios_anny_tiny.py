@@ -3,11 +3,11 @@
 --set=feed.sets.fits.path=DATASET --set=regressor.config.attention=full
 """
 
+from annyfit_jax.regressors.aios.aios_config import ANNY, loss_config, tiny
+from annyfit_jax.regressors.aios.aios_feed import AiosFeed, DataSet
+from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor
 from annyfit_jax.regressors.aios.augment import Augmentation
-from annyfit_jax.regressors.aios.config import ANNY, loss_config, tiny
-from annyfit_jax.regressors.aios.feed import AiosFeed, DataSet
-from annyfit_jax.regressors.aios.regressor import AiosRegressor
-from annyfit_jax.training.config import OptimiserConfig, TrainConfig
+from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
 
 SIDE = 160
 

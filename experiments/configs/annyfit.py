@@ -5,7 +5,8 @@
 Weights marked (inert) multiply the distance to the stage's own start in a group that is frozen there: exactly zero.
 """
 
-from annyfit_jax.config import FitConfig, Stage, table
+from annyfit_jax.fit.config import FitConfig, Stage
+from annyfit_jax.records.settings import table
 
 FACE = ("oris", "levator", "eye", "temporalis", "orbicularis", "oculi", "risorius", "jaw", "tongue", "special")
 DIGITS = ("toe", "finger", "metacarpal")

@@ -6,7 +6,8 @@ The three stages of Anny-Fit, with what a start without pose needs: larger steps
 joint limits so that elbows and knees bend the right way, and a weak pull to a relaxed pose.
 """
 
-from annyfit_jax.config import FitConfig, Stage, table
+from annyfit_jax.fit.config import FitConfig, Stage
+from annyfit_jax.records.settings import table
 
 FACE = ("oris", "levator", "eye", "temporalis", "orbicularis", "oculi", "risorius", "jaw", "tongue", "special")
 DIGITS = ("toe", "finger", "metacarpal")

@@ -5,7 +5,7 @@
 Every improvement is a switch of `map`: --set=map.metric_depth=false, --set=map.refit_start=false and so on.
 """
 
-from annyfit_jax.config import FitConfig, LevenbergMarquardt, MapObjective
+from annyfit_jax.fit.config import FitConfig, LevenbergMarquardt, MapObjective
 
 FACE = ("oris", "levator", "eye", "temporalis", "orbicularis", "oculi", "risorius", "jaw", "tongue", "special")
 DIGITS = ("toe", "finger", "metacarpal")

@@ -10,12 +10,12 @@ one, see `experiments/launch/distill_slurm.sh`. Step size, weights and mixture a
 
 from dataclasses import replace
 
-from annyfit_jax.distillation.config import DistillConfig, Labels, Scenes, Student
-from annyfit_jax.regressors.multihmr.config import MultiHmrConfig
-from annyfit_jax.regressors.multihmr.feed import FitSet, MultiHmrFeed
-from annyfit_jax.regressors.multihmr.regressor import MultiHmrRegressor
+from annyfit_jax.distillation.distillation_config import DistillConfig, Labels, Scenes, Student
+from annyfit_jax.regressors.multihmr.multihmr_config import MultiHmrConfig
+from annyfit_jax.regressors.multihmr.multihmr_feed import FitSet, MultiHmrFeed
+from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
 from annyfit_jax.regressors.vit import VitConfig
-from annyfit_jax.training.config import OptimiserConfig, TrainConfig
+from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
 
 
 def get_config() -> DistillConfig:

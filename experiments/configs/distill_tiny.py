@@ -6,14 +6,14 @@ of their labels.
 
 from dataclasses import replace
 
-from annyfit_jax.config import table
-from annyfit_jax.distillation.config import DistillConfig, Labels, Scenes, Student
-from annyfit_jax.regressors.multihmr.config import HeadConfig, LossConfig, MultiHmrConfig
-from annyfit_jax.regressors.multihmr.feed import FitSet, MultiHmrFeed
-from annyfit_jax.regressors.multihmr.regressor import MultiHmrRegressor
+from annyfit_jax.distillation.distillation_config import DistillConfig, Labels, Scenes, Student
+from annyfit_jax.records.settings import table
+from annyfit_jax.regressors.multihmr.multihmr_config import HeadConfig, LossConfig, MultiHmrConfig
+from annyfit_jax.regressors.multihmr.multihmr_feed import FitSet, MultiHmrFeed
+from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
 from annyfit_jax.regressors.vit import VitConfig
-from annyfit_jax.synthetic.config import CameraConfig, LayoutConfig, PeopleConfig, PoseConfig, WorldConfig
-from annyfit_jax.training.config import OptimiserConfig, TrainConfig
+from annyfit_jax.synthetic.world_config import CameraConfig, LayoutConfig, PeopleConfig, PoseConfig, WorldConfig
+from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
 
 SIDE, PEOPLE = 140, 3
 ROUGH_START = ("map.pose_sd.limb=0.35", "map.pose_sd.spine=0.15", "map.pose_sd.pelvis=0.15", "map.root_sd=0.5")

@@ -5,11 +5,11 @@
 The official checkpoint's learning rate, weights and mixture are not published; 600 000 steps and the two kinds of data are.
 """
 
-from annyfit_jax.regressors.multihmr.config import MultiHmrConfig
-from annyfit_jax.regressors.multihmr.feed import FitSet, MultiHmrFeed
-from annyfit_jax.regressors.multihmr.regressor import MultiHmrRegressor
+from annyfit_jax.regressors.multihmr.multihmr_config import MultiHmrConfig
+from annyfit_jax.regressors.multihmr.multihmr_feed import FitSet, MultiHmrFeed
+from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
 from annyfit_jax.regressors.vit import VitConfig
-from annyfit_jax.training.config import OptimiserConfig, TrainConfig
+from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
 
 
 def get_config() -> TrainConfig:

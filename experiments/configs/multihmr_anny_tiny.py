@@ -3,11 +3,11 @@
 --set=feed.sets.fits.path=DATASET
 """
 
-from annyfit_jax.regressors.multihmr.config import HeadConfig, LossConfig, MultiHmrConfig
-from annyfit_jax.regressors.multihmr.feed import FitSet, MultiHmrFeed
-from annyfit_jax.regressors.multihmr.regressor import MultiHmrRegressor
+from annyfit_jax.regressors.multihmr.multihmr_config import HeadConfig, LossConfig, MultiHmrConfig
+from annyfit_jax.regressors.multihmr.multihmr_feed import FitSet, MultiHmrFeed
+from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
 from annyfit_jax.regressors.vit import VitConfig
-from annyfit_jax.training.config import OptimiserConfig, TrainConfig
+from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
 
 SIDE = 168
 

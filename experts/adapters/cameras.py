@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from annyfit_jax.camera import intrinsics_from_fov
-from annyfit_jax.inputs.images import focal_35mm
-from annyfit_jax.scene import DEFAULT_FOV_DEGREES
+from annyfit_jax.inputs.photos import focal_35mm
+from annyfit_jax.people.camera import intrinsics_from_fov
+from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES
 from experts.interfaces import Card, Loaded, Photo
 
 _FILM_SIDE_MM = 36.0

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from annyfit_jax.camera import intrinsics_from_fov
-from annyfit_jax.files import sha256
 from annyfit_jax.inputs import coco_people
-from annyfit_jax.inputs.coco import read_json
+from annyfit_jax.inputs.coco_annotations import read_json
 from annyfit_jax.inputs.masks import decode_segmentation
 from annyfit_jax.inputs.validate import checked_array
-from annyfit_jax.scene import DEFAULT_FOV_DEGREES, SceneError
+from annyfit_jax.people.camera import intrinsics_from_fov
+from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES, SceneError
+from annyfit_jax.records.files import sha256
 from experts.attributes import DEFAULT_ATTRIBUTES, Attribute
 from experts.interfaces import Card, Detections, ExpertError, People, Photo, Words
-from experts.people import match_boxes
+from experts.people_rules import match_boxes
 
 _PARTS = ("foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 """COCO-WholeBody's fields, in the order of its 133 points after the 17."""

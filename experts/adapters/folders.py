@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from annyfit_jax.inputs.masks import read_depth_map, read_label_image
-from annyfit_jax.inputs.npz import open_npz
 from annyfit_jax.inputs.validate import checked_array
-from annyfit_jax.scene import NUM_DENSE, SceneError
+from annyfit_jax.people.scene import NUM_DENSE, SceneError
+from annyfit_jax.records.npz import open_npz
 from experts.interfaces import Card, DepthEstimate, ExpertError, People, Photo
-from experts.people import match_boxes
+from experts.people_rules import match_boxes
 
 _LEAST_OVERLAP = 0.3
 """A label's outline is often smaller than a detector's box (occlusion)."""
@@ -107,7 +107,7 @@ class MaskFolder(_Folder):
 class DenseFolder(_Folder):
     """`<stem>.npz` with `boxes` (m, 4) and `dense` (m, 138, 3): x, y in pixels of the photo and confidence.
 
-    The points must be those of the set that is fitted (`experts.dense_points`, or the user's own regressor).
+    The points must be those of the set that is fitted (`annyfit_jax.people.dense_points`, or the user's own regressor).
     """
 
     def dense(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Float[np.ndarray, "n 138 3"]]:

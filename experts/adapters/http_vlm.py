@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from annyfit_jax.files import read_json
-from annyfit_jax.jobs.files import publish_json
+from annyfit_jax.jobs.durable_files import publish_json
+from annyfit_jax.records.files import read_json
 from experts.adapters.http_client import Budget, ChatClient, ServerError
 from experts.adapters.vlm import Questions
 from experts.attributes import (
@@ -30,7 +30,7 @@ from experts.attributes import (
     probabilities_from_votes,
     read_answer,
 )
-from experts.checkpoints import card_of
+from experts.checkpoint_licences import card_of
 from experts.crops import person_picture, png_bytes
 from experts.interfaces import Card, ExpertError, People, Photo, Words
 
@@ -51,7 +51,7 @@ class HttpVlm(Questions):
     model: str = "Qwen/Qwen3-VL-8B-Instruct"
     """As the server calls it."""
     licence: str = ""
-    """Of the model, or the terms of the server, where `experts.checkpoints` does not know the model."""
+    """Of the model, or the terms of the server, where `experts.checkpoint_licences` does not know the model."""
     commercial: bool = False
     """Say True where terms of a name that is no licence of software allow commercial use."""
     samples: int = 1
@@ -79,7 +79,7 @@ class HttpVlm(Questions):
 
     @property
     def card(self) -> Card:
-        """By the model's name, as `experts.checkpoints` or the user knows its licence."""
+        """By the model's name, as `experts.checkpoint_licences` or the user knows its licence."""
         card = card_of("http", self.model, "", self.licence)
         return replace(card, commercial=True) if self.commercial else card
 

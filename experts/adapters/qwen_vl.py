@@ -15,7 +15,7 @@ import numpy as np
 from experts.adapters.torch_common import INSTALL, TorchExpert
 from experts.adapters.vlm import Questions
 from experts.attributes import UNKNOWN, Attribute
-from experts.checkpoints import card_of
+from experts.checkpoint_licences import card_of
 from experts.crops import person_picture
 from experts.interfaces import Card, ExpertError, People, Photo, Words
 

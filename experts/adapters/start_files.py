@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from annyfit_jax.inputs.npz import PLAIN_PICKLES, open_npz
 from annyfit_jax.inputs.official import _body as hmr_body
 from annyfit_jax.inputs.validate import NUM_PHENOTYPES, NUM_POSED_BONES, checked_array
-from annyfit_jax.scene import UNKNOWN_WORD, BodyParameters, SceneError
+from annyfit_jax.people.scene import UNKNOWN_WORD, BodyParameters, SceneError
+from annyfit_jax.records.npz import PLAIN_PICKLES, open_npz
 from experts.adapters.folders import folder_fingerprint
 from experts.interfaces import Card, ExpertError, People, Photo
-from experts.people import match_boxes
+from experts.people_rules import match_boxes
 
 _LEAST_OVERLAP = 0.3
 """Joints lie inside the body's outline: their box is smaller than a detector's."""
@@ -116,7 +116,7 @@ class CameraHmrFiles(_StartFiles):
 
     def start(self, photos: Sequence[Photo], people: Sequence[People]) -> list[BodyParameters]:
         """Bodies per photo, in camera axes and metres; NaN rows for people whose box is not in the file."""
-        from experts.keypoint_start import calibrated_phenotypes
+        from annyfit_jax.fit.keypoint_start import calibrated_phenotypes
 
         result = []
         for photo, crowd in zip(photos, people, strict=True):

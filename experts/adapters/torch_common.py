@@ -13,8 +13,8 @@ import numpy as np
 from absl import logging
 from jaxtyping import UInt8
 
-from annyfit_jax.files import sha256
-from experts.checkpoints import card_of
+from annyfit_jax.records.files import sha256
+from experts.checkpoint_licences import card_of
 from experts.interfaces import Card, ExpertError, is_out_of_memory
 
 INSTALL = "pip install 'annyfit-jax[experts]'"
@@ -34,7 +34,7 @@ class TorchExpert:
     revision: str = "main"
     """Branch, tag or commit on the hub. What it was when it was loaded goes into the dataset."""
     licence: str = ""
-    """Of the checkpoint, where `experts.checkpoints` does not know it."""
+    """Of the checkpoint, where `experts.checkpoint_licences` does not know it."""
     device: str = field(default="auto", metadata={"decides": False})
     """`cuda:1`, `cpu`, ...; `auto`: a GPU where there is one, another one for each process of a machine."""
     dtype: str = "float32"

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from annyfit_jax.regressors.aios import body_points, preprocess
-from annyfit_jax.regressors.aios.config import BodyHead
+from annyfit_jax.regressors.aios import body_points, picture_preprocess
+from annyfit_jax.regressors.aios.aios_config import BodyHead
 from annyfit_jax.regressors.aios.examples import Example, pixels
 from annyfit_jax.regressors.aios.targets import BodyTargets, PartArrays, Targets
 
@@ -28,8 +28,8 @@ class Augmentation:
     """Probability."""
     colour: float = 0.2
     """Each channel is scaled by 1 +- this."""
-    short_sides: tuple[int, ...] = preprocess.TRAIN_SHORT_SIDES
-    long_limit: int = preprocess.LONG_SIDE_LIMIT
+    short_sides: tuple[int, ...] = picture_preprocess.TRAIN_SHORT_SIDES
+    long_limit: int = picture_preprocess.LONG_SIDE_LIMIT
     single: float = 0.6
     """Probability that a subset is one person."""
 
@@ -70,7 +70,7 @@ def prepare(
     """
     draws = _draw(random, example, augmentation, crop, subset)
     flip, window, size, colour = draws.flip, draws.window, draws.size, draws.colour
-    image = preprocess.normalise(preprocess.warp(pixels(example), window, size, flip), colour)
+    image = picture_preprocess.normalise(picture_preprocess.warp(pixels(example), window, size, flip), colour)
     if flip:
         example = mirrored(example, head)
         window = (example.size[0] - 1 - (window[0] + window[2] / 2) - window[2] / 2, *window[1:])
@@ -80,7 +80,7 @@ def prepare(
 
 class _Draws(NamedTuple):
     flip: bool
-    window: preprocess.Window
+    window: picture_preprocess.Window
     size: tuple[int, int]
     colour: tuple[float, float, float]
 
@@ -92,7 +92,7 @@ def _draw(random: np.random.Generator, example: Example, config: Augmentation, c
     flip = bool(uniform[0] < config.flip)
     colour = tuple(1.0 + config.colour * (2.0 * u - 1.0) for u in uniform[1:4])
     short = config.short_sides[int(uniform[4] * len(config.short_sides))]
-    window: preprocess.Window = (0.0, 0.0, float(example.size[0]), float(example.size[1]))
+    window: picture_preprocess.Window = (0.0, 0.0, float(example.size[0]), float(example.size[1]))
     boxes = example.boxes[order]
     real = boxes[(boxes[:, 2:] > 0).all(1)]
     if uniform[5] < crop and len(real):
@@ -101,10 +101,10 @@ def _draw(random: np.random.Generator, example: Example, config: Augmentation, c
             single = share < config.single
             count = 1 if single else 1 + int((share - config.single) / (1.0 - config.single) * len(real))
             real = real[:count]
-        found = preprocess.crop_window(real, example.size)
+        found = picture_preprocess.crop_window(real, example.size)
         if min(found[2:]) >= 1:
             window = tuple(float(v) for v in found)  # pyright: ignore[reportAssignmentType]
-    size = preprocess.output_size((window[2], window[3]), short, config.long_limit)
+    size = picture_preprocess.output_size((window[2], window[3]), short, config.long_limit)
     return _Draws(flip, window, size, colour)  # pyright: ignore[reportArgumentType]
 
 
@@ -220,9 +220,9 @@ def other_side(bone: str) -> str:
 
 def batch(rows: Sequence[Row], size: tuple[int, int] | None = None):
     """Rows side by side as a `Batch`, pictures padded to `size` (width, height)."""
-    from annyfit_jax.regressors.aios.regressor import Batch
+    from annyfit_jax.regressors.aios.aios_regressor import Batch
 
-    images, padding = preprocess.pad_batch([row.image for row in rows], size)
+    images, padding = picture_preprocess.pad_batch([row.image for row in rows], size)
     targets = jax.tree.map(lambda *parts: np.stack(parts), *(row.targets for row in rows))
     factor = np.stack([row.resize_factor for row in rows])
     fields: dict[str, Any] = {"images": images, "padding": padding, "resize_factor": factor}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from annyfit_jax.regressors.aios.config import ResNetConfig
+from annyfit_jax.regressors.aios.aios_config import ResNetConfig
 from annyfit_jax.regressors.layers import EPSILON, HE, XAVIER, ZEROS
 
 

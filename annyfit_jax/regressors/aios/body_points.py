@@ -14,10 +14,10 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from annyfit_jax.regressors.aios.config import ANNY, BodyHead
+from annyfit_jax.regressors.aios.aios_config import ANNY, BodyHead
 from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
 from annyfit_jax.regressors.aios.targets import PARTS, PointLayout, Targets
-from annyfit_jax.regressors.rotations import rotvec_from_matrix
+from annyfit_jax.regressors.rotation_layers import rotvec_from_matrix
 from body_models import anny, smplx
 from body_models.rotations import rotvec_to_matrix
 

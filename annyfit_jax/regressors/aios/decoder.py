@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from annyfit_jax.regressors import layers
 from annyfit_jax.regressors.aios import tokens
+from annyfit_jax.regressors.aios.aios_config import AiosConfig
 from annyfit_jax.regressors.aios.attention import PeopleAttention
 from annyfit_jax.regressors.aios.boxes import inverse_sigmoid, refine
-from annyfit_jax.regressors.aios.config import AiosConfig
 from annyfit_jax.regressors.aios.deformable import DeformableAttention
 from annyfit_jax.regressors.aios.encoder import Levels, Selection
 from annyfit_jax.regressors.aios.heads import RefinementHeads

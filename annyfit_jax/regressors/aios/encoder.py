@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from annyfit_jax.regressors import layers
-from annyfit_jax.regressors.aios.config import AiosConfig
+from annyfit_jax.regressors.aios.aios_config import AiosConfig
 from annyfit_jax.regressors.aios.deformable import DeformableAttention
 from annyfit_jax.regressors.aios.positions import Sizes, encoder_references, image_embedding, proposals, valid_counts
 from annyfit_jax.regressors.layers import XAVIER, ZEROS, FeedForward, Mlp, layer_norm, linear

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from annyfit_jax.exports.humandata import read_humandata
+from annyfit_jax.exports.humandata_export import read_humandata
 from annyfit_jax.exports.training_set import FitRecords, record_name, record_photo
+from annyfit_jax.people.scene import SceneError
+from annyfit_jax.regressors.aios.aios_config import BodyHead
 from annyfit_jax.regressors.aios.body_points import SMPLX_FROM_144
-from annyfit_jax.regressors.aios.config import BodyHead
-from annyfit_jax.regressors.aios.preprocess import enlarged_box
+from annyfit_jax.regressors.aios.picture_preprocess import enlarged_box
 from annyfit_jax.regressors.aios.targets import BodyTargets, PartArrays
-from annyfit_jax.scene import SceneError
 from body_models import anny
 
 COCO_FROM_137 = (24, 22, 23, 20, 21, 8, 9, 10, 11, 12, 13, 1, 2, 3, 4, 5, 6)

@@ -11,11 +11,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from annyfit_jax.regressors.aios import tokens
-from annyfit_jax.regressors.aios.config import AiosConfig
+from annyfit_jax.regressors.aios.aios_config import AiosConfig
 from annyfit_jax.regressors.aios.encoder import class_layer
 from annyfit_jax.regressors.aios.tokens import Layout
 from annyfit_jax.regressors.layers import ZEROS, Mlp
-from annyfit_jax.regressors.rotations import matrix_from_6d
+from annyfit_jax.regressors.rotation_layers import matrix_from_6d
 
 LAYERS = len(tokens.STAGES)
 _FIRST_BODY_LAYER = tokens.STAGES.index(1)

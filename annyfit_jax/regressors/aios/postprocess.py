@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from annyfit_jax.regressors.aios import camera
+from annyfit_jax.regressors.aios import weak_perspective
+from annyfit_jax.regressors.aios.aios_model import LayerOutput
 from annyfit_jax.regressors.aios.boxes import to_corners
 from annyfit_jax.regressors.aios.encoder import CLASSES, PERSON
-from annyfit_jax.regressors.aios.model import LayerOutput
 from annyfit_jax.regressors.aios.targets import PartArrays
-from annyfit_jax.regressors.rotations import rotvec_from_matrix
+from annyfit_jax.regressors.rotation_layers import rotvec_from_matrix
 
 CANDIDATES = 50
 
@@ -52,7 +52,7 @@ def people(
     resize_factor: Float[Array, "batch 2"],
     threshold: float = 0.5,
     count: int = CANDIDATES,
-    focal: float = camera.FOCAL_PX,
+    focal: float = weak_perspective.FOCAL_PX,
 ) -> People:
     """Reads people from the last layer. No suppression of overlapping boxes, as published.
 
@@ -86,7 +86,7 @@ def people(
         rotvecs=PartArrays(*(rotvec_from_matrix(part) for part in body.rotations)),
         shape=body.shape,
         expression=body.expression,
-        transl=camera.translation(body.camera),
+        transl=weak_perspective.translation(body.camera),
         intrinsics=intrinsics.reshape(-1, 3, 3),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from annyfit_jax.regressors.aios.config import AiosConfig
+from annyfit_jax.regressors.aios.aios_config import AiosConfig
 
 BODY_JOINTS = 17
 """COCO order."""

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from annyfit_jax.regressors.layers import fan_in_uniform, layer_norm, linear
-from annyfit_jax.regressors.multihmr.config import HeadConfig
+from annyfit_jax.regressors.multihmr.multihmr_config import HeadConfig
 
 
 def _no_bias(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:

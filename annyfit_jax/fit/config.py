@@ -1,0 +1,192 @@
+"""Configuration as data: frozen dataclasses, loaded from a `get_config()` file, changed by `--set=path=value`.
+
+    config = load_config("experiments/configs/annyfit.py")
+    config = apply_overrides(config, ["stages.pose.lr.pose=0.002", "stages.shape.weights.depth_order=0"])
+
+Every config is hashable (a static argument of `jit`) and has a JSON form and a content hash, which name a job's results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flax.core import FrozenDict
+
+from annyfit_jax.records.settings import from_plain, run_get_config, table
+
+GROUPS = ("transl", "root_rotvec", "shape", "pose")
+"""Parameter groups that a stage can free, in the order of `Variables`."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the optimisation: Adam with a fresh state, references taken at its start."""
+
+    name: str
+    """Used by `--set=stages.<name>...`."""
+    steps: int
+    """Adam steps."""
+    lr: FrozenDict[str, float]
+    """Step size of each free group (`GROUPS`); a group that is not named is frozen."""
+    weights: FrozenDict[str, float]
+    """Weight of each term (`annyfit_jax.fit.objective.TERMS`); a term that is not named, or weighs 0, is not computed."""
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt:
+    """The second-order solver (`annyfit_jax.fit.second_order`), used where `FitConfig.solver` is `lm`."""
+
+    objective: str = "map"
+    """`map`: the objective of `MapObjective`; `released`: the last of `FitConfig.stages`, the ones before it by Adam."""
+    rounds: int = 6
+    """How often noise scales, visibility and other frozen quantities are estimated anew (`map` only)."""
+    iterations: int = 2
+    """Iterations per round; `released`: the last stage takes rounds x iterations."""
+    damping: float = 1e-3
+    """First damping, relative to the diagonal."""
+    raise_damping: float = 8.0
+    lower_damping: float = 0.2
+    converged_nats: float = 0.05
+    """A person whose last step promised less than this in energy (`released`: as a share of it) has converged."""
+
+
+@dataclass(frozen=True)
+class MapObjective:
+    """The maximum-a-posteriori objective of `annyfit_plus`: switches (each an ablation row), then scales.
+
+    Energies are negative log posteriors, so that no term has a weight: each has a noise scale in its own unit.
+    """
+
+    refit_start: bool = True
+    """Closed-form robust refit of the translation on the rays of all points, words inserted."""
+    rescale_start: bool = True
+    """The start's translation is scaled by the change of body height that the words bring."""
+    estimate_noise: bool = True
+    """Pixel noise per person from size and residuals; off: from size alone."""
+    correlated_noise: bool = True
+    """Dense points count less where neighbours' residuals agree."""
+    metric_depth: bool = True
+    """Metric median depth with one unknown log scale per image."""
+    visible_depth: bool = True
+    """The depth cue is the median over the visible surface; off: the root's depth."""
+    class_words: bool = True
+    """Age words are probabilities of classes; off: one Gaussian at the anchor."""
+    anthropometry: bool = True
+    """Height given age and sex as in the WHO-calibrated population; off: 0.5 +- `build_sd`."""
+    joint_limits: bool = True
+    """Angles beyond anatomical limits cost."""
+    interpenetration: bool = True
+    """People do not pass through each other (spheres along the limbs)."""
+    ground_plane: bool = False
+    """The lowest points of the people of an image lie near one plane, robustly."""
+    depth_order: str = "auto"
+    """Ranking of depth cues: `auto` in scenes without metric depth, `always`, or `never`."""
+
+    noise_share: float = 0.018
+    """Pixel noise of a point as a share of the person's extent in the image, before residuals are seen."""
+    noise_floor_px: float = 1.2
+    noise_prior_points: float = 40.0
+    """What `noise_share` counts for, in points, against the residuals."""
+    robust_sigmas: float = 5.0
+    """Width of the Geman-McClure function of points, in noise scales."""
+    min_confidence: float = 0.05
+    """Points below this confidence do not count; others count with their confidence squared."""
+    depth_sd: float = 0.022
+    """Relative error of one person's depth cue."""
+    depth_scale_sd: float = 0.06
+    """Relative error common to an image's depth cues."""
+    depth_robust_sigmas: float = 7.0
+    order_sd_m: float = 0.1
+    """Ranking: how far a pair may be on the wrong side, metres."""
+    pose_sd: FrozenDict[str, float] = field(
+        default_factory=lambda: table(spine=0.06, pelvis=0.06, breast=0.06, limb=0.12)
+    )
+    """Error of the start's rotation vectors per axis, radians, by the beginning of the bone's name; `limb`: the others."""
+    root_sd: float = 0.1
+    unknown_root_sd: float = 0.5
+    """Error of the root orientation of a start from 2D keypoints, radians."""
+    age_sd: FrozenDict[str, float] = field(
+        default_factory=lambda: table(baby=0.03, toddler=0.045, child=0.06, teenager=0.05, adult=0.07, senior=0.06)
+    )
+    """Spread of the age phenotype within a class."""
+    word_right: float = 0.85
+    """Probability that an age word names the right class; neighbours share most of the rest."""
+    unknown_age_sd: float = 0.45
+    gender_sd: float = 0.15
+    unknown_gender_sd: float = 0.4
+    height_sd: float = 0.15
+    """Spread of the height phenotype about its mean for age and sex."""
+    build_sd: float = 0.2
+    """Spread of muscle, weight, proportions (and height without `anthropometry`) about 0.5."""
+    limit_sd: float = 0.1
+    """Joint limits, radians."""
+    contact_sd_m: float = 0.03
+    """Interpenetration, metres."""
+    ground_sd_m: float = 0.06
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything that decides a fit besides its input."""
+
+    stages: tuple[Stage, ...]
+    """Run in order."""
+    sigma_px: float = 100.0
+    """Scale of the Geman-McClure function of both reprojection terms, pixels."""
+    keypoint_confidence: float = 0.5
+    """Body keypoints below this confidence do not count (dense points have no threshold)."""
+    equal_depth_m: float = 0.1
+    """Two people whose depth cues differ by at most this are `equal` in the ranking, metres."""
+    depth_margin: float = 0.05
+    """A ranked pair counts while the fitted gap is smaller than this share of the cue's gap."""
+    layer_depth_m: float = 1.0
+    """Depth difference that one ordinal layer stands for, where layers replace metric depth, metres."""
+    mesh: str = "sampled"
+    """`sampled`: the mesh regulariser on weighted vertices; `exact`: on all of them."""
+    mesh_samples: int = 256
+    """Vertices of the sampled regulariser."""
+    frozen_bones: tuple[str, ...] = ()
+    """Bones whose name starts with one of these never move (Anny-Fit: face and digits)."""
+    words_set_start: bool = True
+    """Usable age and gender words overwrite the start's phenotypes."""
+    start: str = "auto"
+    """`cue`: the feed-forward initialisation; `keypoints`: from 2D keypoints and words; `auto`: the cue where there is one."""
+    person_lengths: tuple[int, ...] = ()
+    """Lengths of the flat list of people that programs are compiled for; () = chosen for the device."""
+    solver: str = "adam"
+    """`adam`: `stages` by Adam; `lm`: second order, see `lm` and `map`."""
+    lm: LevenbergMarquardt = LevenbergMarquardt()
+    map: MapObjective = MapObjective()
+
+    def __post_init__(self) -> None:
+        if self.solver not in ("adam", "lm"):
+            raise ValueError(f"config.solver must be 'adam' or 'lm', got {self.solver!r}")
+        if self.lm.objective not in ("map", "released"):
+            raise ValueError(f"config.lm.objective must be 'map' or 'released', got {self.lm.objective!r}")
+        if self.map.depth_order not in ("auto", "always", "never"):
+            raise ValueError(
+                f"config.map.depth_order must be 'auto', 'always' or 'never', got {self.map.depth_order!r}"
+            )
+        if self.mesh not in ("sampled", "exact"):
+            raise ValueError(f"config.mesh must be 'sampled' or 'exact', got {self.mesh!r}")
+        if self.start not in ("auto", "cue", "keypoints"):
+            raise ValueError(f"config.start must be 'auto', 'cue' or 'keypoints', got {self.start!r}")
+        for stage in self.stages:
+            unknown = set(stage.lr) - set(GROUPS)
+            if unknown:
+                raise ValueError(f"stage {stage.name!r} frees unknown groups {sorted(unknown)}; there are {GROUPS}")
+            if stage.steps < 0 or any(not lr > 0 for lr in stage.lr.values()):
+                raise ValueError(
+                    f"stage {stage.name!r}: steps must be >= 0 and step sizes > 0 (leave a frozen group out)"
+                )
+
+
+def load_config(path: str | Path) -> FitConfig:
+    """Run the `get_config()` of a Python file and return its `FitConfig`."""
+    return run_get_config(path, FitConfig)
+
+
+def from_json(data: dict) -> FitConfig:
+    """The inverse of `to_json`. Raises ValueError where a field is missing or unknown, or has a value of the wrong kind."""
+    return from_plain(FitConfig, data, "config")

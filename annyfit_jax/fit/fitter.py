@@ -1,0 +1,317 @@
+"""Scenes in, fits out: start, batch, solve, judge.
+
+fitter = Fitter(config)
+for fit in fitter.fit(scenes): results.save(fit, ...)
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from annyfit_jax.fit import adam, packing, second_order
+from annyfit_jax.fit import problem as problems
+from annyfit_jax.fit.config import FitConfig
+from annyfit_jax.fit.fit_body import anny_body
+from annyfit_jax.fit.keypoint_start import KeypointStarter
+from annyfit_jax.fit.problem import Capacity
+from annyfit_jax.fit.second_order import uncertainty
+from annyfit_jax.fit.starts import PreparedScene, prepare
+from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.scene import BodyParameters, Scene
+from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.records.settings import config_hash, to_json
+from body_models import anny
+
+CPU_LENGTHS = (4, 8, 32, 64)
+ACCELERATOR_LENGTHS = (64, 512, 4096)
+"""Lengths of lists where `FitConfig.person_lengths` leaves the choice to the device. On CPUs a step costs the same per person
+from about 48 people on; accelerators want as many as there are."""
+Device = Any
+"""`jax.Device`, which type checkers cannot resolve."""
+_AXIS = "lists"
+
+
+def default_devices() -> list[Device]:
+    """All that this process has."""
+    return jax.local_devices()
+
+
+class PendingBatch(NamedTuple):
+    """A fit under way."""
+
+    batch: list[PreparedScene]
+    lists: list[list[int]]
+    """Scenes of each device's list, as indices into `batch`."""
+    outcome: adam.BatchFit | second_order.SecondOrderFit
+    """Every array with a leading axis of lists."""
+
+    @property
+    def lanes(self) -> int:
+        """People that the lists have room for, padding included."""
+        lists, _, length = self.outcome.variables.transl.shape
+        return lists * length
+
+
+class Fitter:
+    """A body model, an objective and a schedule, ready to fit any number of scenes.
+
+    Every device of `devices` solves a list of people of its own, with whole scenes, all of one length; nothing is communicated.
+    """
+
+    def __init__(
+        self, config: FitConfig, model: anny.AnnyModel | None = None, devices: Sequence[Device] | None = None
+    ) -> None:
+        self.config = config
+        self.model = anny.load() if model is None else model
+        self.body = anny_body(self.model, config)
+        self.second_order = config.solver == "lm"
+        self.solver_body = second_order.prepare_body(self.model, self.body, config) if self.second_order else self.body
+        self.starter = KeypointStarter(self.model)
+        self.meshes = BodyMeshes(self.model)
+        self.devices = tuple(default_devices() if devices is None else devices)
+        on_cpu = self.devices[0].platform == "cpu"
+        self.lengths = tuple(config.person_lengths) or (CPU_LENGTHS if on_cpu else ACCELERATOR_LENGTHS)
+
+    # -------------------------------------------------------------------------------------------- fitting
+
+    def prepare(self, scene: Scene) -> PreparedScene:
+        """Start of a scene; raises SceneError where nobody can be fitted."""
+        return prepare(scene, self.config, self.starter)
+
+    def fit(self, scenes: Iterable[Scene]) -> Iterator[SceneFit]:
+        """Fit scenes, in order. Raises SceneError at a scene that cannot be fitted: `prepare` first to know."""
+        position: dict[int, int] = {}
+
+        def prepared() -> Iterator[PreparedScene]:
+            for k, scene in enumerate(scenes):
+                ready = self.prepare(scene)
+                position[id(ready)] = k
+                yield ready
+
+        done: dict[int, SceneFit] = {}
+        following = 0
+        for batch in self.batches(prepared()):
+            done |= zip([position.pop(id(ready)) for ready in batch], self.fit_batch(batch), strict=True)
+            while following in done:
+                yield done.pop(following)
+                following += 1
+
+    def batches(self, scenes: Iterable[PreparedScene]) -> Iterator[list[PreparedScene]]:
+        """Scenes that fill one list per device, see `annyfit_jax.fit.packing`; not in order, some are held back for a while."""
+        count, longest = len(self.devices), max(self.lengths)
+        waiting: list[PreparedScene] = []
+        people = 0
+
+        def take(last: bool) -> list[PreparedScene]:
+            nonlocal people
+            sizes = [packing.size_of(len(ready.scene)) for ready in waiting]
+            chosen = packing.next_round(sizes, self.lengths, count, last=last) if waiting else []
+            batch = [waiting[i] for i in chosen]
+            for i in reversed(chosen):
+                del waiting[i]
+            people -= sum(len(ready.scene) for ready in batch)
+            return batch
+
+        for ready in scenes:
+            waiting.append(ready)
+            people += len(ready.scene)
+            crowd = not packing.fits(packing.size_of(len(ready.scene)), longest)
+            if (crowd or people >= packing.wanted(self.lengths, count)) and (batch := take(last=False)):
+                yield batch
+        while batch := take(last=True):
+            yield batch
+
+    def lists(self, batch: Sequence[PreparedScene]) -> tuple[list[list[int]], Capacity]:
+        """How a batch is spread over the devices: scenes of each list, and the lists' common capacity."""
+        sizes = [packing.size_of(len(ready.scene)) for ready in batch]
+        length = packing.smallest_length(sizes, self.lengths, len(self.devices))
+        return packing.fill(sizes, length, len(self.devices))[0], packing.capacity(length)
+
+    def fit_batch(self, batch: Sequence[PreparedScene]) -> list[SceneFit]:
+        """Fit one batch; the result has one `SceneFit` per scene, in order."""
+        return self.collect(self.dispatch(batch))
+
+    def dispatch(self, batch: Sequence[PreparedScene]) -> PendingBatch:
+        """Assemble a batch and start its fit without waiting for it."""
+        lists, problem, variables = self.assemble(batch)
+        outcome = fit_lists(self.config, self.devices)(self.solver_body, problem, variables)
+        return PendingBatch(list(batch), lists, outcome)
+
+    def assemble(self, batch: Sequence[PreparedScene]) -> tuple[list[list[int]], Any, problems.Variables]:
+        """The lists of a batch, on their devices: a `Problem` (second order: a `MapProblem`) and the start, every array with a
+        leading axis of lists."""
+        lists, capacity = self.lists(batch)
+        # A device without a scene repeats the first list; nobody asks for its result.
+        filled = [chosen or lists[0] for chosen in lists]
+        assembled = [self._assemble([batch[i] for i in chosen], capacity) for chosen in filled]
+        stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *assembled)
+        problem, variables = jax.device_put(stacked, jax.NamedSharding(_mesh(self.devices), jax.P(_AXIS)))
+        return lists, problem, variables
+
+    def _assemble(self, prepared: Sequence[PreparedScene], capacity: Capacity) -> tuple[Any, problems.Variables]:
+        dtype = np.dtype(self.model.dtype)
+        if self.second_order:
+            return second_order.assemble(prepared, self.config, capacity, dtype)
+        scenes, starts = [ready.scene for ready in prepared], [ready.start for ready in prepared]
+        return problems.assemble(scenes, starts, self.config, capacity, dtype)
+
+    def collect(self, pending: PendingBatch) -> list[SceneFit]:
+        """Wait for a dispatched batch and judge its people; one `SceneFit` per scene, in the batch's order."""
+        whole = jax.tree.map(np.asarray, pending.outcome)
+        fits: dict[int, SceneFit] = {}
+        for k, chosen in enumerate(pending.lists):
+            outcome: Any = jax.tree.map(lambda x, k=k: x[k], whole)  # a BatchFit of host arrays
+            scenes = [pending.batch[i].scene for i in chosen]
+            ends = problems.split_people(outcome.variables, scenes) if scenes else []
+            first = 0
+            for s, (index, end) in enumerate(zip(chosen, ends, strict=True)):
+                people = slice(first, first + len(end))
+                first += len(end)
+                losses = [{name: curve[:, s] for name, curve in stage.items()} for stage in outcome.losses]
+                fits[index] = self._collect(pending.batch[index], end, outcome, people, losses)
+        return [fits[i] for i in range(len(pending.batch))]
+
+    # -------------------------------------------------------------------------------------------- results
+
+    def _collect(
+        self,
+        prepared: PreparedScene,
+        end: BodyParameters,
+        outcome: Any,
+        people: slice,
+        losses: list[dict[str, np.ndarray]],
+    ) -> SceneFit:
+        scene, kept = prepared.scene, prepared.kept
+        total = len(kept) + len(prepared.skipped)
+        status = np.full(total, "ok", dtype="U64")
+        notes = np.full(total, "", dtype="U256")
+        ids = np.full(total, "", dtype="U64")
+        for index, reason in prepared.skipped.items():
+            status[index] = f"skipped:{reason}"
+            ids[index] = prepared.skipped_ids[index]
+        ids[kept] = scene.person_ids or [str(i) for i in kept]
+        for row, index in enumerate(kept):
+            notes[index] = ";".join(prepared.notes[row])
+            status[index] = _status(end, row)
+        shape = np.clip(end.shape, np.asarray(self.body.shape_low), np.asarray(self.body.shape_high))
+        limit = np.asarray(self.body.pose_limit)
+        pose = np.clip(end.pose, -limit, limit)
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            out = np.full((total, *values.shape[1:]), np.nan, np.float32)
+            out[kept] = values
+            return out
+
+        words = np.full((total, 2), -1.0, np.float32)
+        words[kept] = np.stack([scene.age, scene.gender], 1)
+        names, curve = _loss_table(losses)
+        start = prepared.start
+        return SceneFit(
+            name=scene.name,
+            image_size=np.asarray(scene.image_size, np.int32),
+            image_path=scene.image_path or "",
+            K=np.asarray(scene.intrinsics, np.float32),
+            person_ids=ids,
+            status=status,
+            notes=notes,
+            root_rotvec=spread(end.root_rotvec),
+            transl=spread(end.transl),
+            pose=spread(pose),
+            shape=spread(shape),
+            shape_raw=spread(end.shape),
+            start_root_rotvec=spread(start.root_rotvec),
+            start_transl=spread(start.transl),
+            start_pose=spread(start.pose),
+            start_shape=spread(start.shape),
+            start_origin=prepared.origin,
+            height_m=spread(outcome.height[people]),
+            depth_m=spread(end.transl[:, 2]),
+            reprojection_px=spread(outcome.reprojection_px[people]),
+            start_reprojection_px=spread(outcome.start_reprojection_px[people]),
+            keypoints_2d=spread(scene.keypoints),
+            fitted_keypoints_3d=spread(np.asarray(outcome.keypoints)[..., people].transpose(2, 1, 0)),
+            age_word=words[:, 0],
+            gender_word=words[:, 1],
+            loss_names=names,
+            loss_curve=curve,
+            bone_labels=np.array(self.model.labels.bones[1:]),
+            phenotype_labels=np.array(self.model.labels.phenotypes),
+            asset_version=self.model.labels.asset_version,
+            config_hash=config_hash(self.config),
+            config_json=json.dumps(to_json(self.config)),
+            scene_notes=np.array(scene.notes, dtype=np.str_),
+            set_aside=np.array(scene.skipped, dtype=np.str_).reshape(-1, 2),
+            depth_cue_m=spread(scene.median_depth),
+            **_added(outcome, people, spread),
+        )
+
+    def vertices(self, people: BodyParameters) -> np.ndarray:
+        """(n, 13718, 3) float32 posed vertices in camera space; NaN for people with NaN parameters."""
+        return self.meshes.vertices(people)
+
+
+@functools.lru_cache(maxsize=8)
+def _mesh(devices: tuple[Device, ...]) -> jax.sharding.Mesh:
+    return jax.make_mesh((len(devices),), (_AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+
+
+@functools.lru_cache(maxsize=8)
+def fit_lists(config: FitConfig, devices: tuple[Device, ...]) -> jax.stages.Wrapped:
+    """The compiled fit of one list per device: (body, problem, variables) -> `solver.BatchFit` or
+    `second_order.SecondOrderFit`, arrays with a leading axis of lists. One compilation per length of list; `variables` are
+    donated.
+
+    `shard_map` without its check of replication: with it, the gradient of a value that is the same on all devices would be
+    summed over them, without a word. The body is the only such value, and no gradient is taken for it.
+    """
+
+    solve: Any = second_order.solve if config.solver == "lm" else adam.solve
+
+    def one_list(body: Any, problem: Any, variables: problems.Variables) -> Any:
+        problem, variables = jax.tree.map(lambda x: x[0], (problem, variables))
+        return jax.tree.map(lambda x: x[None], solve(config, body, problem, variables))
+
+    lists = jax.P(_AXIS)
+    spread = jax.shard_map(
+        one_list, mesh=_mesh(devices), in_specs=(jax.P(), lists, lists), out_specs=lists, check_vma=False
+    )
+    return jax.jit(spread, donate_argnames=("variables",))
+
+
+def _added(outcome: Any, people: slice, spread: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+    """What only second-order fits know of their people: fields of `results.ADDED`."""
+    if not isinstance(outcome, second_order.SecondOrderFit):
+        return {}
+    sd = uncertainty.calibrated(outcome.uncertainty)
+    fields = {
+        "depth_scale": outcome.depth_scale,
+        "visible_depth_m": outcome.visible_depth,
+        "sd_depth_m": sd.sd_depth,
+        "sd_height_m": sd.sd_height,
+        "sd_joints_m": np.moveaxis(np.asarray(sd.sd_joints), -1, 0),
+        "converged": outcome.converged,
+    }
+    return {name: spread(np.asarray(values)[people]) for name, values in fields.items()}
+
+
+def _status(end: BodyParameters, row: int) -> str:
+    values = (end.root_rotvec[row], end.transl[row], end.pose[row], end.shape[row])
+    if not all(np.isfinite(v).all() for v in values):
+        return "failed:not_finite"
+    return "failed:behind_camera" if end.transl[row, 2] <= 0 else "ok"
+
+
+def _loss_table(losses: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    names = sorted({name for stage in losses for name in stage})
+    blocks = []
+    for stage in losses:
+        steps = len(next(iter(stage.values()))) if stage else 0
+        empty = np.full(steps, np.nan, np.float32)
+        blocks.append(np.stack([stage.get(name, empty) for name in names], 1) if names else empty[:, None])
+    return np.array(names, dtype=np.str_), np.concatenate(blocks).astype(np.float32)

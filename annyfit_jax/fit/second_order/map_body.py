@@ -1,0 +1,183 @@
+"""What the MAP objective must know about the body: contracted cues, surface normals, heights, limits, population."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+from dataclasses import dataclass
+from typing import cast
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from annyfit_jax.fit.config import FitConfig
+from annyfit_jax.fit.fit_body import FitBody
+from annyfit_jax.fit.problem import AnyArray
+from annyfit_jax.fit.second_order.linear_plan import Plan, make_plan
+from annyfit_jax.people import dense_points
+from annyfit_jax.people.scene import COCO17
+from body_models import anny, linear
+from body_models.anny import AnnyModel, AnnyPoints
+
+_J = {name: i for i, name in enumerate(COCO17)}
+_TORSO_SHARE = 0.3
+"""Length of the torso as a share of body height, nearly constant over life."""
+# Spheres that fill a body: keypoints they lie between and their radius as a share of the torso's length.
+_SPHERES: tuple[tuple[dict[str, float], float], ...] = (
+    ({"left_ear": 0.5, "right_ear": 0.5}, 0.20),
+    ({"left_shoulder": 0.4, "right_shoulder": 0.4, "left_hip": 0.1, "right_hip": 0.1}, 0.26),
+    ({"left_shoulder": 0.2, "right_shoulder": 0.2, "left_hip": 0.3, "right_hip": 0.3}, 0.26),
+    ({"left_hip": 0.5, "right_hip": 0.5}, 0.28),
+    *(({f"{s}_hip": 0.5, f"{s}_knee": 0.5}, 0.14) for s in ("left", "right")),
+    *(({f"{s}_knee": 0.5, f"{s}_ankle": 0.5}, 0.10) for s in ("left", "right")),
+    *(({f"{s}_shoulder": 0.5, f"{s}_elbow": 0.5}, 0.09) for s in ("left", "right")),
+    *(({f"{s}_elbow": 0.5, f"{s}_wrist": 0.5}, 0.07) for s in ("left", "right")),
+)
+SPHERES = np.array([[weights.get(name, 0.0) for name in COCO17] for weights, _ in _SPHERES])
+"""(spheres, 17) weights of the keypoints that a sphere's centre is the mean of."""
+RADII = _TORSO_SHARE * np.array([radius for _, radius in _SPHERES])
+"""(spheres,) as shares of body height."""
+_NEIGHBOURS = 4
+
+
+@dataclass(frozen=True)
+class MapLayout:
+    """Static facts (hashable)."""
+
+    neighbours: tuple[tuple[int, ...], ...]
+    """Per dense point: the nearest others on the resting body."""
+    spheres: tuple[tuple[float, ...], ...]
+    """(spheres, 17) weights of the keypoints."""
+    radii: tuple[float, ...]
+    """Radius of each sphere as a share of body height."""
+
+
+@struct.dataclass
+class MapBody:
+    """A body prepared for the MAP objective: a pytree, passed to the compiled fit as an argument."""
+
+    fit: FitBody
+    """Ranges of shape and pose; heights."""
+    points: AnnyPoints
+    """17 keypoints, then the dense points."""
+    plan: Plan
+    normals: Float[Array, "3 138"]
+    """Outward unit normals of the dense points on the mean body at rest."""
+    normal_skin: Float[Array, "138 B"]
+    """Skinning weights of the dense points, bones in tree order."""
+    pose_sd: Float[Array, "F"]
+    """Error of the start's rotations, free bones in column order, radians."""
+    relaxed_pose: Float[Array, "3 F"]
+    relaxed_sd: Float[Array, "F"]
+    limit_axes: Float[Array, "3 3 F"]
+    """Joint limits: (component, axis, free bone)."""
+    limit_low: Float[Array, "3 F"]
+    limit_high: Float[Array, "3 F"]
+    population_age: Float[Array, "T"]
+    population_height: Float[Array, "2 T"]
+    """Mean height phenotype of males and females at each age phenotype (WHO-calibrated)."""
+    layout: MapLayout = struct.field(pytree_node=False)
+
+
+def map_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody:
+    """Prepare Anny for the MAP objective. Raises ValueError for a body without Anny's six phenotypes."""
+    if model.labels.phenotypes != anny.PHENOTYPE_LABELS:
+        raise ValueError("solver='lm' fits the six-phenotype Anny: anny.load(phenotypes='default')")
+    dense = dense_points.dense_vertex_indices()
+    regressor = np.asarray(model.keypoint_regressor, np.float64)[: len(COCO17)]
+    points = anny.contract(model, np.concatenate([regressor, anny.vertex_regressor(model, dense)]))
+    plan = make_plan(points, model.labels.parents, body.layout.free_bones, (len(COCO17), len(dense)), 6)
+    free = np.asarray(plan.layout.bones)
+    axes, low, high = _limits(body, free)
+    order = np.asarray(points.layout.tree.order)
+    ages, male, female = _population()
+    dtype = model.dtype
+    array = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
+    template = np.asarray(model.vertices.mean, np.float64)
+    return MapBody(
+        fit=body,
+        points=points,
+        plan=plan,
+        normals=array(_normals(template, np.asarray(model.faces))[:, dense]),
+        normal_skin=array(np.asarray(model.skin)[order][:, dense].T),
+        pose_sd=array([_pose_sd(body.layout.bones[row], config) for row in free]),
+        relaxed_pose=array(np.asarray(body.pose_rest)[:, free]),
+        relaxed_sd=array(1.0 / np.sqrt(np.asarray(body.pose_precision)[free])),
+        limit_axes=array(axes),
+        limit_low=array(low),
+        limit_high=array(high),
+        population_age=array(ages),
+        population_height=array(np.stack([male, female])),
+        layout=MapLayout(
+            neighbours=_neighbours(template[:, dense]),
+            spheres=tuple(tuple(float(w) for w in row) for row in SPHERES),
+            radii=tuple(float(radius) for radius in RADII),
+        ),
+    )
+
+
+def body_height(body: MapBody, shape: Float[AnyArray, "S N"]) -> Float[Array, "N"]:
+    """Vertical extent of the resting body, metres: `FitBody.height` without its clamp, which hides slopes at bounds."""
+    up = linear.evaluate(body.fit.up, anny.coefficients(body.points.rest, jnp.asarray(shape), None))
+    return up.max(0) - up.min(0)
+
+
+def population_mean(
+    body: MapBody, age: Float[Array, "N"], gender: Float[Array, "N"]
+) -> tuple[Float[Array, "N"], Float[Array, "N"], Float[Array, "N"]]:
+    """Mean height phenotype for age and gender phenotypes, and its derivatives by age and by gender."""
+    knots, heights = body.population_age, body.population_height
+    last = len(knots) - 2
+    segment = jnp.clip(jnp.searchsorted(knots, age, side="left") - 1, 0, last)
+    share = (jnp.clip(age, knots[0], knots[-1]) - knots[segment]) / (knots[segment + 1] - knots[segment])
+    low, high = heights[:, segment], heights[:, segment + 1]
+    by_sex = low + share * (high - low)
+    slope = (high - low) / (knots[segment + 1] - knots[segment])
+    mean = by_sex[0] + gender * (by_sex[1] - by_sex[0])
+    return mean, slope[0] + gender * (slope[1] - slope[0]), by_sex[1] - by_sex[0]
+
+
+def _pose_sd(bone: str, config: FitConfig) -> float:
+    table = cast("dict[str, float]", config.map.pose_sd)
+    stems = [stem for stem in table if bone.startswith(stem)]
+    return table[max(stems, key=len) if stems else "limb"]
+
+
+def _limits(body: FitBody, free: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    axes = np.zeros((3, 3, len(free)))
+    low, high = np.full((3, len(free)), -np.inf), np.full((3, len(free)), np.inf)
+    rows = np.asarray(body.layout.limit_bones, int)
+    for column, row in enumerate(free):
+        for axis, limit in enumerate(np.flatnonzero(rows == row)[:3]):
+            axes[:, axis, column] = np.asarray(body.limit_axes)[:, limit]
+            low[axis, column] = np.asarray(body.limit_low)[limit]
+            high[axis, column] = np.asarray(body.limit_high)[limit]
+    return axes, low, high
+
+
+def _normals(vertices: Float[np.ndarray, "3 V"], faces: np.ndarray) -> Float[np.ndarray, "3 V"]:
+    a, b, c = (vertices[:, faces[:, k]] for k in range(3))
+    face = np.cross((b - a).T, (c - a).T).T
+    total = np.zeros_like(vertices)
+    for k in range(3):
+        for axis in range(3):
+            total[axis] += np.bincount(faces[:, k], face[axis], minlength=vertices.shape[1])
+    return total / np.maximum(np.linalg.norm(total, axis=0), 1e-12)
+
+
+def _neighbours(points: Float[np.ndarray, "3 K"]) -> tuple[tuple[int, ...], ...]:
+    distance = np.linalg.norm(points[:, :, None] - points[:, None], axis=0)
+    return tuple(tuple(int(i) for i in row[1 : 1 + _NEIGHBOURS]) for row in distance.argsort(1, kind="stable"))
+
+
+@functools.cache
+def _population() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = json.loads((importlib.resources.files("annyfit_jax") / "data" / "anthropometry.json").read_text())["rows"]
+    by_sex = {sex: sorted((r["age"], r["mean_height_phenotype"]) for r in rows if r["sex"] == sex)
+              for sex in ("male", "female")}  # fmt: skip
+    ages = np.array([age for age, _ in by_sex["male"]])
+    male, female = (np.array([height for _, height in by_sex[sex]]) for sex in ("male", "female"))
+    return ages, male, female

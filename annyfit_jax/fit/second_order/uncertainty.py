@@ -1,0 +1,92 @@
+"""How far a fit may be off: the Gauss-Newton covariance at the solution, the scene's unknowns marginalised.
+
+With A_n the person's curvature, B_n the coupling to the scene's unknowns and S = C - sum_m B_m^T A_m^-1 B_m,
+
+    cov(x_n) = A_n^-1 + (A_n^-1 B_n) S^-1 (A_n^-1 B_n)^T
+
+(Laplace's approximation; Bishop 2006, 4.4). Bounds are ignored, so nobody is certain because a bound was hit. Standard
+deviations are multiplied by factors fitted on synthetic scenes (`annyfit_jax/data/uncertainty.json`): the model's priors,
+its independent noise and its local view are all a little optimistic.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import json
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from annyfit_jax.fit.problem import AnyArray
+from annyfit_jax.fit.second_order import jacobian, lm
+from annyfit_jax.fit.second_order.jacobian import Linearization
+from annyfit_jax.fit.second_order.linear_plan import NUM_RIGID
+from annyfit_jax.fit.second_order.map_body import MapBody, body_height
+
+QUANTITIES = ("depth", "height", "joints")
+
+
+class Uncertainty(NamedTuple):
+    """Standard deviations per person."""
+
+    sd_depth: Float[Array, "N"]
+    """Camera z of the root, metres."""
+    sd_height: Float[Array, "N"]
+    """Height of the resting body, metres."""
+    sd_joints: Float[Array, "17 N"]
+    """COCO-17 in camera space: root mean square distance, metres."""
+
+
+@functools.cache
+def calibration() -> dict[str, float]:
+    """Factor of each of `QUANTITIES`, fitted by `experiments.studies.calibrate_uncertainty`."""
+    text = (importlib.resources.files("annyfit_jax") / "data" / "uncertainty.json").read_text()
+    return {name: float(json.loads(text)["factors"][name]) for name in QUANTITIES}
+
+
+def calibrated(raw: Uncertainty) -> Uncertainty:
+    """What `estimate` gives, times the factors."""
+    factor = calibration()
+    return Uncertainty(*(factor[name] * sd for name, sd in zip(QUANTITIES, raw, strict=True)))
+
+
+def estimate(
+    body: MapBody, scene: Int[AnyArray, "N"], system: lm.System, lin: Linearization, x: Float[Array, "D N"]
+) -> Uncertainty:
+    """Standard deviations, not calibrated, at a solution `x` with its quadratic model and derivatives."""
+    plan = body.plan
+    of_joints = jacobian.dense_jacobian(plan, lin, 0)  # (3, 17, D, N)
+    columns, people = x.shape
+    first = NUM_RIGID + plan.layout.num_shape
+    by_shape = jax.grad(lambda shape: body_height(body, shape).sum())(x[NUM_RIGID:first])
+    of_height = jnp.zeros_like(x).at[NUM_RIGID:first].set(by_shape)
+    of_depth = jnp.zeros_like(x).at[2].set(1.0)
+    wanted = jnp.concatenate(
+        [of_depth[:, None], of_height[:, None], jnp.moveaxis(of_joints, 2, 0).reshape(columns, -1, people)], axis=1
+    )
+    variance = _variance(system, scene, wanted)
+    sd = jnp.sqrt(variance)
+    joints = jnp.sqrt(variance[2:].reshape(3, 17, people).sum(0))
+    return Uncertainty(sd[0], sd[1], joints)
+
+
+def _variance(system: lm.System, scene: AnyArray, wanted: Float[Array, "D k N"]) -> Float[Array, "k N"]:
+    """Variance of the linear functions w^T x of each person."""
+    people = wanted.shape[-1]
+    dtype = wanted.dtype
+    free = jnp.ones((wanted.shape[0], people), dtype)
+    factor, scale = lm.factorize(system, free, jnp.full((people,), 10 * float(jnp.finfo(dtype).eps), dtype))
+    lower = jax.lax.linalg.triangular_solve(
+        factor, jnp.transpose(wanted * scale[:, None], (2, 0, 1)), left_side=True, lower=True
+    )
+    own = (lower**2).sum(1)  # (N, k)
+    response = lm.solve_factored(factor, scale, system.cross)
+    schur = system.scene_matrix - jax.ops.segment_sum(
+        jnp.einsum("dqn,drn->nqr", system.cross, response), scene, num_segments=len(system.scene_matrix)
+    )
+    shared = jnp.einsum("dkn,dqn->nqk", wanted, response)
+    solved = jnp.linalg.solve(schur[scene], shared)
+    return (own + (shared * solved).sum(1)).T

@@ -1,0 +1,120 @@
+"""From a validated scene to a starting point: which people can be fitted, from what, and what had to be repaired."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from annyfit_jax.fit.config import FitConfig
+from annyfit_jax.fit.keypoint_start import KeypointStarter
+from annyfit_jax.people.scene import BodyParameters, Scene, SceneError
+
+MIN_START_DEPTH_M = 0.1
+"""A start nearer than this is behind the camera for all purposes."""
+
+
+@dataclass
+class PreparedScene:
+    """The fittable people of a scene and their start."""
+
+    scene: Scene
+    """Only the fittable people."""
+    start: BodyParameters
+    kept: np.ndarray
+    """(m,) index of each fittable person among the people of the input scene."""
+    skipped: dict[int, str]
+    """Input index -> reason, for the others."""
+    skipped_ids: dict[int, str]
+    """Input index -> person id, for the others."""
+    notes: list[list[str]]
+    """(m,) per person: what is missing or was repaired, e.g. `no_words`."""
+    origin: str
+    """`cue` or `keypoints`."""
+
+
+def select_people(scene: Scene, index: np.ndarray) -> Scene:
+    """The scene with only some of its people."""
+
+    def pick(array):
+        return None if array is None else array[index]
+
+    ids = scene.person_ids or [str(i) for i in range(len(scene))]
+    return replace(
+        scene,
+        keypoints=scene.keypoints[index],
+        dense_keypoints=scene.dense_keypoints[index],
+        median_depth=scene.median_depth[index],
+        depth_layer=scene.depth_layer[index],
+        age=scene.age[index],
+        gender=scene.gender[index],
+        start=None if scene.start is None else scene.start.select(index),
+        truth=None if scene.truth is None else scene.truth.select(index),
+        person_ids=[ids[i] for i in index],
+        boxes=pick(scene.boxes),
+        masks=pick(scene.masks),
+    )
+
+
+def prepare(scene: Scene, config: FitConfig, starter: KeypointStarter) -> PreparedScene:
+    """Choose the people that can be fitted and give each a finite start in front of the camera.
+
+    People without any confident keypoint and without dense points are set aside (`no_keypoints`). A start behind the camera
+    or with non-finite values is replaced by the keypoint start. Raises SceneError where nobody is left.
+    """
+    seen = np.asarray((scene.keypoints[:, :, 2] >= config.keypoint_confidence).any(1))
+    evidence = seen | (scene.dense_keypoints[:, :, 2] > 0).any(1)
+    skipped = {int(i): "no_keypoints" for i in np.flatnonzero(~evidence)}
+    skipped_ids = {i: scene.person_ids[i] if scene.person_ids else str(i) for i in skipped}
+    kept = np.flatnonzero(evidence)
+    if not len(kept):
+        raise SceneError(f"{scene.name}: nobody has a confident keypoint")
+    if config.start == "cue" and scene.start is None:
+        raise SceneError(f"{scene.name}: config.start='cue', but the input has no starting parameters")
+    part = select_people(scene, kept)
+    seen = seen[kept]
+    notes: list[list[str]] = [[] for _ in kept]
+    if part.start is not None and config.start != "keypoints":
+        broken = _unusable(part.start)
+        origin, start = "cue", part.start
+        if any(broken):  # the search over orientations costs more than a fit: only where it is needed
+            start = _repair(start, starter(part, config.keypoint_confidence).parameters, broken)
+            for person, reason in enumerate(broken):
+                notes[person] += [reason] if reason else []
+    else:
+        origin, start = "keypoints", starter(part, config.keypoint_confidence).parameters
+    start = BodyParameters(start.root_rotvec, start.transl, start.pose, np.array(start.shape, np.float32))
+    if config.words_set_start:
+        for column, words in ((0, part.gender), (1, part.age)):
+            start.shape[:, column] = np.where(words >= 0, words, start.shape[:, column])
+    for person, words in enumerate((part.gender < 0) & (part.age < 0)):
+        if words:
+            notes[person].append("no_words")
+        if not seen[person]:
+            notes[person].append("dense_points_only")
+    return PreparedScene(part, start, kept, skipped, skipped_ids, notes, origin)
+
+
+def _unusable(start: BodyParameters) -> list[str]:
+    """Per person: why the start cannot be started from, or an empty string."""
+    reasons = []
+    for person in range(len(start)):
+        values = (start.root_rotvec[person], start.transl[person], start.pose[person], start.shape[person])
+        if not all(np.isfinite(v).all() for v in values):
+            reasons.append("start_not_finite")
+        else:
+            reasons.append("start_behind_camera" if start.transl[person, 2] < MIN_START_DEPTH_M else "")
+    return reasons
+
+
+def _repair(start: BodyParameters, fallback: BodyParameters, broken: list[str]) -> BodyParameters:
+    """Replace what cannot be started from: everything that is not finite, or a position behind the camera."""
+    fixed = BodyParameters(*(np.array(x) for x in (start.root_rotvec, start.transl, start.pose, start.shape)))
+    for person, reason in enumerate(broken):
+        if reason:
+            fixed.transl[person] = fallback.transl[person]
+        if reason == "start_not_finite":
+            fixed.root_rotvec[person] = fallback.root_rotvec[person]
+            fixed.pose[person] = fallback.pose[person]
+            fixed.shape[person] = fallback.shape[person]
+    return fixed

@@ -1,0 +1,300 @@
+"""COCO keypoints: an annotation file (`images`, `annotations`) or a bare list of detection results.
+
+One scene per image; people without a keypoint, crowds and other categories are set aside with a reason. What is read of
+an annotation beyond COCO's own fields, all optional:
+
+| field | meaning |
+|---|---|
+| `age`, `gender` | words ("toddler", "female") or anchors in [0, 1]; also inside `attributes` or `vlm_label` |
+| `depth_layer` | ordinal depth, smaller is nearer |
+| `hand_label` | labels by eye: `age` 0 adult 1 teen 2 kid 3 baby, `gender` 0 male 1 female, `depth_id`; -1 unknown |
+| `keypoints_by_eye` | the keypoints are rough; noted |
+
+`hand_label` goes to `Scene.extra` (`hand_age`, `hand_gender`, `hand_depth_layer`) for evaluation and is a cue only on
+request (`hand_labels`, `hand_depth`). Intrinsics: `intrinsics` (3 x 3) or `camera` {fx, fy, cx, cy} of the image, else
+of the file or its `info`, else a field of view. The third number of a keypoint is COCO's flag (0 not labelled,
+1 hidden, 2 visible), unless the file holds fractions or scores: then it is the detector's confidence. A person's id is
+the annotation's `id`, else its position in the list.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from annyfit_jax.inputs import coco_people as people
+from annyfit_jax.inputs import masks as masks_io
+from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
+from annyfit_jax.inputs.validate import NUM_JOINTS, checked_image_size
+from annyfit_jax.people.camera import intrinsics_from_fov
+from annyfit_jax.people.scene import NUM_DENSE, Scene, SceneError
+
+_EXIF_ORIENTATION = 0x0112
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+@dataclass
+class _Index:
+    """The parsed file, grouped by image: what `load` needs."""
+
+    path: str
+    images: list[dict]
+    annotations: list[list[dict]]
+    """Per image, in file order; `id` is always present."""
+    confidences: bool
+    categories: dict[Any, dict] = field(default_factory=dict)
+    file_level: list[Mapping[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def open_coco(path: str, options: InputOptions) -> SceneSource:
+    """The scenes of a COCO-keypoints JSON, in the order of its images. Raises SceneError on another layout."""
+    content = read_json(path)
+    words = read_json(options.words) if options.words else {}
+    if not isinstance(words, dict) or not all(isinstance(entry, dict) for entry in words.values()):
+        raise SceneError(f'{options.words}: expected {{person id: {{"age": word, "gender": word}}}}')
+    index = _index_results(path, content) if isinstance(content, list) else _index_annotations(path, content)
+    if not index.images:
+        raise SceneError(f"{path}: images: expected at least one image, got none")
+    names = _scene_names(index.images)
+    return SceneSource(
+        kind="coco",
+        names=names,
+        loader=lambda i: _SceneReader(index, i, names[i], words, options).scene(),
+        location=path,
+        notes=tuple(index.notes),
+    )
+
+
+def read_json(path: str) -> Any:
+    """The content of a JSON file. Raises SceneError where it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise SceneError(f"{path}: not a JSON file ({type(error).__name__}: {error})") from error
+
+
+def _index_annotations(path: str, content: Any) -> _Index:
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
+        raise SceneError(f"{path}: expected COCO keypoints: lists `images` and `annotations`, or one list of results")
+    for key in ("images", "annotations"):
+        if not all(isinstance(entry, dict) for entry in content[key]):
+            raise SceneError(f"{path}: {key}: expected a list of objects")
+    images, annotations = content["images"], _with_ids(content["annotations"])
+    position: dict[str, int] = {}
+    for i, image in enumerate(images):
+        if "id" not in image or not isinstance(image.get("file_name"), str):
+            raise SceneError(f"{path}: images[{i}]: expected the fields `id` and `file_name`")
+        if position.setdefault(str(image["id"]), i) != i:
+            raise SceneError(f"{path}: images[{i}].id: {image['id']} is used twice")
+    grouped: list[list[dict]] = [[] for _ in images]
+    homeless = 0
+    for annotation in annotations:
+        i = position.get(str(annotation.get("image_id")))
+        if i is None:
+            homeless += 1
+        else:
+            grouped[i].append(annotation)
+    categories = content.get("categories")
+    info = content.get("info")
+    return _Index(
+        path,
+        images,
+        grouped,
+        confidences=people.holds_confidences(annotations),
+        categories={_key(c.get("id")): c for c in categories or [] if isinstance(c, dict)}
+        if isinstance(categories, list)
+        else {},
+        file_level=[content, info if isinstance(info, dict) else {}],
+        notes=[f"{homeless} annotations name an image that is not listed"] if homeless else [],
+    )
+
+
+def _index_results(path: str, content: list) -> _Index:
+    """A bare list of {image_id, keypoints, score}: the images are those it names, to be found in the image folder."""
+    if not all(isinstance(entry, dict) and "keypoints" in entry and "image_id" in entry for entry in content):
+        raise SceneError(f"{path}: expected a list of results with the fields `image_id` and `keypoints`")
+    grouped: dict[str, list[dict]] = {}
+    for entry in _with_ids(content):
+        grouped.setdefault(str(entry.get("file_name") or entry["image_id"]), []).append(entry)
+    images = [{"id": name, "file_name": name, "unresolved": True} for name in grouped]
+    return _Index(path, images, list(grouped.values()), confidences=True)
+
+
+def _key(value: Any) -> str:
+    return str(value)
+
+
+def _with_ids(annotations: list[dict]) -> list[dict]:
+    return [{**annotation, "id": annotation.get("id", i)} for i, annotation in enumerate(annotations)]
+
+
+def _scene_names(images: list[dict]) -> tuple[str, ...]:
+    """File stems, made safe as file names; a name that is taken gets the image's position."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for i, image in enumerate(images):
+        stem = re.sub(r"[^\w.-]+", "_", Path(image["file_name"]).stem).strip(".") or f"image_{i}"
+        name = stem if stem not in taken else f"{stem}_{i}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        names.append(name)
+    return tuple(names)
+
+
+class _SceneReader:
+    """Reads one image of the file; an object only to share what every step needs."""
+
+    def __init__(self, index: _Index, position: int, name: str, words: dict[str, dict], options: InputOptions):
+        self.index, self.name, self.words, self.options = index, name, words, options
+        self.image = index.images[position]
+        self.annotations = index.annotations[position]
+        self.where = f"{index.path}: image {self.image['file_name']}"
+        self.notes: list[str] = []
+        self.skipped: list[tuple[str, str]] = []
+
+    def scene(self) -> Scene:
+        image_path = self._find_image()
+        image_size = self._image_size(image_path)
+        intrinsics = self._intrinsics(image_size)
+        kept = self._people()
+        n = len(kept)
+        annotations = [self.annotations[i] for i, _ in kept]
+        points = np.stack([keypoints for _, keypoints in kept]) if n else np.zeros((0, NUM_JOINTS, 3))
+        anchors = [self._anchors(annotation) for annotation in annotations]
+        depth_map, masks, medians = self._depth_and_masks(image_size, [i for i, _ in kept])
+        by_eye = [str(a["id"]) for a in annotations if a.get("keypoints_by_eye")]
+        if by_eye:
+            self.notes.append(f"keypoints read by eye: {', '.join(by_eye)}")
+        layers = [
+            people.depth_layer_of(a, self._person_where(a), self.options.hand_depth) for a in annotations
+        ]  # fmt: skip
+        boxes = [people.box_of(a, p, self._person_where(a)) for a, p in zip(annotations, points, strict=True)]
+        extra: dict[str, Any] = {}
+        if any(isinstance(a.get("hand_label"), dict) for a in annotations):
+            for name, entry in people.HAND_FIELDS.items():
+                extra[name] = np.array([people.hand_label(a, entry) for a in annotations], np.int64)
+        return Scene(
+            name=self.name,
+            image_size=image_size,
+            intrinsics=intrinsics,
+            keypoints=points,
+            dense_keypoints=np.zeros((n, NUM_DENSE, 3)),
+            median_depth=medians,
+            depth_layer=np.array(layers, np.int64),
+            age=np.array([age for age, _ in anchors], np.float64),
+            gender=np.array([gender for _, gender in anchors], np.float64),
+            person_ids=[str(a["id"]) for a in annotations],
+            boxes=np.array(boxes, np.float64).reshape(n, 4),
+            masks=masks if self.options.with_masks else None,
+            depth_map=depth_map,
+            image_path=str(image_path) if image_path else None,
+            skipped=self.skipped,
+            notes=self.notes,
+            extra=extra,
+        )
+
+    def _person_where(self, annotation: dict) -> str:
+        return f"{self.where}, annotation {annotation['id']}"
+
+    def _find_image(self) -> Path | None:
+        folder = Path(self.options.images) if self.options.images else Path(self.index.path).parent
+        file_name = self.image["file_name"]
+        names = [file_name, Path(file_name).name]
+        if self.image.get("unresolved"):  # results name images by number; COCO pads the number to 12 digits
+            stems = [file_name] + ([file_name.zfill(12)] if file_name.isdigit() else [])
+            names += [stem + suffix for stem in stems for suffix in _IMAGE_SUFFIXES]
+        try:
+            return next((folder / name for name in names if (folder / name).is_file()), None)
+        except (OSError, ValueError):  # names that no file can have
+            return None
+
+    def _image_size(self, image_path: Path | None) -> tuple[int, int]:
+        if "width" in self.image and "height" in self.image:
+            return checked_image_size([self.image["width"], self.image["height"]], f"{self.where}: width, height")
+        if image_path is None:
+            raise SceneError(f"{self.where}: no `width` and `height`, and the photo is not in the image folder")
+        try:
+            with Image.open(image_path) as photo:
+                turned = photo.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+                return (photo.height, photo.width) if turned else (photo.width, photo.height)
+        except Exception as error:  # image decoders fail in many ways
+            raise SceneError(f"{image_path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+
+    def _intrinsics(self, image_size: tuple[int, int]) -> np.ndarray:
+        for holder in (self.image, *self.index.file_level):
+            intrinsics = people.intrinsics_entry(holder, self.where)
+            if intrinsics is not None:
+                return intrinsics
+        self.notes.append(f"intrinsics: {self.options.fov_degrees:g} degree field of view")
+        return intrinsics_from_fov(image_size, self.options.fov_degrees)
+
+    def _people(self) -> list[tuple[int, np.ndarray]]:
+        """Position among the image's annotations and keypoints of the people to fit."""
+        kept = []
+        for i, annotation in enumerate(self.annotations):
+            category = self.index.categories.get(_key(annotation.get("category_id")), {})
+            reason = people.reason_to_skip(annotation, category.get("name"))
+            if reason is None:
+                points = people.keypoints_of(
+                    annotation,
+                    self._joint_names(category),
+                    self._person_where(annotation),
+                    self.index.confidences,
+                    self.options.hidden_confidence,
+                )
+                if (points[:, 2] > 0).any():
+                    kept.append((i, points))
+                    continue
+                reason = "no keypoints"
+            self.skipped.append((str(annotation["id"]), reason))
+        return kept
+
+    def _joint_names(self, category: dict) -> list[str]:
+        names = category.get("keypoints") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise SceneError(f"{self.index.path}: categories: keypoints: expected a list of joint names")
+        return names
+
+    def _anchors(self, annotation: dict) -> tuple[float, float]:
+        words = self.words.get(str(annotation["id"]))
+        return people.anchors_of(annotation, words, self._person_where(annotation), self.options.hand_labels)
+
+    def _depth_and_masks(self, image_size: tuple[int, int], kept: list[int]):
+        """Depth map or None, masks (n, H, W) of the people kept, median depths (n,)."""
+        width, height = image_size
+        stem = Path(self.image["file_name"]).stem
+        depth_map = masks_io.read_depth_map(self.options.depth, stem, image_size) if self.options.depth else None
+        if self.options.depth and depth_map is None:
+            self.notes.append("no depth map")
+        medians = np.full(len(kept), np.nan)
+        if depth_map is None and not self.options.with_masks:
+            return depth_map, None, medians
+        labels = masks_io.read_label_image(self.options.masks, stem, image_size) if self.options.masks else None
+        masks = np.zeros((len(kept), height, width), bool)
+        others = []
+        for i, annotation in enumerate(self.annotations):
+            if annotation.get("iscrowd"):  # covers the fitted people too, so it says nothing about who is in front
+                continue
+            if labels is not None:
+                mask = labels == i + 1
+            else:
+                where = f"{self._person_where(annotation)}.segmentation"
+                mask = masks_io.decode_segmentation(annotation.get("segmentation") or [], image_size, where)
+            if i in kept:
+                masks[kept.index(i)] = mask
+            else:
+                others.append(mask)
+        if depth_map is not None:
+            medians = masks_io.median_depths(depth_map, masks, np.array(others).reshape(-1, height, width).astype(bool))
+        return depth_map, masks, medians

@@ -1,0 +1,360 @@
+"""What a record of a cue dataset holds, and the way from a scene to it and back.
+
+Everything a `Scene` has comes back exactly (numbers are stored as float64), except the depth map: it is stored as float16
+at half resolution (every second pixel; NaN = unknown) and comes back at full resolution, each value four times. Median
+depths are computed before that and are exact.
+
+| field | shape | meaning |
+|---|---|---|
+| `schema_version` | () | 2; version 1 had neither `depth_layer` nor `provenance` |
+| `content_hash` | text | `content_hash` of the scene |
+| `name`, `image_path` | text | as in `Scene`; an empty path = no photo |
+| `image_size`, `intrinsics` | (2,), (3, 3) | width, height; pixels |
+| `person_ids` | n texts | |
+| `keypoints`, `keypoints_133`, `dense_keypoints` | (n, 17, 3), (n, 133, 3), (n, 138, 3) | x, y in pixels, confidence |
+| `boxes` | (n, 4) | x0, y0, x1, y1 in pixels |
+| `median_depth`, `depth_layer` | (n,) | metres, NaN = unknown; ordinal, -1 = unknown |
+| `age`, `gender`, `age_words`, `gender_words` | (n,), n texts | anchors, -1 = none; the words behind them, empty = none |
+| `start_*`, `truth_*` | (n, 3), (n, 3), (n, 162, 3), (n, 6) | `BodyParameters` |
+| `gt_*`, `hand_*` | n first | noise-free truth and hand labels for evaluation |
+| `mask_size`, `mask_runs`, `mask_counts` | (2,), (n,), (k,) | height, width; number of runs per person; all runs, COCO order |
+| `depth` | (h, w) | metres at half resolution |
+| `image_jpeg` | bytes | the photo, empty = not packed |
+| `skipped_ids`, `skipped_reasons`, `notes` | texts | as in `Scene` |
+| `provenance` | JSON text | cue -> expert, version, licence, and where the record comes from |
+| `extra_names`, `extra_arrays` | texts, bytes | other arrays of `Scene.extra` as `.npy` |
+
+A per-person cue that the whole scene lacks has 0 rows. `mask_runs` has 0 rows where there are no masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from annyfit_jax.inputs.validate import NUM_JOINTS, NUM_PHENOTYPES, NUM_POSED_BONES, checked_image_size
+from annyfit_jax.people.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
+from annyfit_jax.people.words import AGE_CLASSES, GENDER_CLASSES
+from annyfit_jax.records import codecs, wire
+from annyfit_jax.records.wire import Field, Record
+
+SCHEMA_VERSION = 2
+NUM_WHOLE_BODY = 133
+MAX_PEOPLE = 255
+_HASH_VERSION = b"cues-1"
+_BODY = {"root_rotvec": (3,), "transl": (3,), "pose": (NUM_POSED_BONES, 3), "shape": (NUM_PHENOTYPES,)}
+
+
+def _people(*shape: int, dtype: str = "float64", since: int = 1) -> Field:
+    return Field("array", (None, *shape), dtype, since=since, per_person=True)
+
+
+EXTRAS: dict[str, Field] = {
+    "keypoints_133": _people(NUM_WHOLE_BODY, 3),
+    "gt_coco3d": _people(NUM_JOINTS, 3),
+    "gt_coco2d": _people(NUM_JOINTS, 2),
+    "gt_visible": _people(NUM_JOINTS, dtype="bool"),
+    "gt_head_px": _people(),
+    "gt_body_height": _people(),
+    "gt_age_cat": _people(dtype="int64"),
+    "gt_gender_cat": _people(dtype="int64"),
+    "hand_age": _people(dtype="int64"),
+    "hand_gender": _people(dtype="int64"),
+    "hand_depth_layer": _people(dtype="int64"),
+}
+"""Entries of `Scene.extra` with a field of their own; others go to `extra_arrays`."""
+
+FIELDS: dict[str, Field] = {
+    "schema_version": Field("int"),
+    "content_hash": Field("text"),
+    "name": Field("text"),
+    "image_path": Field("text"),
+    "image_size": Field("array", (2,), "int64"),
+    "intrinsics": Field("array", (3, 3)),
+    "person_ids": Field("texts"),
+    "keypoints": _people(NUM_JOINTS, 3),
+    "dense_keypoints": _people(NUM_DENSE, 3),
+    "boxes": _people(4),
+    "median_depth": _people(),
+    "depth_layer": _people(dtype="int64", since=2),
+    "age": _people(),
+    "gender": _people(),
+    "age_words": Field("texts"),
+    "gender_words": Field("texts"),
+    **{f"start_{name}": _people(*shape) for name, shape in _BODY.items()},
+    **{f"truth_{name}": _people(*shape) for name, shape in _BODY.items()},
+    **EXTRAS,
+    "mask_size": Field("array", (2,), "int64"),
+    "mask_runs": Field("array", (None,), "int32"),
+    "mask_counts": Field("array", (None,), "int32"),
+    "depth": Field("packed", (None, None), "float16"),
+    "image_jpeg": Field("blob"),
+    "skipped_ids": Field("texts"),
+    "skipped_reasons": Field("texts"),
+    "notes": Field("texts"),
+    "provenance": Field("text", since=2),
+    "extra_names": Field("texts"),
+    "extra_arrays": Field("blobs"),
+}
+
+
+def fields_of(version: int = SCHEMA_VERSION) -> dict[str, Field]:
+    """The fields of a schema version."""
+    return {name: field for name, field in FIELDS.items() if field.since <= version}
+
+
+def features(version: int = SCHEMA_VERSION):
+    """TFDS features of a schema version."""
+    return wire.features(fields_of(version))
+
+
+def content_hash(scene: Scene) -> str:
+    """SHA-256 (hex) of what a fit reads: image size, intrinsics, person ids, keypoints, dense points, depths, words, start.
+
+    Not in it: the name, boxes, photo, masks and depth map (they act through the median depths), truth, notes. Equal before
+    and after packing, and for float32 and float64 arrays of equal values.
+    """
+    digest = hashlib.sha256(_HASH_VERSION)
+    start = [None] * len(_BODY) if scene.start is None else [getattr(scene.start, name) for name in _BODY]
+    arrays = (
+        scene.image_size, scene.intrinsics, scene.keypoints, scene.dense_keypoints, scene.median_depth, scene.depth_layer,
+        scene.age, scene.gender, *start,
+    )  # fmt: skip
+    for value in arrays:
+        if value is None:
+            digest.update(b"none")
+            continue
+        array = np.array(value, np.float64, order="C") + 0.0  # -0 becomes 0
+        array[np.isnan(array)] = np.nan  # one bit pattern for unknown
+        digest.update(repr(array.shape).encode() + array.tobytes())
+    digest.update(json.dumps(list(scene.person_ids)).encode())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------ scene -> record
+
+
+def encode(scene: Scene, image_jpeg: bytes = b"", provenance: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The scene as a dictionary that `features()` describes (an example for TFDS) and `serialize` writes.
+
+    `provenance` is added to `scene.extra["provenance"]`. Raises SceneError where a per-person array has another number of
+    rows than the keypoints, or there are more than MAX_PEOPLE people.
+    """
+    n = len(scene)
+    check_count(n, f"scene {scene.name}")
+    extra = dict(scene.extra)
+    origin = {**(extra.pop("provenance", None) or {}), **(provenance or {})}
+    words = {
+        f"{name}_words": extra.pop(f"{name}_words", None) or words_of(getattr(scene, name), classes)
+        for name, classes in (("age", AGE_CLASSES), ("gender", GENDER_CLASSES))
+    }
+    notes = list(scene.notes)
+    own = {
+        name: np.asarray(extra.pop(name)) if _fits(extra.get(name), FIELDS[name], n) else _empty(FIELDS[name])
+        for name in EXTRAS
+    }
+    others = {name: np.asarray(value) for name, value in extra.items() if np.asarray(value).dtype.kind in "biufU"}
+    notes += [f"extra.{name}: not stored, not an array of numbers or texts" for name in extra if name not in others]
+    example: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "content_hash": content_hash(scene),
+        "name": scene.name,
+        "image_path": scene.image_path or "",
+        "image_size": np.array(scene.image_size, np.int64),
+        "intrinsics": np.asarray(scene.intrinsics, np.float64),
+        "person_ids": list(scene.person_ids),
+        "keypoints": scene.keypoints,
+        "dense_keypoints": scene.dense_keypoints
+        if np.any(scene.dense_keypoints)
+        else _empty(FIELDS["dense_keypoints"]),
+        "boxes": _empty(FIELDS["boxes"]) if scene.boxes is None else scene.boxes,
+        "median_depth": scene.median_depth,
+        "depth_layer": scene.depth_layer,
+        "age": scene.age,
+        "gender": scene.gender,
+        **words,
+        **_encode_bodies("start_", scene.start),
+        **_encode_bodies("truth_", scene.truth),
+        **own,
+        **codecs.fold_masks(scene.masks),
+        "depth": codecs.half_depth(scene.depth_map),
+        "image_jpeg": image_jpeg,
+        "skipped_ids": [str(person) for person, _ in scene.skipped],
+        "skipped_reasons": [str(reason) for _, reason in scene.skipped],
+        "notes": notes,
+        "provenance": json.dumps(origin, sort_keys=True) if origin else "",
+        "extra_names": list(others),
+        "extra_arrays": [codecs.npy_bytes(array) for array in others.values()],
+    }
+    for name, field in FIELDS.items():
+        if field.per_person:
+            example[name] = _checked_rows(example[name], field, n, f"scene {scene.name}: {name}")
+    return example
+
+
+def serialize(example: Mapping[str, Any]) -> bytes:
+    """An encoded scene as the bytes of a record."""
+    return wire.serialize(example, FIELDS)
+
+
+def check_count(n: int, where: str) -> None:
+    """Raises SceneError for more people than a scene may have."""
+    if n > MAX_PEOPLE:
+        raise SceneError(f"{where}: too_many_people: {n} people, expected at most {MAX_PEOPLE}")
+
+
+def words_of(anchors: np.ndarray, classes: Mapping[str, float]) -> list[str]:
+    """The word of each anchor, empty where an anchor is not exactly a word's."""
+    by_anchor = {anchor: word for word, anchor in classes.items()}
+    return [by_anchor.get(float(anchor), "") for anchor in anchors]
+
+
+def _empty(field: Field) -> np.ndarray:
+    return np.zeros([size or 0 for size in field.shape], field.dtype)
+
+
+def _fits(value: Any, field: Field, n: int) -> bool:
+    """Whether a field holds the value without loss."""
+    if value is None:
+        return False
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf" or array.shape != (n, *field.shape[1:]):
+        return False
+    with np.errstate(invalid="ignore", over="ignore"):
+        stored = array.astype(field.dtype)
+    return np.array_equal(stored, array, equal_nan=True)
+
+
+def _checked_rows(value: Any, field: Field, n: int, where: str) -> np.ndarray:
+    array = np.asarray(value)
+    if array.shape[1:] != field.shape[1:] or array.ndim != len(field.shape) or len(array) not in (0, n):
+        raise SceneError(f"{where}: expected shape {(n, *field.shape[1:])}, got {array.shape}")
+    return array.astype(field.dtype, copy=False)
+
+
+def _encode_bodies(prefix: str, bodies: BodyParameters | None) -> dict[str, np.ndarray]:
+    return {
+        prefix + name: _empty(FIELDS[prefix + name]) if bodies is None else np.asarray(getattr(bodies, name))
+        for name in _BODY
+    }
+
+
+# ------------------------------------------------------------------------------------------------ record -> scene
+
+
+def decode(serialized: bytes, where: str = "record", *, with_masks: bool = True, with_depth_map: bool = True) -> Scene:
+    """The scene of a record, of this or an older schema version.
+
+    Masks and the depth map are unfolded only on request. Raises SceneError naming `where`, the field and what was expected;
+    the values themselves are checked by `validate_scene`.
+    """
+    record = Record(serialized, where)
+    version = record.read("schema_version", FIELDS["schema_version"])
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise SceneError(
+            f"{where}: schema_version: expected 1 to {SCHEMA_VERSION}, got {version}: a newer program wrote it"
+        )
+
+    def read(name: str) -> Any:
+        return record.read(name, FIELDS[name])
+
+    keypoints = read("keypoints")
+    n = len(keypoints)
+    check_count(n, where)
+
+    def rows(name: str) -> np.ndarray | None:
+        """A per-person array, None where the cue is absent."""
+        array = read(name) if FIELDS[name].since <= version else _empty(FIELDS[name])
+        if len(array) not in (0, n):
+            raise SceneError(f"{where}: {name}: expected shape {(n, *array.shape[1:])}, got {array.shape}")
+        return array if len(array) else None
+
+    def bodies(prefix: str) -> BodyParameters | None:
+        parts = {name: rows(prefix + name) for name in _BODY}
+        missing = [name for name, part in parts.items() if part is None]
+        if missing and len(missing) < len(parts):
+            raise SceneError(f"{where}: {prefix}*: expected all of {', '.join(_BODY)} or none, no {', '.join(missing)}")
+        return None if missing else BodyParameters(**parts)  # pyright: ignore[reportArgumentType]
+
+    def known(name: str, absent: float) -> np.ndarray:
+        array = rows(name)
+        return np.full((n, *_empty(FIELDS[name]).shape[1:]), absent, FIELDS[name].dtype) if array is None else array
+
+    image_size = checked_image_size(read("image_size"), f"{where}: image_size")
+    age, gender = known("age", UNKNOWN_WORD), known("gender", UNKNOWN_WORD)
+    extra: dict[str, Any] = {name: array for name in EXTRAS if (array := rows(name)) is not None}
+    for name, anchors, classes in (("age_words", age, AGE_CLASSES), ("gender_words", gender, GENDER_CLASSES)):
+        words = read(name)
+        if words != words_of(anchors, classes):
+            extra[name] = words
+    extra |= _other_extras(read("extra_names"), read("extra_arrays"), where)
+    if version >= 2 and (text := read("provenance")):
+        extra["provenance"] = _provenance(text, where)
+    folded = codecs.FoldedMasks(read("mask_size"), read("mask_runs"), read("mask_counts"))
+    masks = depth_map = None
+    if len(folded.runs):
+        codecs.check_masks(folded, n, image_size, where)
+        masks = codecs.unfold_masks(folded, image_size) if with_masks else None
+    if with_depth_map:
+        half = record.read("depth", FIELDS["depth"], max_values=math.prod(codecs.half_size(image_size)))
+        depth_map = codecs.full_depth(half, image_size, where) if half.size else None
+    skipped_ids, skipped_reasons = read("skipped_ids"), read("skipped_reasons")
+    if len(skipped_ids) != len(skipped_reasons):
+        raise SceneError(f"{where}: skipped_reasons: expected {len(skipped_ids)} texts, got {len(skipped_reasons)}")
+    return Scene(
+        name=read("name"),
+        image_size=image_size,
+        intrinsics=read("intrinsics"),
+        keypoints=keypoints,
+        dense_keypoints=known("dense_keypoints", 0.0),
+        median_depth=known("median_depth", np.nan),
+        depth_layer=known("depth_layer", -1),
+        age=age,
+        gender=gender,
+        start=bodies("start_"),
+        truth=bodies("truth_"),
+        person_ids=read("person_ids"),
+        boxes=rows("boxes"),
+        masks=masks,
+        depth_map=depth_map,
+        image_path=read("image_path") or None,
+        skipped=list(zip(skipped_ids, skipped_reasons, strict=True)),
+        notes=read("notes"),
+        extra=extra,
+    )
+
+
+def decode_name(serialized: bytes, where: str) -> str:
+    """Only the scene's name. Raises SceneError."""
+    return Record(serialized, where).read("name", FIELDS["name"])
+
+
+def decode_photo(serialized: bytes, where: str) -> bytes:
+    """Only the JPEG bytes of the photo, empty where it was not packed. Raises SceneError."""
+    return Record(serialized, where).read("image_jpeg", FIELDS["image_jpeg"])
+
+
+def stored_hash(serialized: bytes, where: str) -> str:
+    """Only the content hash that the writer stored. Raises SceneError."""
+    return Record(serialized, where).read("content_hash", FIELDS["content_hash"])
+
+
+def _other_extras(names: list[str], arrays: list[bytes], where: str) -> dict[str, np.ndarray]:
+    if len(names) != len(arrays):
+        raise SceneError(f"{where}: extra_arrays: expected {len(names)} arrays, got {len(arrays)}")
+    return {name: codecs.read_npy(data, f"{where}: extra.{name}") for name, data in zip(names, arrays, strict=True)}
+
+
+def _provenance(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise SceneError(f"{where}: provenance: expected a JSON object, got {text[:40]!r}")
+    return content

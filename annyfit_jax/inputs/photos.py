@@ -1,0 +1,190 @@
+"""Photos from strangers: which files are read, and what comes out of each kind.
+
+| file | what is read |
+|---|---|
+| JPEG, PNG, WebP, BMP, TIFF, GIF, MPO | decided by the content, not by the name; others are refused |
+| more than MAX_PIXELS | refused from the header, before anything is decoded |
+| truncated or damaged | refused: half a person is no person |
+| EXIF orientation | applied: pixels are in display orientation, as in all our coordinates |
+| grey, palette, CMYK, YCCK, 1 bit | converted to RGB |
+| 16 bits a channel | the high byte (65535 -> 255) |
+| floating point or 32-bit integers | refused: their range means nothing to a photo expert |
+| alpha | over white |
+| animated, several pages | the first frame |
+
+`read_photo` raises SceneError that names the file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+import numpy as np
+from absl import logging
+from jaxtyping import UInt8
+
+from annyfit_jax.inputs.validate import MAX_IMAGE_SIDE
+from annyfit_jax.people.scene import SceneError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+"""Decoders that are tried (JPEG's also reads MPO); the others of Pillow are old, rare and a larger surface."""
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+"""What `list_photos` looks for, in either case."""
+NOT_READ = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jxl",
+    ".jp2",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".orf",
+    ".rw2",
+    ".raf",
+    ".psd",
+)
+"""Photos of kinds that are not read: `list_photos` says how many it leaves out."""
+MAX_PIXELS = 80_000_000
+"""A larger photo is refused: decoded it would take more than 240 MB, and compressed it may be a few kB."""
+_ORIENTATION = 0x0112
+_FOCAL_35MM = 0xA405
+_EXIF_IFD = 0x8769
+_JPEG_QUALITY = 95
+_WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def read_photo(path: str | Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
+    """The photo in display orientation, RGB. Raises SceneError on anything that is not a sound photo."""
+    try:
+        with _opened(path, max_pixels) as photo:
+            return _pixels(photo, path)
+    except SceneError:
+        raise
+    except Exception as error:  # image decoders fail in many ways
+        raise SceneError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+
+
+def photo_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) in display orientation, from the header. Raises SceneError."""
+    try:
+        with _opened(path, max_pixels) as photo:
+            turned = photo.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            return (photo.height, photo.width) if turned else (photo.width, photo.height)
+    except SceneError:
+        raise
+    except Exception as error:
+        raise SceneError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+
+
+def focal_35mm(path: str | Path) -> float | None:
+    """The 35 mm equivalent focal length that the camera wrote into the EXIF data, millimetres; None where it wrote none."""
+    try:
+        with _opened(path, MAX_PIXELS) as photo:
+            exif = photo.getexif()
+            value = exif.get_ifd(_EXIF_IFD).get(_FOCAL_35MM, exif.get(_FOCAL_35MM))
+        focal = float(value)  # pyright: ignore[reportArgumentType]
+    except Exception:  # no EXIF data, broken EXIF data, not a number
+        return None
+    return focal if 1.0 <= focal <= 5000.0 else None
+
+
+def jpeg_bytes(path: str | Path) -> bytes:
+    """The photo as JPEG: an upright RGB or grey JPEG file as it is, others encoded anew. Raises SceneError."""
+    from PIL import Image
+
+    pixels = read_photo(path)  # also proves that a file taken as it is is whole
+    with _opened(path, MAX_PIXELS) as photo:
+        plain = photo.format == "JPEG" and photo.mode in ("RGB", "L")
+        if plain and photo.getexif().get(_ORIENTATION, 1) == 1:
+            return Path(path).read_bytes()
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=_JPEG_QUALITY)
+    return stream.getvalue()
+
+
+def list_photos(folder: str | Path) -> list[Path]:
+    """Photo files below a folder, by suffix, sorted by their path; hidden files and folders are left out.
+
+    Photos of kinds that are not read (HEIC, raw files) are counted in a warning.
+
+    Raises SceneError where there is no such folder, or no photo in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise SceneError(f"{folder}: no such folder of photos")
+    found, others = [], Counter()
+    for place, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        visible = [name for name in files if not name.startswith(".")]
+        found += [Path(place) / name for name in visible if name.lower().endswith(SUFFIXES)]
+        others.update(PurePath(name).suffix.lower() for name in visible if name.lower().endswith(NOT_READ))
+    left_out = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    if not found:
+        hint = f"; {left_out} files are not read, convert them to JPEG or PNG" if others else ""
+        raise SceneError(f"{folder}: no photo; looked for {', '.join(SUFFIXES)}{hint}")
+    if others:
+        logging.warning("%s: %s files are not read; convert them to JPEG or PNG", folder, left_out)
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def scene_names(relative: Sequence[str | Path]) -> list[str]:
+    """A scene name per photo, from its path below the folder: unique, and safe as a file name.
+
+    Letters of any script stay (composed, NFC); everything else but `.` and `-` becomes `_`. Names that would be equal, also
+    where a file system ignores case, get their position appended.
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for position, path in enumerate(relative):
+        pure = PurePath(path)
+        stem = unicodedata.normalize("NFC", (pure.with_suffix("") if pure.name else pure).as_posix())
+        base = re.sub(r"[^\w.-]+", "_", stem).strip("._")[:120] or f"photo_{position}"
+        name = base if base.casefold() not in taken else f"{base}_{position}"
+        while name.casefold() in taken:
+            name += "_"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _opened(path: str | Path, max_pixels: int):
+    """The file, opened by one of our decoders, its size checked from the header."""
+    from PIL import Image
+
+    Image.init()  # otherwise Pillow knows only the commonest formats, and stumbles over the names of the others
+    try:
+        photo = Image.open(path, formats=FORMATS)
+    except FileNotFoundError:
+        raise SceneError(f"{path}: no such file") from None
+    width, height = photo.size
+    if not (0 < width <= MAX_IMAGE_SIDE and 0 < height <= MAX_IMAGE_SIDE) or width * height > max_pixels:
+        photo.close()
+        raise SceneError(f"{path}: {width} x {height} pixels, expected at most {max_pixels} pixels")
+    return photo
+
+
+def _pixels(photo, path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+    from PIL import Image, ImageOps
+
+    photo.seek(0)
+    photo.load()
+    if photo.mode in _WIDE_MODES:
+        upright = ImageOps.exif_transpose(photo)
+        grey = (np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if photo.mode in ("I", "F"):
+        raise SceneError(f"{path}: expected a photo, got an image of {photo.mode} values (32 bits a pixel)")
+    upright = ImageOps.exif_transpose(photo)
+    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
+        upright = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+    return np.array(upright.convert("RGB"))

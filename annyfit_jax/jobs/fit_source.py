@@ -1,0 +1,338 @@
+"""Stored fits, one way to read them all: of a job (finished or under way), of a folder of fit files, of one file.
+
+    fits = open_fits("out/job")
+    for fit in fits: ...                # SceneFit by SceneFit, in order, one at a time in memory
+    fits.load("photo_17")               # one scene, by name
+    for outcome in fits.outcomes(): ... # with the scenes of which nobody was fitted, and why
+
+A job's rows are the truth: a fit file beside them (`fits/<scene>.npz`, which small jobs have) adds what rows lack (start,
+loss curves, vertices) and is used only where it holds the row's very parameters. A unit of work that is not finished yet is
+left out and counted (`unfinished`); a finished one whose shard is damaged is an error, for nothing may be lost unnoticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from annyfit_jax.inputs.cue_source import Records
+from annyfit_jax.jobs import job_rows
+from annyfit_jax.jobs.job_plan import JobError, read_plan
+from annyfit_jax.jobs.job_rows import SceneRow
+from annyfit_jax.jobs.ledger import Ledger
+from annyfit_jax.records import fit_files
+from annyfit_jax.records.fit_files import FitFileError, SceneFit
+from annyfit_jax.records.wire import Record
+from body_models import anny, anny_asset
+
+_OPEN_SHARDS = 16
+"""Shards kept open for random access; a large job has more than a process may have files."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one scene of the input."""
+
+    fit: SceneFit
+    """Where nobody was fitted: the scene's people with their statuses and NaN parameters."""
+    status: str = "ok"
+    """`ok` = the scene was fitted; else why not, as a word: `skipped:<word>` or `failed:<word>`."""
+    reason: str = ""
+    """The same in full."""
+    index: int = -1
+    """Position in the input of the job; -1 where that is not stored."""
+    content_hash: str = ""
+    """Of the scene's cues, hex; empty where it is not stored."""
+    person_keys: tuple[str, ...] = ()
+    """`jobs.rows.person_key` of the n people of `fit` and the m of `fit.set_aside`; empty where they are not stored."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the scene was fitted."""
+        return self.status == "ok"
+
+
+class FitSource(ABC):
+    """Fits by scene name. Everything is read when asked for; errors are FitFileError naming file and field."""
+
+    location: str
+    """The path it was opened from."""
+    total: int
+    """Scenes stored, with those of which nobody was fitted."""
+    unfinished: int = 0
+    """Scenes of the job that are not done yet."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hex digits that change when the stored fits do; an export that goes on where it stopped compares them."""
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Unique names of the scenes with a fit, in order. A job's are read from its records at the first call."""
+
+    @abstractmethod
+    def where(self, name: str) -> str:
+        """Where the fit of a scene stands, for messages."""
+
+    @abstractmethod
+    def outcome(self, name: str) -> Outcome:
+        """What became of a stored scene. Raises FitFileError where there is none of that name."""
+
+    @abstractmethod
+    def part(self, span: range) -> Iterator[Outcome]:
+        """The stored scenes at some consecutive positions of `range(total)`, one after the other."""
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """All stored scenes in order, one after the other."""
+        return self.part(range(self.total))
+
+    def load(self, name: str) -> SceneFit:
+        """The fit of a scene of `names`. Raises FitFileError where there is none, with the reason where that is stored."""
+        outcome = self.outcome(name)
+        if not outcome.fitted:
+            raise FitFileError(f"{self.where(name)}: was not fitted: {outcome.status} ({outcome.reason})")
+        return outcome.fit
+
+    def __iter__(self) -> Iterator[SceneFit]:
+        return (outcome.fit for outcome in self.outcomes() if outcome.fitted)
+
+
+def open_fits(path: str | Path, *, details: bool = True) -> FitSource:
+    """The fits at a path: the output folder of `experiments.fit`, its `fits` folder, or one `<scene>.npz`.
+
+    Args:
+      details: also read the fit files of a job for what its rows lack. Without them, and where a job has none, `start_*` and
+        `shape_raw` are NaN, the loss arrays are empty and `vertices` is None.
+
+    Raises FileNotFoundError where there are no fits, FitFileError on a job that cannot be read.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _FitFiles((path,), str(path))
+    if (path / "job.json").exists():
+        return _JobFits(path, details)
+    inside = path / "fits" if (path / "fits").is_dir() else path
+    files = tuple(sorted(inside.glob("*.npz")))
+    if not files:
+        raise FileNotFoundError(f"{inside}: no fits (<scene>.npz), expected the --output of experiments.fit")
+    return _FitFiles(files, str(path))
+
+
+# ------------------------------------------------------------------------------------------------ fit files
+
+
+class _FitFiles(FitSource):
+    """Fit files in the order given; the name of a scene is that of its file."""
+
+    def __init__(self, files: tuple[Path, ...], location: str) -> None:
+        self.location, self.total = location, len(files)
+        self._files = {file.stem: file for file in files}
+
+    @property
+    def fingerprint(self) -> str:
+        states = [(name, file.stat().st_size, file.stat().st_mtime_ns) for name, file in self._files.items()]
+        return hashlib.sha256(json.dumps(states).encode()).hexdigest()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._files)
+
+    def where(self, name: str) -> str:
+        return str(self._files.get(name, f"{self.location}: scene {name}"))
+
+    def outcome(self, name: str) -> Outcome:
+        if name not in self._files:
+            raise FitFileError(f"{self.location}: no fit of scene {name}")
+        return Outcome(fit_files.load(self._files[name]))
+
+    def part(self, span: range) -> Iterator[Outcome]:
+        return (self.outcome(name) for name in self.names[span.start : span.stop])
+
+
+# ------------------------------------------------------------------------------------------------ jobs
+
+
+class _Place(NamedTuple):
+    unit: int
+    position: int
+    status: str
+
+
+class _JobFits(FitSource):
+    """The rows of a job's finished units."""
+
+    def __init__(self, folder: Path, details: bool) -> None:
+        self.location = str(folder)
+        try:
+            plan, job = read_plan(folder)
+        except JobError as error:
+            raise FitFileError(str(error)) from None
+        self._configs = {name: json.dumps(config) for name, config in job["configs"].items()}
+        self._ledger = Ledger(folder, plan)
+        self._units = [unit for unit in range(plan.num_units) if self._ledger.entry(unit) is not None]
+        if not self._units:
+            raise FileNotFoundError(f"{folder}: the job has no finished unit yet; run the same experiments.fit again")
+        self._files = folder / "fits" if details else None
+        self._shards: OrderedDict[int, Records] = OrderedDict()
+        self.total = sum(len(plan.scenes(unit)) for unit in self._units)
+        self.unfinished = plan.total - self.total
+
+    @property
+    def fingerprint(self) -> str:
+        entries = (self._ledger.entry(unit) for unit in self._units)
+        return hashlib.sha256("|".join(str(entry and entry["sha256"]) for entry in entries).encode()).hexdigest()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, place in self._places.items() if place.status == "ok")
+
+    def where(self, name: str) -> str:
+        return f"{self.location}: scene {name}"
+
+    def outcome(self, name: str) -> Outcome:
+        place = self._places.get(name)
+        if place is None:
+            raise FitFileError(f"{self.location}: no fit of scene {name}")
+        return self._outcome(self._row(place))
+
+    def part(self, span: range) -> Iterator[Outcome]:
+        first = 0
+        for unit in self._units:
+            last = first + len(self._ledger.plan.scenes(unit))
+            if max(first, span.start) < min(last, span.stop):
+                wanted = itertools.islice(self._rows(unit), max(span.start - first, 0), span.stop - first)
+                yield from map(self._outcome, wanted)
+            first = last
+
+    def _outcome(self, row: SceneRow) -> Outcome:
+        keys = tuple(row.person_keys)
+        return Outcome(self._fit(row), row.scene_status, row.scene_reason, row.scene_index, row.content_hash, keys)
+
+    def _rows(self, unit: int) -> Iterator[SceneRow]:
+        self._check(unit)
+        with _naming(self._ledger.shard(unit)):
+            yield from self._ledger.rows(unit)
+
+    def _row(self, place: _Place) -> SceneRow:
+        """One row by random access."""
+        if place.unit in self._shards:
+            self._shards.move_to_end(place.unit)
+        else:
+            self._check(place.unit)
+            path, length = str(self._ledger.shard(place.unit)), len(self._ledger.plan.scenes(place.unit))
+            self._shards[place.unit] = Records((path,), (length,))
+            if len(self._shards) > _OPEN_SHARDS:
+                self._shards.popitem(last=False)
+        shard = self._shards[place.unit]
+        with _naming(self._ledger.shard(place.unit)):
+            return job_rows.decode(shard[place.position], shard.where(place.position))
+
+    def _check(self, unit: int) -> None:
+        if self._ledger.done(unit) is None:
+            raise FitFileError(
+                f"{self._ledger.shard(unit)}: does not have the checksum of its entry in done/; "
+                "run the same experiments.fit again to have it fitted anew"
+            )
+
+    @functools.cached_property
+    def _places(self) -> dict[str, _Place]:
+        """Where each scene is; nothing but names and statuses is decoded."""
+        places = {}
+        for unit in self._units:
+            self._check(unit)
+            path = self._ledger.shard(unit)
+            shard = Records((str(path),), (len(self._ledger.plan.scenes(unit)),))
+            with _naming(path):
+                for position in range(len(shard)):
+                    record = Record(shard[position], shard.where(position))
+                    name, status = (record.read(key, job_rows.FIELDS[key]) for key in ("name", "scene_status"))
+                    places[name] = _Place(unit, position, status)
+        return places
+
+    def _fit(self, row: SceneRow) -> SceneFit:
+        """The row's fit file where it is there and of the same fit, else what the row has."""
+        fit = fit_of_row(row, self._configs.get(row.config_hash, ""))
+        path = self._files / f"{row.name}.npz" if self._files and row.scene_status == "ok" else None
+        if path is None or not path.is_file():
+            return fit
+        try:
+            stored = fit_files.load(path)
+        except FitFileError as error:
+            logging.warning("%s; the row of the job is used", error)
+            return fit
+        same = stored.config_hash == fit.config_hash and all(
+            np.array_equal(getattr(stored, name), getattr(fit, name), equal_nan=True) for name in job_rows.PARAMETERS
+        )
+        return stored if same else fit
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turns what a broken shard raises (SceneError, RuntimeError, OSError) into a FitFileError that names the file."""
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        raise FitFileError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def fit_of_row(row: SceneRow, config_json: str = "") -> SceneFit:
+    """The fit that a row of a job stores; what rows do not hold is NaN or empty (see `open_fits`).
+
+    The names of bones and phenotypes are those of the bundled body; of rows fitted with another one they are unknown, empty.
+    """
+    inside = row.person_index >= 0
+    people, aside = np.flatnonzero(inside), np.flatnonzero(~inside)
+
+    def texts(values: list[str]) -> np.ndarray:
+        return np.array([values[i] for i in people], np.str_)
+
+    fields: dict[str, Any] = {name: array[people] for name, array in row.arrays.items()}
+    unknown: dict[str, Any] = {
+        name: np.full_like(fields[name.removeprefix("start_").removesuffix("_raw")], np.nan)
+        for name in ("shape_raw", *(f"start_{parameter}" for parameter in job_rows.PARAMETERS))
+    }
+    version, bones, phenotypes = _labels()
+    known = row.asset_version == version
+    return SceneFit(
+        name=row.name,
+        image_size=row.image_size,
+        image_path=row.image_path,
+        K=row.K,
+        person_ids=texts(row.person_ids),
+        status=texts(row.status),
+        notes=texts(row.notes),
+        **fields,
+        **unknown,
+        start_origin=row.start_origin,
+        loss_names=np.zeros(0, np.str_),
+        loss_curve=np.zeros((0, 0), np.float32),
+        bone_labels=bones if known else bones[:0],
+        phenotype_labels=phenotypes if known else phenotypes[:0],
+        asset_version=row.asset_version,
+        config_hash=row.config_hash,
+        config_json=config_json,
+        scene_notes=np.array(row.scene_notes, np.str_),
+        set_aside=np.array([(row.person_ids[i], row.notes[i]) for i in aside], np.str_).reshape(-1, 2),
+    )
+
+
+@functools.cache
+def _labels() -> tuple[str, np.ndarray, np.ndarray]:
+    """Version, posed bones and phenotypes of the bundled body."""
+    asset = anny_asset.read()
+    bones = np.array([str(label) for label in asset["bone_labels"]])
+    return str(asset["asset_version"]), bones[1:], np.array(anny.PHENOTYPE_LABELS)

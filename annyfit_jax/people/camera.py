@@ -1,0 +1,53 @@
+"""The pinhole camera: pixels, camera axes x right, y down, z forward, no distortion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import overload
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES
+
+
+def intrinsics_from_fov(
+    image_size: Sequence[int], fov_degrees: float = DEFAULT_FOV_DEGREES
+) -> Float[np.ndarray, "3 3"]:
+    """Intrinsics of an uncalibrated photo: a field of view over the longest side, principal point at the centre.
+
+    `image_size` is (width, height) in pixels; f = L / (2 tan(fov / 2)) with L the longest side. Raises ValueError on a
+    field of view outside (0, 180) degrees or an image without area.
+    """
+    width, height = (float(side) for side in image_size)
+    if not 0.0 < fov_degrees < 180.0:
+        raise ValueError(f"field of view: expected degrees in (0, 180), got {fov_degrees}")
+    if not (width > 0 and height > 0):
+        raise ValueError(f"image size: expected a positive width and height, got {width:g} x {height:g}")
+    focal = max(width, height) / (2.0 * math.tan(math.radians(fov_degrees) / 2.0))
+    return np.array([[focal, 0.0, width / 2.0], [0.0, focal, height / 2.0], [0.0, 0.0, 1.0]])
+
+
+@overload
+def project(points: Float[np.ndarray, "... 3"], intrinsics: Float[np.ndarray, "... 3 3"]) -> np.ndarray: ...
+@overload
+def project(points: Float[Array, "... 3"], intrinsics: Float[Array, "... 3 3"] | np.ndarray) -> Array: ...
+def project(points, intrinsics):
+    """Projects camera-space points (..., 3) in metres to pixels (..., 2), pi(q) = (K q / q_z)[:2].
+
+    Leading axes broadcast from the right: for one camera per person and 17 points each, pass `K[:, None]`.
+
+    There is no guard for q_z <= 0: a point behind the camera is mirrored and q_z = 0 gives non-finite pixels. The
+    objective is defined that way; whoever needs a guard tests the depth. Written as sums of products rather than as a
+    matrix product, which accelerators may round to a shorter mantissa.
+    """
+    x = points[..., 0] / points[..., 2]
+    y = points[..., 1] / points[..., 2]
+    k = intrinsics
+    u = k[..., 0, 0] * x + k[..., 0, 1] * y + k[..., 0, 2]
+    v = k[..., 1, 0] * x + k[..., 1, 1] * y + k[..., 1, 2]
+    # numpy in, numpy out: host code (evaluation, drawing) projects in float64 without switching jax to x64.
+    on_host = isinstance(points, np.ndarray) and isinstance(intrinsics, np.ndarray)
+    return np.stack([u, v], axis=-1) if on_host else jnp.stack([u, v], axis=-1)

@@ -1,0 +1,45 @@
+"""What a network in training sees: pictures of a batch with its people and the true ones."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from annyfit_jax.people.camera import project
+from annyfit_jax.regressors.aios import picture_preprocess
+from annyfit_jax.regressors.aios.aios_predictions import Predictor
+from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor, Batch
+from annyfit_jax.viz.drawing import draw_keypoints
+
+_JOINTS = 17
+
+
+def draw(
+    regressor: AiosRegressor, variables: Any, batch: Batch, threshold: float = 0.3
+) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """The pictures of a batch (host arrays) without padding: true joints as dots, predicted bodies as skeletons."""
+    predictor, run = _predictor(regressor)
+    found = jax.tree.map(np.asarray, run(variables, batch._replace(targets=None), threshold))
+    drawn = []
+    for k, size in enumerate(np.asarray(batch.image_size)):
+        width, height = (int(side) for side in size)
+        own = jax.tree.map(lambda x, row=k: x[row], found)
+        joints = predictor.joints(own, np.flatnonzero(own.valid))
+        # The camera is that of the picture before it was resized.
+        K = np.diag([*np.asarray(batch.resize_factor)[k], 1.0]) @ own.intrinsics
+        image = picture_preprocess.denormalised(np.asarray(batch.images[k])[:height, :width])
+        image = draw_keypoints(image, np.zeros((len(joints), _JOINTS, 3)), project(joints, K))
+        if batch.targets is not None:
+            true = np.asarray(batch.targets.body_joints)[k][np.asarray(batch.targets.people)[k]]
+            image = draw_keypoints(image, true * np.array([width, height, 1.0]), None)
+        drawn.append(image)
+    return drawn
+
+
+@functools.cache
+def _predictor(regressor: AiosRegressor) -> tuple[Predictor, Any]:
+    return Predictor(regressor, None), jax.jit(regressor.predict)

@@ -1,0 +1,102 @@
+"""The pictures and the 3D model of one scene, drawn with the reduced mesh of the body (3000 vertices)."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from annyfit_jax.exports.scene_files import camera_to_frame, drawable, export_glb
+from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.report.people_table import to_json
+from annyfit_jax.report.scene_pages import scene_page
+from annyfit_jax.synthetic.body_chunks import in_chunks, surface_points
+from annyfit_jax.synthetic.render_mesh import load_render_mesh
+from annyfit_jax.viz import drawing, rasterise
+from annyfit_jax.viz.page import ScenePage, page_photo
+from body_models import anny
+
+MAX_SIDE = 960
+"""Longer photos are reduced."""
+THUMB_WIDTH = 320
+_VIEW_SIZE = (720, 540)
+_SUPERSAMPLING = 2
+_QUALITY = 85
+
+Photo = UInt8[np.ndarray, "H W 3"]
+
+
+class Painter:
+    """Draws fits; holds the body's reduced mesh and its compiled points."""
+
+    def __init__(self, model: anny.AnnyModel | None = None) -> None:
+        model = anny.load() if model is None else model
+        mesh = load_render_mesh(model)
+        self.faces = mesh.faces
+        nothing = np.zeros((0, model.skin.shape[1]))
+        self._points: Callable = jax.jit(anny.points)
+        self._surface = surface_points(model, nothing, mesh.vertices)
+
+    def vertices(self, fit: SceneFit) -> Float[np.ndarray, "n 3000 3"]:
+        """Camera space, metres; NaN for people without a fit."""
+        rows = drawable(fit)
+        out = np.full((len(fit), int(self.faces.max()) + 1, 3), np.nan)
+        if len(rows):
+            out[rows] = in_chunks(lambda p: self._points(self._surface, p), fit.parameters.select(rows))
+        return out
+
+    def files(self, fit: SceneFit, photo: Photo | None) -> dict[str, bytes]:
+        """Content by file name: what there is to see of a scene in which somebody is fitted.
+
+        `overlay.jpg`, `keypoints.jpg`, `top.png`, `side.png`, `thumb.jpg`, `model.js` (see `model_script`) and, where there is
+        one, `photo.jpg`.
+        """
+        vertices = self.vertices(fit)
+        page = scene_page(fit, vertices, self.faces)
+        page = replace(page, photo=photo if photo is not None else page.photo)
+        out = _drawings(page, vertices)
+        out["model.js"] = model_script(fit, vertices[drawable(fit)], self.faces).encode()
+        return out
+
+
+def _drawings(page: ScenePage, vertices: np.ndarray) -> dict[str, bytes]:
+    photo, intrinsics, factor = page_photo(page, MAX_SIDE)
+    height, width = photo.shape[:2]
+    large = np.diag([_SUPERSAMPLING, _SUPERSAMPLING, 1.0]) @ intrinsics
+    raster = rasterise(vertices, page.faces, large, (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
+    bodies = drawing.overlay(photo, raster, vertices, page.faces)
+    out = {"photo.jpg": _image(photo)} if page.photo is not None else {}
+    out["overlay.jpg"] = _image(drawing.label_people(bodies, raster, len(page.people)))
+    if page.keypoints is not None and page.projected is not None:
+        pale = drawing.overlay(photo, raster, vertices, page.faces, alpha=0.4)
+        observed, projected = page.keypoints * np.array([factor, factor, 1.0]), page.projected * factor
+        out["keypoints.jpg"] = _image(drawing.draw_keypoints(pale, observed, projected))
+    for name, draw in (("top.png", drawing.top_view), ("side.png", drawing.side_view)):
+        out[name] = _image(draw(vertices, page.faces, _VIEW_SIZE, intrinsics, (width, height)), "PNG")
+    reduced = Image.fromarray(bodies)
+    reduced.thumbnail((THUMB_WIDTH, THUMB_WIDTH), Image.Resampling.LANCZOS)
+    out["thumb.jpg"] = _image(np.asarray(reduced))
+    return out
+
+
+def model_script(fit: SceneFit, vertices: Float[np.ndarray, "m V 3"], faces: np.ndarray) -> str:
+    """A script `Report.model(name, base64)` with the scene as binary glTF: Y up, origin at the camera, K in its extras."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.glb"
+        export_glb(fit, path, vertices, faces, camera_to_frame("camera"), "camera")
+        content = base64.b64encode(path.read_bytes()).decode()
+    return f"Report.model({to_json(fit.name)},{to_json(content)});\n"
+
+
+def _image(picture: np.ndarray, kind: str = "JPEG") -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format=kind, **({"quality": _QUALITY} if kind == "JPEG" else {}))
+    return stream.getvalue()

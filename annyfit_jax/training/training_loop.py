@@ -1,0 +1,160 @@
+"""A training run in a folder: made, or continued where it was interrupted.
+
+| in the folder | what |
+| --- | --- |
+| `config.json` | what decides the run |
+| `metrics.jsonl` | a line per logged step |
+| `checkpoints/` | state and place in the data |
+| `pictures/` | what the network sees, where asked for (`config.pictures_every`) |
+| `tensorboard/` | where asked for |
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+from annyfit_jax.records.files import read_json, write_text
+from annyfit_jax.training import flops, training_data, training_metrics
+from annyfit_jax.training import training_state as states
+from annyfit_jax.training.protocol import Regressor, Variables
+from annyfit_jax.training.training_checkpoints import Checkpoints
+from annyfit_jax.training.training_config import MAY_CHANGE, TrainConfig, describe
+from annyfit_jax.training.training_state import TrainState
+
+
+def train(
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    stop: threading.Event | None = None,
+    tensorboard: bool = False,
+) -> TrainState:
+    """Runs until `config.steps` steps are done or `stop` is set; then everything is on disk.
+
+    Raises ValueError where the folder belongs to another run or the batch cannot be split over the devices.
+    """
+    folder = Path(folder)
+    mesh = states.data_mesh()
+    processes = jax.process_count()
+    if config.batch % mesh.size:
+        raise ValueError(f"config.batch={config.batch} cannot be split evenly over {mesh.size} devices")
+    regressor = config.regressor
+    if config.pictures_every and not hasattr(regressor, "pictures"):
+        raise ValueError(f"config.pictures_every: {type(regressor).__name__} draws no pictures; leave it at 0")
+    claim(folder, config)
+    variables = initial_variables(config)
+    state = states.create(regressor, variables, config.optimiser, mesh)
+    constants = states.on_devices(regressor.constants(), mesh, split=False)
+    step = states.make_step(regressor, variables, config.optimiser, config.seed, mesh)
+    share = config.batch // processes
+    rows = iter(
+        training_data.rows(
+            config.feed, share, config.seed, process=jax.process_index(), processes=processes,
+            threads=config.reader_threads,
+        )
+    )  # fmt: skip
+    checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
+    if checkpoints.latest is not None:
+        state = checkpoints.restore(state, rows)
+        logging.info("%s: goes on after step %d", folder, int(state.step))
+    done = int(state.step)
+    log = training_metrics.Log(folder, first_step=done, tensorboard=tensorboard)
+    cost = _Cost(regressor, variables, constants)
+    clock, last_saved = training_metrics.Clock(), done
+    while done < config.steps and not _stopped(stop):
+        batch = training_data.padded(config.feed, next(rows))
+        clock.add(config.batch, 3.0 * processes * cost.of(batch))  # the gradient costs twice the forward pass
+        state, found = step(state, constants, states.on_devices(batch, mesh, split=True))
+        done += 1
+        if done % config.log_every == 0 or done == config.steps:
+            values = {name: float(value) for name, value in jax.device_get(found).items()}
+            values |= clock.look()
+            log.write(done, values)
+            logging.info("step %d of %d: %s", done, config.steps, spell(values))
+        if config.pictures_every and done % config.pictures_every == 0 and jax.process_index() == 0:
+            log.pictures(done, _draw(config, state, variables, batch))
+        if done % config.checkpoint_every == 0:
+            checkpoints.save(state, rows)
+            last_saved = done
+    if last_saved != done:
+        checkpoints.save(state, rows)
+    checkpoints.close()
+    log.close()
+    return state
+
+
+def claim(folder: Path, config: TrainConfig, *, write: bool = True) -> None:
+    """Makes the folder one of this config (or, not to `write`, looks only). Raises ValueError if it is of another one."""
+    described = describe(config)
+    path = folder / "config.json"
+    before = read_json(path)
+    if before is not None:
+        differing = [name for name in described if name not in MAY_CHANGE and before.get(name) != described[name]]
+        if differing:
+            raise ValueError(f"{path}: a run with another {', '.join(differing)}; give another --output")
+    if write and jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(described, indent=1) + "\n")
+
+
+def initial_variables(config: TrainConfig) -> Variables:
+    """Variables before the first step: drawn, or with those of `config.start_from` in their places."""
+    variables = config.regressor.init(jax.random.key(config.seed))
+    if not config.start_from:
+        return variables
+    start = getattr(config.regressor, "start_from", None)
+    if start is None:
+        raise ValueError(f"config.start_from: {type(config.regressor).__name__} reads no PyTorch checkpoints")
+    return start(variables, config.start_from)
+
+
+def _draw(config: TrainConfig, state: TrainState, variables: Variables, batch: Any) -> Any:
+    """Pictures of the first examples of this process's batch, on one device."""
+    averaged = jax.tree.map(lambda x: x.addressable_data(0), states.inference_variables(state, variables))
+    return config.regressor.pictures(averaged, jax.tree.map(lambda x: x[: config.pictures], batch))  # pyright: ignore
+
+
+def spell(values: dict[str, float]) -> str:
+    """One line for people: loss, gradient, speed."""
+    parts = [f"loss {values['loss']:.6g}", f"|gradient| {values['gradient_norm']:.4g}"]
+    parts += [f"{values['images_per_second']:.3g} images/s", f"{values['tflops']:.3g} TFLOP/s"]
+    if "mfu" in values:
+        parts.append(f"MFU {100 * values['mfu']:.1f} %")
+    return ", ".join(parts)
+
+
+def _stopped(stop: threading.Event | None) -> bool:
+    """Whether any process was told to stop."""
+    wanted = stop is not None and stop.is_set()
+    if jax.process_count() == 1:
+        return wanted
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bool(np.max(multihost_utils.process_allgather(np.array(wanted))))
+
+
+class _Cost:
+    """Operations of the forward pass by the shape of the batch."""
+
+    def __init__(self, regressor: Regressor, variables: Variables, constants: Any) -> None:
+        self._regressor, self._known = regressor, {}
+        self._shapes = jax.tree.map(_shape, (variables, constants))
+
+    def of(self, batch: Any) -> float:
+        """Of this process's part of a batch; traced once for each shape."""
+        shapes = jax.tree.map(_shape, batch)
+        key = tuple(x.shape for x in jax.tree.leaves(shapes))
+        if key not in self._known:
+            self._known[key] = flops.count(self._regressor.loss, *self._shapes, shapes, jax.random.key(0))
+        return self._known[key]
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
