@@ -42,7 +42,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "words": {"qwen_vl": "qwen_vl:QwenVl", "http": "http_vlm:HttpVlm", "coco": "coco_file:CocoWords"},
     "start": {
-        "multihmr": "multihmr:MultiHmr",
+        "multihmr": "multihmr_start:MultiHmr",
         "multihmr_files": "start_files:MultiHmrFiles",
         "camerahmr_files": "start_files:CameraHmrFiles",
     },

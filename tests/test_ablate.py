@@ -10,6 +10,7 @@ import pytest
 from fit_cases import short_config
 
 from annyfit_jax import metrics
+from annyfit_jax.fit import fitter
 from annyfit_jax.fit.fitter import Fitter
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.scene import Scene

@@ -13,7 +13,7 @@ from annyfit_jax.metrics.people_of_image import TruthPeople
 from annyfit_jax.people.scene import SceneError
 
 PROTOCOLS = ("relative_human", "panoptic", "agora", "ehf", "ubody", "arctic", "egobody")
-_READERS = {"arctic": "humandata", "egobody": "humandata"}
+_READERS = {"arctic": "humandata_truth", "egobody": "humandata_truth"}
 """Modules of protocols that do not have one of their name."""
 
 
@@ -72,7 +72,8 @@ def open_truth(protocol: str, path: str, options: TruthOptions | None = None) ->
         raise SceneError(f"{path}: no such file or folder")
     options = options or TruthOptions()
     # Imported here: the SMPL-X readers need the body model, the others do not.
-    reader = importlib.import_module(f"annyfit_jax.truth.{_READERS.get(protocol, protocol)}")
+    module = _READERS.get(protocol, f"{protocol}_truth")
+    reader = importlib.import_module(f"annyfit_jax.truth.{module}")
     source: TruthSource = reader.open_source(Path(path), options)
     if options.pattern:
         source = _matching(source, options.pattern)
