@@ -41,7 +41,7 @@ PACKAGES = ("annyfit_jax", "body_models", "experts")
 TIMEOUT_S = 300
 DEFAULT_CONFIG = {"fit": "experiments/configs/annyfit_keypoints.py", "ablate": "experiments/configs/annyfit.py"}
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_COMMAND = re.compile(r"python -m experiments\.(\w+)(.*)")
+_COMMAND = re.compile(r"python -m experiments\.([\w.]+)(.*)")
 
 # Flags live in one table of the process, under names that several programs use. So programs are imported one after another, and
 # what a module defined is put aside by module, and out of the table, before the next.
@@ -146,7 +146,7 @@ def parse(commands: list[Command]) -> list[str]:
 def test_every_command_is_understood_by_its_program():
     """Programs exist, and take the flags and the values that the documents give them."""
     assert {c.where for c in COMMANDS} >= {relative(p) for p in (*TUTORIALS.glob("[1-6]_*.md"), REPO / "README.md")}
-    missing = [c for c in COMMANDS if not (REPO / "experiments" / f"{c.program}.py").is_file()]
+    missing = [c for c in COMMANDS if not (REPO / "experiments" / f"{c.program.replace('.', '/')}.py").is_file()]
     assert not missing, missing
     named = [f"{c.where}: {c.program} {' '.join(c.arguments)}" for c in COMMANDS]
     wrong = [f"{name}: {said}" for name, said in zip(named, parse(COMMANDS)) if said]
@@ -219,7 +219,7 @@ def test_a_wrong_setting_is_found():
 
 def test_flags_named_in_the_text_exist():
     """A flag in inline code belongs to some program of this project, or to a program that is named beside it."""
-    source = "\n".join(p.read_text() for p in (REPO / "experiments").glob("*.py"))
+    source = "\n".join(p.read_text() for p in (REPO / "experiments").rglob("*.py"))
     known = {"help", *re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source)}
     unknown = []
     for document in DOCUMENTS:

@@ -4,8 +4,8 @@
 |---|---|
 | `scene_files` | a file per scene: parameters as `.npz`, meshes as `.glb` and `.ply` |
 | `tables` | one Parquet table of all people, for pandas, Polars, DuckDB |
-| `coco` | one COCO keypoints JSON with the parameters |
-| `humandata` | HumanData `.npz`, the layout that MMHuman3D and AiOS read |
+| `coco_export` | one COCO keypoints JSON with the parameters |
+| `humandata_export` | HumanData `.npz`, the layout that MMHuman3D and AiOS read |
 | `training_set` | a dataset with an example per image, for TFDS and Grain |
 
 No writer holds more than a bounded part of a collection, and every file appears complete or not at all.

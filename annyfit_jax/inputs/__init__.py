@@ -4,8 +4,8 @@
     for i, name in enumerate(source.names):
         scene = source.load(i)          # SceneError: set this scene aside
 
-Kinds: a folder of scene `.npz` files or one of them (`scene_npz`), a COCO-keypoints `.json` (`coco`), a folder with
-`preprocessed/` written by the official Anny-Fit preprocessing (`official`), a cue dataset (`cues`).
+Kinds: a folder of scene `.npz` files or one of them (`scene_npz`), a COCO-keypoints `.json` (`coco_annotations`), a folder with
+`preprocessed/` written by the official Anny-Fit preprocessing (`official`), a cue dataset (`cue_source`).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A job is a source of scenes, a config and an output folder, cut into units of consecutive scenes. The folder holds
 
-    job.json                                      what is fitted, with what; a rerun must agree (`plan`)
-    fits-train.array_record-00003-of-00040 ...    a shard per unit: one record per scene (`rows`)
+    job.json                                      what is fitted, with what; a rerun must agree (`job_plan`)
+    fits-train.array_record-00003-of-00040 ...    a shard per unit: one record per scene (`job_rows`)
     done/00003.json                               written last: checksum and counts of a finished shard (`ledger`)
     claims/00003.json                             who works on a unit just now (`claims`)
     progress-00000-of-00004.jsonl                 a line every few seconds per process (`progress`)

@@ -2,15 +2,15 @@
 
 | module | figures |
 |---|---|
-| `scenes` | fits of synthetic scenes against exact truth; labelled photos |
-| `relative_human` | mPCKh 0.6, PCRD 0.2 per age class, age and gender F1 |
-| `panoptic` | BEV's MPJPE per action, root MPJPE and joint PA-MPJPE |
-| `agora` | F1, MPJPE, MVE, NMJE, NMVE, hands, face, kids |
+| `scene_scores` | fits of synthetic scenes against exact truth; labelled photos |
+| `relative_human_scores` | mPCKh 0.6, PCRD 0.2 per age class, age and gender F1 |
+| `panoptic_scores` | BEV's MPJPE per action, root MPJPE and joint PA-MPJPE |
+| `agora_scores` | F1, MPJPE, MVE, NMJE, NMVE, hands, face, kids |
 | `smplx_sets` | PVE and PA-PVE by parts for EHF, UBody, ARCTIC, EgoBody |
-| `matching` | greedy 2D matching, detection rates |
-| `joints`, `vertices`, `keypoints`, `ordering`, `words` | errors and shares that the protocols are made of |
+| `greedy_matching`, `detection_scores` | greedy 2D matching, detection rates |
+| `joint_errors`, `vertex_errors`, `keypoint_scores`, `depth_order`, `word_scores` | what the protocols are made of |
 | `skeletons` | joint sets, and which joints of two sets are compared |
-| `people` | the people of one image, predicted and labelled |
+| `people_of_image` | the people of one image, predicted and labelled |
 | `bootstrap` | confidence intervals over scenes |
 
 Every protocol has the same two steps: errors of one image, and `pool`, which makes the table from the errors of many. A

@@ -8,7 +8,7 @@
 | `LH_*`, `RH_*`, `F_*` | hands (wrist + 15 joints) and face (neck + 51 points), aligned at wrist and neck, which are part of the mean; **a miss enters the mean as 0** |
 | `FB_*` | B + (LH + RH + F) / 3 |
 | `kid_*` | the same over people flagged kid, but with the false positives of **everybody** |
-| `people_precision`, `people_recall`, `people_f1` | after `matching.match_people`, not rounded, over the people to be found; predictions on others are no false positives |
+| `people_precision`, `people_recall`, `people_f1` | after `greedy_matching.match_people`, not rounded, over the people to be found; predictions on others are no false positives |
 | `mpjpe_mm`, `mve_mm`, `nmje_mm`, `nmve_mm` | not rounded anywhere |
 | `matched_LH_*`, ... | the means of hands and face over matched people alone, without the joint aligned at |
 

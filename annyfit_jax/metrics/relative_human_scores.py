@@ -6,7 +6,7 @@
 | `mPCKh_0.6` | published: mean PCKh of all matched people, those with fewer than two labelled joints as -1; misses do not enter |
 | `PCRD_0.2`, `PCRD_0.2_<class>` | published: `ordering.pcrd`, a missed person counts as 0.3 of a wrong pair |
 | `age_f1`, `gender_f1` | macro F1 over all classes, matched people with a label (no public evaluator; our reading) |
-| `people_precision`, `people_recall`, `people_f1` | over people, not rounded, after `matching.match_people` |
+| `people_precision`, `people_recall`, `people_f1` | over people, not rounded, after `greedy_matching.match_people` |
 | `mPCKh_labelled` | PCKh of the people with two labelled joints or more, after `match_people` |
 | `depth_order` | share of right pairs among matched people, no miss term |
 | `age_f1_missed`, `gender_f1_missed` | macro F1 in which a miss is a false negative of its class |

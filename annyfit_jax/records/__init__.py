@@ -1,0 +1,11 @@
+"""How things are stored and read back, whatever they are.
+
+| module | what is in it |
+|---|---|
+| `settings` | configs as frozen dataclasses: `get_config()` files, `--set`, JSON, content hash |
+| `fit_files` | `SceneFit`, the stored form of a fitted scene |
+| `files` | files that appear complete or not at all |
+| `npz` | `.npz` files of strangers, checked before they are believed |
+| `codecs`, `wire`, `shards` | compact masks and depth maps; protocol buffers without TensorFlow; sharded records |
+| `torch_files`, `dataframe_pickles` | PyTorch checkpoints and data frames, read without executing a pickle |
+"""

@@ -3,10 +3,10 @@
 | module | subject |
 |---|---|
 | `columns` | what is known of each person, as named numbers |
-| `table` | all scenes and people as columns, cut into files that script tags load |
+| `people_table` | all scenes and people as columns, cut into files that script tags load |
 | `charts` | histograms over everybody, counts of what failed |
 | `choice` | which scenes get pictures |
-| `pictures` | the pictures and the 3D model of one scene |
+| `report_pictures` | the pictures and the 3D model of one scene |
 | `site` | the folder: pages, scripts, data |
 
 A page opened from disk may load scripts and images, but not fetch files: data are scripts that call a function with JSON. The

@@ -79,7 +79,7 @@ def arrange(
     radii: Float[np.ndarray, "n k"],
     config: LayoutConfig,
 ) -> Arrangement:
-    """Formation of a group of a kind (`people.GROUPS`); `centres` and `radii` are the bodies' limb spheres without yaw.
+    """Formation of a group of a kind (`population.GROUPS`); `centres` and `radii` are the bodies' limb spheres without yaw.
 
     People are pushed apart until their spheres are `config.gap` apart (one draw for the group).
     """

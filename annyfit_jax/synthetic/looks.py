@@ -25,7 +25,7 @@ _HAIR = np.array(
     ]
 )
 _GREY = np.array([0.72, 0.72, 0.72])
-# Heights on the canonical body, metres: `mesh.FIELDS` x, y, z of the mean body at rest.
+# Heights on the canonical body, metres: `render_mesh.FIELDS` x, y, z of the mean body at rest.
 _ANKLE, _KNEE, _CROTCH, _NECK, _SHOULDER = -0.70, -0.43, -0.15, 0.25, 0.3
 PATTERNS = ("plain", "stripes", "checks", "blotches", "two-tone")
 _F = {name: i for i, name in enumerate(FIELDS)}
@@ -117,7 +117,7 @@ def _garment(rng: np.random.Generator, n: int, colours: int | None = None) -> np
 def albedo(
     looks: Looks, person: Int[np.ndarray, "p"], fields: Float[np.ndarray, "p field"]
 ) -> Float[np.ndarray, "p 3"]:
-    """Colour of surface points: whose they are, and `mesh.RenderMesh.fields` interpolated there."""
+    """Colour of surface points: whose they are, and `render_mesh.RenderMesh.fields` interpolated there."""
     x, y, z = fields[:, 0], fields[:, 1], fields[:, 2]
     head, arm, leg, foot, along = (fields[:, _F[name]] for name in ("head", "arm", "leg", "foot", "along_arm"))
     pick = lambda name: getattr(looks, name)[person].astype(np.float32)  # noqa: E731

@@ -66,7 +66,7 @@ class Posture:
     pitch: float
     """Forward turn of the trunk about the body's left-right axis: 0 upright, pi / 2 face down."""
     contacts: tuple[str, ...]
-    """Parts (`contact.PARTS`) that touch the ground together."""
+    """Parts (`floor_contact.PARTS`) that touch the ground together."""
     max_tilt: float
     """How far settling may turn the body."""
     seated: bool = False

@@ -50,7 +50,7 @@ class RenderMesh:
     from the middle), shares of head, arms, legs and feet in its skinning, place along the arm (0 shoulder, 1 wrist), whether it
     is an eyeball."""
     parts: dict[str, Int[np.ndarray, "k"]]
-    """Vertices that can touch the ground, by part (`contact.PARTS`)."""
+    """Vertices that can touch the ground, by part (`floor_contact.PARTS`)."""
 
 
 def load_render_mesh(model: anny.AnnyModel) -> RenderMesh:

@@ -39,11 +39,11 @@ class PeopleConfig:
     groups: FrozenDict[str, float] = field(
         default_factory=lambda: table(single=0.22, couple=0.14, family=0.30, friends=0.16, school=0.08, crowd=0.10)
     )
-    """Relative frequency of each kind of group (`people.GROUPS`)."""
+    """Relative frequency of each kind of group (`population.GROUPS`)."""
     max_people: int = 8
     """Larger groups lose their last members."""
     muscle_sd: float = 0.15
-    """Phenotype, around 0.5; clipped to [0.1, 0.9]. The same for proportions. See `people.solve_phenotypes`."""
+    """Phenotype, around 0.5; clipped to [0.1, 0.9]. The same for proportions. See `population.solve_phenotypes`."""
     mass_cv: float = 0.16
     """Log-normal spread of adults' mass around the population's at their height; children's is two thirds of it."""
 
@@ -53,7 +53,7 @@ class PoseConfig:
     """How they hold themselves."""
 
     unusual: float = 1.0
-    """Multiplies the share of every posture but standing, walking and sitting (`poses.SHARES`)."""
+    """Multiplies the share of every posture but standing, walking and sitting (`postures.SHARES`)."""
     spread: float = 1.0
     """Multiplies the individual variation about every joint axis."""
     limit_share: float = 0.95
@@ -174,7 +174,7 @@ class StartNoise:
     shape_sd: float
     """Normal error of every phenotype."""
     pose: float
-    """Factor on the error of each bone (`poses.ESTIMATE_ERROR`: 0.04 to 0.12 rad about each axis)."""
+    """Factor on the error of each bone (`postures.ESTIMATE_ERROR`: 0.04 to 0.12 rad about each axis)."""
     root: float
     """Standard deviation of the root's orientation about each axis, radians."""
     depth: float

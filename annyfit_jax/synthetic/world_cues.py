@@ -1,4 +1,4 @@
-"""What imperfect experts say about a rendered scene (numpy). Levels of noise: `config.py`.
+"""What imperfect experts say about a rendered scene (numpy). Levels of noise: `world_config.py`.
 
 Who sees what comes from the z-buffer: a point is OUTSIDE the picture, HIDDEN behind another person or a thing, SELF_HIDDEN
 behind its own body, or VISIBLE.

@@ -9,7 +9,7 @@
 | `ubody` | UBody: `annotations/<scene>/keypoint_annotation.json` and `smplx_annotation.json`, or HumanData `.npz` |
 | `arctic`, `egobody` | ARCTIC, EgoBody: HumanData `.npz` with SMPL-X parameters in camera axes |
 
-Synthetic scenes and labelled photos are inputs like any other (`annyfit_jax.inputs`); `synthetic.py` takes the truth out of them.
+Synthetic scenes and labelled photos are inputs like any other (`annyfit_jax.inputs`); `synthetic_truth` takes the truth out of them.
 Files are read as if they came from strangers: pickles run no code, sizes are checked, and what is wrong is one SceneError
 that names file, field and expected shape.
 """  # noqa: E501 (table rows)

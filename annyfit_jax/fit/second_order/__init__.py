@@ -6,11 +6,11 @@
 
 | module | what |
 |---|---|
-| `plan.py`, `jacobian.py` | analytic Jacobian of contracted points, normal equations in dense blocks |
-| `lm.py` | the solver: damping, bounds, scene unknowns by a Schur complement |
-| `map_objective.py`, `terms.py`, `contacts.py`, `robust.py` | the MAP energy and its quadratic model |
+| `linear_plan.py`, `columns.py`, `jacobian.py` | analytic Jacobian of contracted points, normal equations in dense blocks |
+| `solve.py`, `lm.py` | the solver: damping, bounds, scene unknowns by a Schur complement |
+| `map_objective.py`, `small_terms.py`, `contacts.py`, `robust.py` | the MAP energy and its quadratic model |
 | `frozen.py` | noise scales, visible surface and sizes, estimated between rounds |
-| `body.py`, `cues.py`, `start.py` | the body, the cues and the closed-form start |
+| `map_body.py`, `map_cues.py`, `placement.py` | the body, the cues and the closed-form start |
 | `released.py` | the released objective by the same solver |
 | `uncertainty.py` | standard deviations from the curvature |
 """

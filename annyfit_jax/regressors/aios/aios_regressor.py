@@ -73,7 +73,7 @@ class AiosRegressor:
     def loss(
         self, variables: nnx.State, constants: Constants, batch: Batch, key: jax.Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """See `losses.loss`. `key` draws the denoising queries."""
+        """See `aios_losses.loss`. `key` draws the denoising queries."""
         if batch.targets is None:
             raise ValueError("a training batch needs targets")
         queries = clean = None
@@ -96,7 +96,7 @@ class AiosRegressor:
         )
 
     def pictures(self, variables: nnx.State, batch: Batch) -> list[UInt8[np.ndarray, "h w 3"]]:
-        """See `pictures.draw`."""
+        """See `aios_pictures.draw`."""
         from annyfit_jax.regressors.aios import aios_pictures
 
         return aios_pictures.draw(self, variables, batch)

@@ -108,7 +108,7 @@ class BodyPrediction(NamedTuple):
     shape: Float[Array, "*batch coefficient"]
     """Betas, or phenotypes in [0, 1]."""
     camera: Float[Array, "*batch 3"]
-    """(s, tx, ty): the body stands at (tx / s, ty / s, 1 / s) metres for the focal length of the config (`camera.py`)."""
+    """(s, tx, ty): the body stands at (tx / s, ty / s, 1 / s) metres, see `weak_perspective`."""
     expression: Float[Array, "*batch coefficient"] | None = None
 
 

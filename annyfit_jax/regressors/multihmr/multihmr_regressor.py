@@ -101,7 +101,7 @@ class MultiHmrRegressor:
     def loss(
         self, variables: nnx.State, constants: AnnyBodies, batch: Batch, key: jax.Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The terms of `losses.terms`, and the field of view. Nothing in it is random: `key` is not used."""
+        """The terms of `multihmr_losses.terms`, and the field of view. Nothing in it is random: `key` is not used."""
         if batch.targets is None or batch.intrinsics is None:
             raise ValueError("a training batch needs targets and intrinsics")
         config, targets, K = self.config, batch.targets, batch.intrinsics
