@@ -17,6 +17,8 @@ from typing import Any
 
 from flax.core import FrozenDict
 
+from annyfit_jax.records.moved_modules import old_imports
+
 
 def table(**entries: float) -> FrozenDict[str, float]:
     """A hashable name -> number table."""
@@ -27,14 +29,22 @@ Kind = typing.TypeVar("Kind")
 
 
 def run_get_config(path: str | Path, kind: type[Kind]) -> Kind:
-    """What the `get_config()` of a Python file returns. Raises FileNotFoundError, ValueError where that is no `kind`."""
+    """What the `get_config()` of a Python file returns.
+
+    Raises FileNotFoundError, and ValueError where that is no `kind` or the file imports a module by an old name.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"--config={path}: no such file; the shipped ones are experiments/configs/*.py")
     spec = importlib.util.spec_from_file_location(f"annyfit_config_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError:
+        if moves := old_imports(path.read_text(encoding="utf-8")):
+            raise ValueError(f"--config={path}: {'; '.join(moves)}; docs/migration.md lists all moves") from None
+        raise
     if not hasattr(module, "get_config"):
         raise ValueError(f"--config={path}: the file must define get_config() -> {kind.__name__}")
     config = module.get_config()

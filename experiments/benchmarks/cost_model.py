@@ -178,7 +178,7 @@ def measure_step(people: int) -> tuple[Sizes, float, dict[str, float]]:
     from body_models import anny
     from experiments.benchmarks import benchmark_scenes
 
-    config = configs.load_config(Path(__file__).parent / "configs" / "annyfit.py")
+    config = configs.load_config(Path(__file__).parents[1] / "configs" / "annyfit.py")
     model = anny.load()
     body = anny_body(model, config)
     scene_list = benchmark_scenes.scenes_of(
