@@ -5,7 +5,7 @@
 #   make test          setup, then every test that needs no torch
 #   make test-parity   .venv-parity with torch (CPU), then the live comparisons with the `anny` and `smplx` packages
 #   make lint          ruff check, ruff format --check, pyright
-#   make docs          the reference of every public name as pages, in site/
+#   make docs          tutorials, pages and the reference of every public name as a site, in site/
 #   make clean         remove outputs and caches;  make distclean: the environments as well
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
@@ -18,6 +18,8 @@ PYTEST_ARGS ?=
 PARITY_TORCH := torch==2.13.0
 
 DEMO_DATA := experiments/demo_data
+PAGES := build/pages
+DOCUMENTS := README.md WORKSPACE.md CONTRIBUTING.md CHANGELOG.md LICENSE NOTICE docs experiments/results $(DEMO_DATA)/CREDITS.md
 BIN := $(VENV)/bin
 PARITY_BIN := $(PARITY_VENV)/bin
 STAMP := $(VENV)/.installed
@@ -62,8 +64,13 @@ lint: setup
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --no-input --editable ".[docs]"
-	JAX_PLATFORMS=cpu $(BIN)/python -W ignore -m pdoc --docformat google --output-directory site annyfit_jax body_models experts
-	@echo "The reference is in $(CURDIR)/site: open $(CURDIR)/site/index.html"
+	rm -rf $(PAGES) site
+	mkdir -p $(PAGES)
+	tar -cf - $(DOCUMENTS) | tar -xf - -C $(PAGES)
+	JAX_PLATFORMS=cpu $(BIN)/python -W ignore -m pdoc --docformat google --output-directory $(PAGES)/reference \
+		annyfit_jax body_models experts
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "The site is in $(CURDIR)/site: open $(CURDIR)/site/index.html"
 
 clean:
 	rm -rf out site build dist .cache .pytest_cache .ruff_cache .hypothesis *.egg-info
