@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from export_cases import FITTED, make_job
-from helpers import REPO
+from helpers import HANG_S, REPO
 from scipy.spatial.transform import Rotation
 
 from annyfit_jax.distillation import distillation_config as distillation_configs
@@ -38,7 +38,6 @@ DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
 TUTORIALS = REPO / "docs" / "tutorials"
 PACKAGES = ("annyfit_jax", "body_models", "experts")
 """Those of the API reference."""
-TIMEOUT_S = 300
 DEFAULT_CONFIG = {"fit": "experiments/configs/annyfit_keypoints.py", "ablate": "experiments/configs/annyfit.py"}
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"python -m experiments\.([\w.]+)(.*)")
@@ -136,7 +135,7 @@ def parse(commands: list[Command]) -> list[str]:
         asked.setdefault(command.program, []).append(arguments)
     done = subprocess.run(
         [sys.executable, "-c", _PARSER], input=json.dumps(asked), capture_output=True, text=True, cwd=REPO,
-        timeout=TIMEOUT_S, check=False,
+        timeout=HANG_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     answers = {program: iter(said) for program, said in json.loads(done.stdout.splitlines()[-1]).items()}

@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from helpers import REPO
+from helpers import HANG_S, REPO
 
-TIMEOUT_S = 300
 LARGEST_FILE_BYTES = 3_000_000
 PACKAGES = ("annyfit_jax", "body_models", "experts", "experiments")
 NOT_INSTALLED = (REPO / "experiments" / "results",)  # recorded measurements: for readers of the repository
@@ -31,7 +30,7 @@ FORBIDDEN = {
 
 
 def run(*command: str, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=REPO, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, cwd=REPO, **options)
 
 
 def tool(*arguments: str) -> None:
@@ -114,7 +113,7 @@ def test_a_package_of_the_same_name_is_named_in_the_error(tmp_path):
     path = os.pathsep.join([str(tmp_path), str(REPO)])
     done = subprocess.run(
         [sys.executable, "-c", "import annyfit_jax"],
-        capture_output=True, text=True, timeout=TIMEOUT_S, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, timeout=HANG_S, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     assert done.returncode == 1
     message = done.stderr.strip().splitlines()[-1]

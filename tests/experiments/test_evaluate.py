@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import smplx_synthetic
 from fitted_people import make_fit
-from helpers import REPO
+from helpers import HANG_S, REPO
 from scipy.spatial.transform import Rotation
 from truth_files import agora_frame, human_data, write_ply
 
@@ -595,7 +595,7 @@ def test_the_program(fitted):
     truth, _ = relative_human_truth(folder, predicted)
     command = [sys.executable, "-m", "experiments.evaluate", f"--fits={folder / 'out'}", f"--truth={truth}"]
     command += ["--protocol=relative_human", "--bootstrap=5", f"--json={folder / 'report.json'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPO, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, cwd=REPO, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "mPCKh_0.6" in done.stdout
     assert "people not fitted: 2; scenes without a fit: 0" in done.stdout
@@ -604,7 +604,7 @@ def test_the_program(fitted):
     assert report["pooled"]["fit"]["mPCKh_0.6"] == pytest.approx(1.0)
     assert set(report["per_scene"]) == {"100", "101"}
     broken = [*command[:4], f"--truth={folder / 'none'}", "--protocol=agora"]
-    done = subprocess.run(broken, capture_output=True, text=True, timeout=300, cwd=REPO, check=False)
+    done = subprocess.run(broken, capture_output=True, text=True, timeout=HANG_S, cwd=REPO, check=False)
     assert done.returncode == 2
     assert "none: no such file or folder" in done.stderr
     assert "Traceback" not in done.stderr

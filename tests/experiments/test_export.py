@@ -14,7 +14,7 @@ import pytest
 import trimesh
 from export_cases import FITTED, NAMES, People, load, make_job
 from fake_job import CONFIG_HASH, run
-from helpers import REPO, max_abs
+from helpers import HANG_S, REPO, max_abs
 
 from annyfit_jax.exports import exported_people
 from annyfit_jax.inputs.scene_source import SceneSource
@@ -84,7 +84,7 @@ def test_a_name_that_is_a_path_is_refused(tmp_path):
 def test_the_program_says_what_it_did_and_ends_with_its_codes(job, tmp_path):
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "experiments.export", *arguments]
-        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=HANG_S)
 
     done = call(f"--fits={job}", "--format=coco", f"--output={tmp_path / 'a.json'}", "--scenes=pair,trio")
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import pytest
 from chat_server import KEY, Server, said
-from helpers import REPO, require_shared
+from helpers import HANG_S, REPO, require_shared
 from PIL import Image
 
 from annyfit_jax.fit import config as configs
@@ -439,7 +439,7 @@ def test_processes_that_are_killed_lose_nothing_and_do_nothing_twice(photos, tmp
     path = os.pathsep.join([str(tmp_path), str(REPO), str(REPO / "tests")])
     for victim in ("Detector b", "Keypoints schön_neu", "Speak sub_a", ""):
         environment = {**os.environ, "PYTHONPATH": path, "CALLS": str(log), "VICTIM": victim}
-        done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=200, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=HANG_S, env=environment)
         assert done.returncode == (-signal.SIGKILL if victim else 0), done.stderr[-2000:]
         if victim:
             assert not (tmp_path / "torn" / "dataset_info.json").exists()
@@ -770,7 +770,7 @@ def test_the_default_set_is_permissive_and_imports_nothing_heavy():
         "registry.check_licences(registry.build('server'), False); "
         "print([c for c, _ in s.items()], [m for m in ('torch', 'transformers', 'tensorflow', 'jax') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, timeout=HANG_S)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "'detector', 'segmenter', 'keypoints', 'depth', 'camera', 'words'" in done.stdout
     assert "'torch'" not in done.stdout
@@ -834,7 +834,7 @@ def test_every_expert_and_option_of_the_documentation_exists():
 
 def test_the_program_runs_from_the_command_line(photos, tmp_path):
     command = [sys.executable, "-m", "experiments.precompute", f"--images={photos}", f"--output={tmp_path / 'out'}"]
-    done = subprocess.run([*command, "--experts=nothing"], capture_output=True, text=True, cwd=REPO, timeout=200)
+    done = subprocess.run([*command, "--experts=nothing"], capture_output=True, text=True, cwd=REPO, timeout=HANG_S)
     assert done.returncode == 2
     assert "expected one of default, server, none" in done.stderr
     real = Image.open(photos / "a.jpg")
@@ -847,13 +847,13 @@ def test_the_program_runs_from_the_command_line(photos, tmp_path):
     real.close()
     done = subprocess.run(
         [*command, "--experts=none", f"--annotations={file}", "--set=people.max_people=9"],
-        capture_output=True, text=True, cwd=REPO, timeout=200,
+        capture_output=True, text=True, cwd=REPO, timeout=HANG_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "1 scenes, 1 people, 4 photos set aside" in done.stdout
     page = subprocess.run(
         [sys.executable, "-m", "experiments.inspect_cues", f"--cues={tmp_path / 'out'}", f"--output={tmp_path / 'page'}"],
-        capture_output=True, text=True, cwd=REPO, timeout=200,
+        capture_output=True, text=True, cwd=REPO, timeout=HANG_S,
     )  # fmt: skip
     assert page.returncode == 0, page.stderr[-2000:]
     assert (tmp_path / "page" / "index.html").is_file()

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import smplx_synthetic
-from helpers import REPO, max_abs
+from helpers import HANG_S, REPO, max_abs
 
 from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.jobs.fit_source import open_fits
@@ -50,7 +50,7 @@ OPTIONS = ["--threshold=0.001", "--short_side=48", "--long_side=96"]
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     cache = f"--compile_cache={REPO / '.cache' / 'jax'}"
     command = [sys.executable, "-m", "experiments.predict", cache, *arguments]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 @pytest.fixture(scope="module")

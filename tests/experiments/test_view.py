@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from export_cases import make_job
-from helpers import REPO
+from helpers import HANG_S, REPO
 
 from annyfit_jax.jobs.fit_source import FitSource, open_fits
 from annyfit_jax.people.body_meshes import BodyMeshes
@@ -112,7 +112,7 @@ def test_a_scene_replaces_the_one_before(fits):
 def test_program_says_what_is_missing(tmp_path):
     (tmp_path / "viser.py").write_text("raise ImportError('not here')\n")
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.view", "--fits=nowhere"], cwd=REPO, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-m", "experiments.view", "--fits=nowhere"], cwd=REPO, capture_output=True, text=True, timeout=HANG_S,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode != 0

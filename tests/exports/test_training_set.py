@@ -16,7 +16,7 @@ import pytest
 import tensorflow_datasets as tfds
 from export_cases import FITTED, NAMES, PEOPLE, load, make_job
 from fitted_people import make_fit
-from helpers import REPO
+from helpers import HANG_S, REPO
 from PIL import Image
 
 from annyfit_jax.exports import exported_people, training_set
@@ -118,7 +118,7 @@ train, job = pipeline({str(folder)!r}), pipeline({str(job)!r})
 assert all(abs(job[name] - depth) < 1e-6 for name, depth in train.items())
 print(sorted(train), len(job), "tensorflow" in sys.modules)
 """
-    result = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=HANG_S)
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.splitlines()[-1] == f"{sorted(FITTED)} {len(NAMES)} False"
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
-from helpers import REPO
+from helpers import HANG_S, REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -302,7 +302,7 @@ scenes = {{scene.name: scene.keypoints.sum() for scene in open_input({str(tmp_pa
 assert grains == scenes, (grains, scenes)
 print(people, sorted(grains), "tensorflow" in sys.modules)
 """
-    result = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, timeout=HANG_S)
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.splitlines()[-1] == "[1, 1, 3, 2] ['s0', 's1', 's2', 's3'] False"
 
@@ -537,7 +537,7 @@ def test_pack_program(tmp_path):
         f"    flags.FLAGS[flag].value = value and f'{tmp_path}/{{value}}'\n"
         "pack.main([]); pack.main([])\n"
     )
-    result = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, timeout=HANG_S)
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.splitlines()[0].startswith("1 of 1 shards, 2 scenes, 2 people, 1 scenes set aside")
     assert "c.jpg" in (tmp_path / "d" / "set_aside.jsonl").read_text()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 import types
 
 import pytest
-from helpers import REPO
+from helpers import HANG_S, REPO
 
 from annyfit_jax.jobs import hosts
 from annyfit_jax.jobs.hosts import find_process
@@ -108,12 +109,11 @@ def test_the_slurm_script_passes_sigterm_on_and_requeues_on_75_only(tmp_path):
         "SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "2", "SLURM_SUBMIT_DIR": str(tmp_path),
     }  # fmt: skip
     process = subprocess.Popen(["bash", str(script), "--limit=3"], env=environment, cwd=tmp_path)
-    for _ in range(200):
-        if (tmp_path / "ready").exists():
-            break
-        subprocess.run(["sleep", "0.05"], check=True)
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None, "the script ended before its program was ready"
+        time.sleep(0.02)
     process.terminate()
-    assert process.wait(20) == 75
+    assert process.wait(HANG_S) == 75
     assert (tmp_path / "args").read_text().split() == [
         "-m", "experiments.fit", "--input=in", "--output=out", "--steal", "--limit=3",
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from export_cases import FITTED, NAMES, PEOPLE, make_job
-from helpers import REPO
+from helpers import HANG_S, REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -344,7 +344,7 @@ def test_a_browser_shows_every_view_without_an_error(page, view, expected, tmp_p
         f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000", "--enable-logging=stderr", "--dump-dom",
         (page / "index.html").as_uri() + view,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "CONSOLE" not in done.stderr, done.stderr[-2000:]
     for text in expected:
@@ -354,7 +354,7 @@ def test_a_browser_shows_every_view_without_an_error(page, view, expected, tmp_p
 def run_program(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "experiments.report", *flags]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=HANG_S, env=environment)
 
 
 def test_program_writes_a_report_and_names_what_is_wrong(fits, tmp_path):

@@ -150,17 +150,22 @@ def run(
 
 
 def child(
-    folder: str, count: int, kill_at: int | None = None, seconds: float = 0.0, committed_file: str | None = None,
-    **options: Any,
+    folder: str, count: int, kill_at: int | None = None, terminate_at: str | None = None, seconds: float = 0.0,
+    committed_file: str | None = None, **options: Any,
 ) -> int:  # fmt: skip
-    """The main program of a child process: exit codes of experiments.fit, and SIGKILL at a write boundary."""
+    """The main program of a child process, with the exit codes of experiments.fit.
+
+    It kills itself at write boundary number `kill_at`, and sends itself SIGTERM at the boundary named `terminate_at`.
+    """
     seen = 0
 
-    def count_down(_: str) -> None:
+    def count_down(name: str) -> None:
         nonlocal seen
         seen += 1
         if seen == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if name == terminate_at:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     faults.install(count_down)
     stop = threading.Event()

@@ -11,6 +11,8 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 GOLDENS = REPO / "tests" / "goldens"
 SHARED = REPO.parent / "shared"
+HANG_S = 3600
+"""A process that says nothing for so long hangs. No test may need it: a machine that is slow or busy is not a failure."""
 
 
 def require_shared(path: str | Path) -> Path:

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import REPO
+from helpers import HANG_S, REPO
 
 from annyfit_jax import synthetic
 from annyfit_jax.inputs import cue_dataset, open_input
@@ -260,7 +260,7 @@ def test_synthesize_program(tmp_path, generator, scenes):
     cache = {"JAX_COMPILATION_CACHE_DIR": str(REPO / ".cache" / "jax"), "JAX_PLATFORMS": "cpu"}
     environment = {**os.environ, **cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     result = subprocess.run(
-        [*command, "--scenes_per_shard=2"], cwd=REPO, capture_output=True, text=True, timeout=300, env=environment
+        [*command, "--scenes_per_shard=2"], cwd=REPO, capture_output=True, text=True, timeout=HANG_S, env=environment
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert "3 of 3 shards, 5 scenes" in result.stdout

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import REPO
+from helpers import HANG_S, REPO
 from PIL import Image
 
 from annyfit_jax.inputs import cue_dataset, open_input
@@ -472,7 +472,7 @@ def test_program_writes_what_the_library_makes(tmp_path, world, scenes):
     ]
     cache = {"JAX_COMPILATION_CACHE_DIR": str(REPO / ".cache" / "jax"), "JAX_PLATFORMS": "cpu"}
     environment = {**os.environ, **cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    options = {"cwd": REPO, "capture_output": True, "text": True, "timeout": 300, "env": environment}
+    options = {"cwd": REPO, "capture_output": True, "text": True, "timeout": HANG_S, "env": environment}
     done = subprocess.run([*command, f"--set={SMALL[0]}"], **options)
     assert done.returncode == 0, done.stderr[-2000:]
     source = open_input(str(tmp_path / "d"), with_masks=True, with_depth_map=True)
@@ -496,7 +496,7 @@ def test_program_writes_what_the_library_makes(tmp_path, world, scenes):
 def test_flags_that_do_not_belong_together_are_refused(flags, tmp_path):
     command = [sys.executable, "-m", "experiments.synthesize", f"--output={tmp_path}/d", "--scenes=1", *flags]
     done = subprocess.run(
-        command, cwd=REPO, capture_output=True, text=True, timeout=120, env={**os.environ, "JAX_PLATFORMS": "cpu"}
+        command, cwd=REPO, capture_output=True, text=True, timeout=HANG_S, env={**os.environ, "JAX_PLATFORMS": "cpu"}
     )
     assert done.returncode != 0
     assert flags[-1].partition("=")[0] in done.stdout + done.stderr

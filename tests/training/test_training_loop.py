@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import REPO
+from helpers import HANG_S, REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -342,7 +342,7 @@ def run_processes(folder: Path, output: Path, *arguments: str) -> None:
         for index in range(2)
     ]
     for process in started:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=HANG_S)
         assert process.returncode == 0, errors
 
 

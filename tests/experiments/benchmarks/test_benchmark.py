@@ -254,13 +254,19 @@ def test_worker_is_pinned(tmp_path) -> None:
         assert worker("cores") == {"cores": [core]}
 
 
-def test_stopwatch_separates_work_from_waiting() -> None:
-    import time
+def test_stopwatch_separates_work_from_waiting(monkeypatch) -> None:
+    """Clocks that a test turns: 0.5 s of work, then 2 s of waiting that counts as the block's too."""
+    wall, cpu = 10.0, 3.0
+    monkeypatch.setattr("time.perf_counter", lambda: wall)
+    monkeypatch.setattr("time.process_time", lambda: cpu)
 
-    with Stopwatch() as watch:
-        time.sleep(0.2)
-    assert watch.times["wall_s"] >= 0.2
-    assert watch.times["cpu_s"] < 0.1
+    def wait() -> None:
+        nonlocal wall
+        wall += 2.0
+
+    with Stopwatch(wait) as watch:
+        wall, cpu = wall + 0.5, cpu + 0.5
+    assert watch.times == {"cpu_s": 0.5, "wall_s": 2.5}
 
 
 def test_torch_side_is_left_out_with_a_reason(tmp_path) -> None:

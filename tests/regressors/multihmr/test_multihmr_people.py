@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import REPO
+from helpers import HANG_S, REPO
 from multihmr_golden import TINY_ANNY, path, weightgen
 
 from annyfit_jax.jobs.fit_source import open_fits
@@ -197,7 +197,7 @@ def test_photos_to_fits_with_official_weights(weights, tmp_path):
         f"--images={tmp_path / 'photos'}", f"--output={tmp_path / 'out'}", "--threshold=0.1",
         f"--compile_cache={REPO / '.cache' / 'jax'}",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     (outcome,) = open_fits(tmp_path / "out").outcomes()
     assert 1 <= len(outcome.fit) <= 4
