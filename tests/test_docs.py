@@ -34,7 +34,8 @@ from annyfit_jax.training import training_config as training_configs
 from experiments import export as export_program
 from experts import registry
 
-DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").rglob("*.md"))]
+GUIDES = [REPO / name for name in ("README.md", "WORKSPACE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+DOCUMENTS = [*GUIDES, *sorted((REPO / "docs").rglob("*.md"))]
 TUTORIALS = REPO / "docs" / "tutorials"
 PACKAGES = ("annyfit_jax", "body_models", "experts")
 """Those of the API reference."""
@@ -318,8 +319,7 @@ def test_every_page_has_a_place_in_the_site():
     """mkdocs.yml names each document, the pages of results, and nothing that does not exist."""
     named = set(re.findall(r"[\w./]+\.md\b", (REPO / "mkdocs.yml").read_text()))
     results = (REPO / "experiments" / "results").glob("*.md")
-    pages = {relative(path) for path in (*DOCUMENTS, *results)}
-    assert named == pages | {"WORKSPACE.md", "CONTRIBUTING.md", "CHANGELOG.md"}
+    assert named == {relative(path) for path in (*DOCUMENTS, *results)}
 
 
 def test_pictures_are_small_and_used():

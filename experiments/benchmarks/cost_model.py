@@ -263,11 +263,16 @@ def _run(_: list[str]) -> None:
     main(values["people"], values["cores"], accelerator, values["json"])
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Flags of this program."""
     flags.DEFINE_integer("people", 128, "People in the flat list.")
     flags.DEFINE_integer("cores", 1, "Cores to use (Linux); 0: all.")
     flags.DEFINE_string("accelerator", "NVIDIA H200, data sheet", "Name of an accelerator to state the floor for.")
     flags.DEFINE_float("tflops", 67.0, "Its float32 peak, TFLOP/s.")
     flags.DEFINE_float("tbytes", 4.8, "Its memory bandwidth, TB/s.")
     flags.DEFINE_string("json", None, "Also write the numbers here.")
+
+
+if __name__ == "__main__":
+    define_flags()
     app.run(_run)
