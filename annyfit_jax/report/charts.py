@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from annyfit_jax.report.columns import ALL, Columns
+from annyfit_jax.report.report_columns import ALL, Columns
 from annyfit_jax.report.people_table import Table
 
 BINS = 24

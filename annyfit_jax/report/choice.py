@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from annyfit_jax.report.columns import ALL, Columns
+from annyfit_jax.report.report_columns import ALL, Columns
 from annyfit_jax.report.people_table import Table
 
 WORST_BY = ("mpjpe_abs", "trust", "reprojection_share")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from annyfit_jax.jobs.fit_source import Outcome
-from annyfit_jax.report.columns import ALL, Columns
+from annyfit_jax.report.report_columns import ALL, Columns
 
 SCENES_PER_FILE = 1000
 
