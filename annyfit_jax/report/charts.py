@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from annyfit_jax.report.report_columns import ALL, Columns
 from annyfit_jax.report.people_table import Table
+from annyfit_jax.report.report_columns import ALL, Columns
 
 BINS = 24
 _STATUSES = 20

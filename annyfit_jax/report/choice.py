@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from annyfit_jax.report.report_columns import ALL, Columns
 from annyfit_jax.report.people_table import Table
+from annyfit_jax.report.report_columns import ALL, Columns
 
 WORST_BY = ("mpjpe_abs", "trust", "reprojection_share")
 """What decides by default: the first of these that is known."""

@@ -21,8 +21,8 @@ from annyfit_jax.records.files import write_bytes, write_text
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.report.charts import charts, failures
 from annyfit_jax.report.choice import badness, choose, worst_column
-from annyfit_jax.report.report_columns import ALL, error_columns, fit_columns
 from annyfit_jax.report.people_table import SCENES_PER_FILE, Table, to_json
+from annyfit_jax.report.report_columns import ALL, error_columns, fit_columns
 from annyfit_jax.viz import palette
 
 ASSETS = ("report.css", "report.js", "report_charts.js", "report_viewer.js")

@@ -31,8 +31,8 @@ from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.report import ReportOptions, write_report
 from annyfit_jax.report.charts import BINS, charts, failures, histogram, round_edges
 from annyfit_jax.report.choice import badness, choose, worst_column
-from annyfit_jax.report.report_columns import error_columns, fit_columns
 from annyfit_jax.report.people_table import Table, numbers, to_json
+from annyfit_jax.report.report_columns import error_columns, fit_columns
 from annyfit_jax.synthetic.render_mesh import load_render_mesh
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
