@@ -19,7 +19,7 @@ PARITY_TORCH := torch==2.13.0
 
 DEMO_DATA := experiments/demo_data
 PAGES := build/pages
-DOCUMENTS := README.md WORKSPACE.md CONTRIBUTING.md CHANGELOG.md LICENSE NOTICE docs experiments/results $(DEMO_DATA)/CREDITS.md
+DOCUMENTS := README.md WORKSPACE.md CONTRIBUTING.md CHANGELOG.md CITATION.cff LICENSE NOTICE docs experiments/results $(DEMO_DATA)/CREDITS.md
 BIN := $(VENV)/bin
 PARITY_BIN := $(PARITY_VENV)/bin
 STAMP := $(VENV)/.installed
