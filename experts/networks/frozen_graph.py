@@ -38,8 +38,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from annyfit_jax.inputs.npz import open_npz
-from annyfit_jax.scene import SceneError
+from annyfit_jax.records.npz import open_npz
+from annyfit_jax.people.scene import SceneError
 
 FORMAT = 1
 _WEIGHTS = "weights"
