@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from annyfit_jax.inputs.masks import decode_segmentation
 from annyfit_jax.inputs.photos import read_photo
 from experts.networks.association import AREA_OF_BOX, COCO_SIGMAS
 from experts.people_rules import box_iou
 
 _DATA = flags.DEFINE_string("data", None, "Folder with annotations.json (COCO keypoints) and the photos.")
+_SET = flags.DEFINE_multi_string("set", [], "Options of the experts, as experiments.precompute takes them.")
 _EACH = flags.DEFINE_bool("each", False, "Also list who is missed, false, or wrong.")
 _THROUGHPUT = flags.DEFINE_bool("throughput", False, "Also time every network and the whole, after compilation.")
 _BATCHES = flags.DEFINE_list("batches", ["1", "4", "16"], "Crops per call that --throughput times.")
@@ -111,25 +113,57 @@ def _share_inside(box: np.ndarray, other: np.ndarray) -> float:
 
 
 def main(_: list[str]) -> None:
-    from experts.networks.people_finder import PeopleFinder
+    from experts import people_rules
+    from experts.interfaces import Detections, People, Photo
+    from experts.registry import build
 
     if _DATA.value is None:
         raise app.UsageError("--data is missing", 2)
-    content = json.loads((Path(_DATA.value) / "annotations.json").read_text())
-    photos = [read_photo(Path(_DATA.value) / image["file_name"]) for image in content["images"]]
-    start = time.perf_counter()
-    finder = PeopleFinder()
-    finder(photos[:1])
-    print(f"first photo, with loading and compilation: {time.perf_counter() - start:.1f} s")
-    start = time.perf_counter()
-    found = [finder([photo])[0] for photo in photos]
-    seconds = time.perf_counter() - start
-    tally = Tally()
-    for image, people in zip(content["images"], found, strict=True):
+    folder, experts = Path(_DATA.value), build("default", _SET.value)
+    content = json.loads((folder / "annotations.json").read_text())
+    photos = [
+        Photo(image["file_name"], str(folder / image["file_name"]), read_photo(folder / image["file_name"]))
+        for image in content["images"]
+    ]
+    for _cue, expert in experts.items():
+        expert.load()
+
+    def look(photo: Photo) -> tuple[Detections, People, np.ndarray]:
+        """As the pipeline does it, one photo at a time."""
+        found = people_rules.select_detections(experts.detector.detect([photo])[0], photo.size, experts.people)
+        crowd = People(found.boxes, found.ids, detected_keypoints=found.keypoints)
+        points = people_rules.confident(experts.keypoints.keypoints([photo], [crowd])[0], photo.size)
+        outlines = experts.segmenter.segment([photo], [crowd])[0] if len(crowd) else None
+        reasons = people_rules.reasons_to_skip(points, crowd.boxes, crowd.ids, experts.people)
+        kept = np.array([i for i in range(len(crowd)) if i not in reasons], int)
+        masks = np.zeros((0, *photo.pixels.shape[:2]), bool) if outlines is None else outlines.masks
+        people = People(found.boxes[kept], masks=masks[kept], keypoints=points[kept].reshape(-1, 17, 3))
+        return found, people, found.scores[kept]
+
+    begun = time.perf_counter(), time.process_time()
+    look(max(photos, key=lambda photo: photo.pixels.size))
+    print(f"first photo: {time.perf_counter() - begun[0]:.1f} s ({time.process_time() - begun[1]:.1f} s of CPU), compilation included")
+    begun = time.perf_counter(), time.process_time()
+    looks = [look(photo) for photo in photos]
+    wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
+    tally, count = Tally(), 0
+    for image, photo, (_, people, scores) in zip(content["images"], photos, looks, strict=True):
         own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
-        compare(tally, own, people.boxes, people.keypoints, people.values, image["file_name"])
+        assert people.keypoints is not None
+        matched = compare(tally, own, people.boxes, people.keypoints, scores, image["file_name"])
+        count += len(people)
+        real = [a for a in own if not a.get("iscrowd")]
+        for j, row in matched.items():
+            if real[j].get("segmentation") and people.masks is not None:
+                truth = decode_segmentation(real[j]["segmentation"], photo.size, image["file_name"])
+                mask = people.masks[row]
+                tally.mask_iou.append(float((truth & mask).sum() / max((truth | mask).sum(), 1)))
     print(tally.line())
-    print(f"{seconds / len(photos):.2f} s a photo, {seconds / max(sum(len(p.boxes) for p in found), 1):.2f} s a person")
+    print(f"{count} people: {wall / len(photos):.2f} s a photo ({cpu / len(photos):.2f} s of CPU)")
+    for low, high in ((0.0, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.85), (0.85, 0.95), (0.95, 1.01)):
+        inside = [e < 0.1 for e, c in zip(tally.errors, tally.confidences, strict=True) if low <= c < high]
+        if inside:
+            print(f"  confidence {low:.2f} to {high:.2f}: {len(inside)} annotated points, right {np.mean(inside):.2f}")
     if _EACH.value:
         print("\n".join(tally.each))
 

@@ -46,7 +46,7 @@ class Pairing:
     """Skeletons that are more alike are one person's."""
     crowding: float = 0.5
     """How much a box loses that overlaps a chosen one's."""
-    least_value: float = 0.06
+    least_value: float = 0.07
     least_mean: float = 0.17
     """Of the scores of all points."""
     least_points: int = 5

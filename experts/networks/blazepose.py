@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, UInt8
 
 from experts.networks import frozen_graph
 from experts.networks.batched import BatchedNetwork
+from experts.networks.person_crops import Square, square_of
 
 SIZE = 256
 NUM_LANDMARKS = 33
@@ -52,6 +53,34 @@ class BlazePose:
             zeros = np.zeros
             return Figures(zeros((0, NUM_LANDMARKS, 4)), zeros((0, NUM_LANDMARKS, 3)), zeros(0), zeros((0, SIZE, SIZE)))
         return Figures(*found)
+
+
+_SCALE = 1.25
+"""Side of a crop in longer sides of the box."""
+_SURE = 0.5
+
+
+def square_along(box: Float[np.ndarray, "4"], keypoints: Float[np.ndarray, "17 3"] | None) -> Square:
+    """The square to cut out for a person: around the box, turned so that the way from hips to shoulders is up, as MediaPipe does it."""
+    upright = square_of(box, _SCALE)
+    if keypoints is None or (keypoints[[5, 6, 11, 12], 2] < _SURE).any():
+        return upright
+    shoulders, hips = keypoints[5:7, :2].mean(0), keypoints[11:13, :2].mean(0)
+    up = shoulders - hips
+    if np.linalg.norm(up) < 0.1 * upright.side:  # seen from above or below: no direction to turn to
+        return upright
+    angle = float(np.arctan2(up[0], -up[1]))
+    return Square(upright.centre, upright.side, angle if abs(angle) > _LEAN else 0.0)
+
+
+_LEAN = np.deg2rad(15)
+"""The network was trained on crops that are turned a little less or more; below this nothing is gained."""
+
+
+def turned_back(world: Float[np.ndarray, "33 3"], angle: float) -> Float[np.ndarray, "33 3"]:
+    """World landmarks of a crop turned by `angle` in axes parallel to the camera's."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.asarray(world, np.float64) @ np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
 
 
 def _decode(outputs: dict[str, Array]) -> tuple[Array, Array, Array, Array]:

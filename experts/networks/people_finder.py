@@ -33,7 +33,7 @@ class Search:
     tiles: bool = True
     small: float = 0.2
     """Share of the photo's longer side below which a box makes tiles worth while."""
-    least_score: float = 0.25
+    least_score: float = 0.28
     """Of a box."""
     least_tile_score: float = 0.35
     again_score: float = 0.25
@@ -97,6 +97,21 @@ class PeopleFinder:
         again = [(i, *task) for i, photo in enumerate(looked) for task in self._conflicts(photo)]
         self._look(looked, again)
         return [_found(photo, photo.pairs(pairing)) for photo in looked]
+
+    def keypoints_of(
+        self, pixels: UInt8[np.ndarray, "height width 3"], boxes: Float[np.ndarray, "n 4"]
+    ) -> Float[np.ndarray, "n 17 3"]:
+        """The skeleton of each box, each another one where that is possible: x, y in pixels, MoveNet's score."""
+        photo = _Photo(pixels, boxes, np.ones(len(boxes)))
+        self._look([photo], [(0, box, None) for box in range(len(boxes))])
+        self._look([photo], [(0, *task) for task in self._conflicts(photo)])
+        result = np.zeros((len(boxes), 17, 3))
+        for owner, rank, skeleton in zip(photo.owners, photo.ranks, photo.skeletons, strict=True):
+            if rank == 0 and not result[owner].any():
+                result[owner] = skeleton
+        for person in photo.pairs(self.search.pairing):
+            result[person.box] = photo.skeletons[person.skeleton]
+        return result
 
     # ------------------------------------------------------------------------------------------------ boxes
 
