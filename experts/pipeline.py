@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from annyfit_jax.inputs.photos import list_photos, photo_size, read_photo, scene_names
+from annyfit_jax.inputs.photos import photo_paths, photo_size, read_photo, scene_names
 from annyfit_jax.jobs.claims import DEFAULT_LEASE_S, Claims
 from annyfit_jax.jobs.durable_files import JobWriteError, publish_json
 from annyfit_jax.jobs.hosts import Process
@@ -70,9 +70,9 @@ class Collection:
 
     @staticmethod
     def of_folder(folder: str | Path, photos_per_unit: int, limit: int | None = None) -> Collection:
-        """The photos below a folder. Raises SceneError where there are none."""
-        paths = list_photos(folder)
-        files = [path.relative_to(folder).as_posix() for path in paths]
+        """The photos below a folder, or those that a file name or pattern names. Raises SceneError where there are none."""
+        root, paths = photo_paths(folder)
+        files = [path.relative_to(root).as_posix() for path in paths]
         names = scene_names(files)[:limit]  # of all photos: a limit changes no name
         sizes = tuple(path.stat().st_size if path.exists() else -1 for path in paths[:limit])  # a link may lead nowhere
         paths = tuple(str(path) for path in paths[:limit])

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
@@ -36,8 +37,8 @@ class BatchedNetwork:
         mesh = Mesh(np.array(devices), ("picture",))
         self._pictures = NamedSharding(mesh, PartitionSpec("picture"))
         self._weights = jax.device_put(list(network.weights), NamedSharding(mesh, PartitionSpec()))
-        graph = network.graph
-        self.shape = graph.input_shape
+        graph, self._compiled = network.graph, set()
+        self._name, self.shape = graph.name, graph.input_shape
 
         def program(weights: list[Array], pictures: Array) -> Any:
             return decode(frozen_graph.run(graph, weights, prepare(pictures.astype(jnp.float32))))
@@ -53,18 +54,12 @@ class BatchedNetwork:
             part = np.stack(pictures[start : start + size])
             count = len(part)
             filled = np.concatenate([part, np.zeros((size - count, *part.shape[1:]), part.dtype)]) if size > count else part
+            if size not in self._compiled:  # JAX compiles in the call
+                logging.info("%s: compiling for %d %s at a time", self._name, size, "picture" if size == 1 else "pictures")
+                self._compiled.add(size)
             results.append((count, self._program(self._weights, jax.device_put(filled, self._pictures))))
             start += count
         if not results:
             return None
         parts = [jax.tree.map(lambda value, n=count: np.asarray(value)[:n], result) for count, result in results]
         return jax.tree.map(lambda *values: np.concatenate(values), *parts)
-
-    def compile(self) -> None:
-        """Compiles the smallest size, so that the first photo does not wait."""
-        jax.block_until_ready(
-            self._program(
-                self._weights,
-                jax.device_put(np.zeros((self._sizes[0], *self.shape), np.uint8), self._pictures),
-            )
-        )
