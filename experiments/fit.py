@@ -224,7 +224,9 @@ def _look_at_photos(stop: threading.Event) -> tuple[SceneSource, dict[str, objec
         stop,
     )  # fmt: skip
     if not looked.scenes and looked.finished is False:
-        raise SceneError(f"{FLAGS.input}: nobody to fit in any photo; the reasons are in {folder / key / 'set_aside.jsonl'}")
+        raise SceneError(
+            f"{FLAGS.input}: nobody to fit in any photo; the reasons are in {folder / key / 'set_aside.jsonl'}"
+        )
     logging.info("%d people in %d photos; %d photos without", looked.people, looked.scenes, looked.set_aside)
     return open_input(str(folder / key)), {"photos": photos, "experts": [FLAGS.experts, *choice]}
 

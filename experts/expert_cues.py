@@ -46,7 +46,9 @@ def _detections(answer: Detections, photo: Photo, people: Any, rules: Rules):
     points = answer.keypoints
     if points is not None:
         points = confident(checked_array(points, "detector: keypoints", (len(boxes), NUM_JOINTS, 3)), photo.size)
-    kept = select_detections(Detections(boxes, scores, list(answer.ids), list(answer.skipped), points), photo.size, rules)
+    kept = select_detections(
+        Detections(boxes, scores, list(answer.ids), list(answer.skipped), points), photo.size, rules
+    )
     if len(kept.boxes) > rules.max_people:
         raise SceneError(f"crowd: {len(kept.boxes)} people, expected at most {rules.max_people}")
     arrays = {"boxes": kept.boxes, "scores": kept.scores}

@@ -199,7 +199,9 @@ class Detector(Expert, Protocol):
 class Segmenter(Expert, Protocol):
     """Outlines people whose boxes are known."""
 
-    def segment(self, photos: Sequence[Photo], people: Sequence[People]) -> Sequence[Bool[np.ndarray, "n H W"] | Outlines]:
+    def segment(
+        self, photos: Sequence[Photo], people: Sequence[People]
+    ) -> Sequence[Bool[np.ndarray, "n H W"] | Outlines]:
         """(n, H, W) masks per photo, perhaps with landmarks."""
         ...
 

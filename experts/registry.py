@@ -26,8 +26,17 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "grounding_dino": "detectors:GroundingDino",
         "coco": "coco_file:CocoDetector",
     },
-    "segmenter": {"blazepose": "small_networks:BlazePoseOutlines", "sam2": "sam2:Sam2", "coco": "coco_file:CocoSegmenter", "folder": "folders:MaskFolder"},
-    "keypoints": {"movenet": "small_networks:MoveNetKeypoints", "vitpose": "vitpose:VitPose", "coco": "coco_file:CocoKeypoints"},
+    "segmenter": {
+        "blazepose": "small_networks:BlazePoseOutlines",
+        "sam2": "sam2:Sam2",
+        "coco": "coco_file:CocoSegmenter",
+        "folder": "folders:MaskFolder",
+    },
+    "keypoints": {
+        "movenet": "small_networks:MoveNetKeypoints",
+        "vitpose": "vitpose:VitPose",
+        "coco": "coco_file:CocoKeypoints",
+    },
     "dense": {"folder": "folders:DenseFolder"},
     "depth": {
         "depth_anything": "depth:DepthAnything",

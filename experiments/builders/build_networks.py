@@ -60,7 +60,11 @@ _MEDIAPIPE = "github.com/google-ai-edge/mediapipe, Apache-2.0"
 RECIPES: Mapping[str, Recipe] = {
     "nanodet": Recipe(
         "nanodet",
-        {"stride8": "PartitionedCall/Add_29", "stride16": "PartitionedCall/Add_33", "stride32": "PartitionedCall/Add_37"},
+        {
+            "stride8": "PartitionedCall/Add_29",
+            "stride16": "PartitionedCall/Add_33",
+            "stride32": "PartitionedCall/Add_37",
+        },
         "github.com/RangiLyu/nanodet, Apache-2.0",
     ),
     "movenet_thunder": Recipe(

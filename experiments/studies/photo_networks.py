@@ -86,7 +86,9 @@ def compare(
     for j in wanted:
         tally.annotated += 1
         if j not in matched:
-            tally.each.append(f"{name}: missed {np.round(people[j]['bbox']).tolist()}, {people[j]['num_keypoints']} points")
+            tally.each.append(
+                f"{name}: missed {np.round(people[j]['bbox']).tolist()}, {people[j]['num_keypoints']} points"
+            )
             continue
         points = np.array(people[j]["keypoints"], float).reshape(17, 3)
         seen = points[:, 2] > 0
@@ -142,7 +144,9 @@ def main(_: list[str]) -> None:
 
     begun = time.perf_counter(), time.process_time()
     look(max(photos, key=lambda photo: photo.pixels.size))
-    print(f"first photo: {time.perf_counter() - begun[0]:.1f} s ({time.process_time() - begun[1]:.1f} s of CPU), compilation included")
+    print(
+        f"first photo: {time.perf_counter() - begun[0]:.1f} s ({time.process_time() - begun[1]:.1f} s of CPU), compilation included"
+    )
     begun = time.perf_counter(), time.process_time()
     looks = [look(photo) for photo in photos]
     wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]

@@ -53,9 +53,13 @@ class BatchedNetwork:
             size = next((size for size in self._sizes if size >= left), self._sizes[-1])
             part = np.stack(pictures[start : start + size])
             count = len(part)
-            filled = np.concatenate([part, np.zeros((size - count, *part.shape[1:]), part.dtype)]) if size > count else part
+            filled = (
+                np.concatenate([part, np.zeros((size - count, *part.shape[1:]), part.dtype)]) if size > count else part
+            )
             if size not in self._compiled:  # JAX compiles in the call
-                logging.info("%s: compiling for %d %s at a time", self._name, size, "picture" if size == 1 else "pictures")
+                logging.info(
+                    "%s: compiling for %d %s at a time", self._name, size, "picture" if size == 1 else "pictures"
+                )
                 self._compiled.add(size)
             results.append((count, self._program(self._weights, jax.device_put(filled, self._pictures))))
             start += count

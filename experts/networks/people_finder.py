@@ -171,14 +171,20 @@ class PeopleFinder:
             new = merged_boxes(np.concatenate(found[id(photo)]))
             sides = new[:, 2:4] - new[:, :2]
             known = box_iou(new[:, :4], photo.boxes).max(-1, initial=0.0) if len(photo.boxes) else np.zeros(len(new))
-            new = new[(known < 0.6) & (sides.min(-1) > self.search.least_side_px) & (sides.max(-1) > self.search.least_long_px)]
+            new = new[
+                (known < 0.6)
+                & (sides.min(-1) > self.search.least_side_px)
+                & (sides.max(-1) > self.search.least_long_px)
+            ]
             room = max(self.search.most_boxes - len(photo.boxes), 0)
             photo.boxes = np.concatenate([photo.boxes, new[:room, :4]])
             photo.scores = np.concatenate([photo.scores, new[:room, 4]])
 
     # ------------------------------------------------------------------------------------------------ skeletons
 
-    def _look(self, photos: list[_Photo], tasks: Sequence[tuple[int, int, Bool[np.ndarray, "height width"] | None]]) -> None:
+    def _look(
+        self, photos: list[_Photo], tasks: Sequence[tuple[int, int, Bool[np.ndarray, "height width"] | None]]
+    ) -> None:
         """Adds the skeletons of boxes: (photo, box, what is painted over)."""
         squares: list[Square] = [square_of(photos[i].boxes[box], _CROP_SCALE) for i, box, _ in tasks]
         crops = [
@@ -203,8 +209,12 @@ class PeopleFinder:
         overlaps = box_iou(photo.boxes, photo.boxes)
         areas = association.AREA_OF_BOX * (photo.boxes[:, 2:] - photo.boxes[:, :2]).prod(-1)
         for box in np.flatnonzero(photo.scores >= self.search.again_score):
-            own = next(s for s, o, r in zip(photo.skeletons, photo.owners, photo.ranks, strict=True) if o == box and not r)
-            alike = association.similarity(own, np.array([photo.skeletons[p.skeleton] for p in people]).reshape(-1, 17, 3), areas[box])
+            own = next(
+                s for s, o, r in zip(photo.skeletons, photo.owners, photo.ranks, strict=True) if o == box and not r
+            )
+            alike = association.similarity(
+                own, np.array([photo.skeletons[p.skeleton] for p in people]).reshape(-1, 17, 3), areas[box]
+            )
             others = [k for k, person in enumerate(people) if overlaps[box, person.box] < 0.6]
             clashing = [k for k in others if alike[k] > 0.3]
             foreign = any(person.box == box and alike[k] < 0.5 for k, person in enumerate(people))
