@@ -10,8 +10,8 @@
 OUT is a job (`annyfit_jax.jobs`): kill it whenever you like, run the same command to go on; start it on as many machines as
 you have (`--process_index`, `--process_count`, or `experiments/launch/`); watch it with `python -m experiments.status`.
 
-Photos go through the networks that come with the installation first (`--experts`; `experiments.precompute` says more about experts);
-what they find is kept in OUT/cues and taken from there when the command is run again.
+Photos go through the networks that come with the installation first (`--experts`; `experiments.precompute` says more about
+experts); what they find is kept in OUT/cues and taken from there when the command is run again.
 
 Writes one shard of records per 256 scenes and, once all are done, dataset_info.json and features.json (OUT is then a TFDS
 dataset), people.jsonl (a row per person), scenes_set_aside.jsonl, config.json. Inputs other than datasets also get

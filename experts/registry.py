@@ -73,7 +73,8 @@ SETS: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 """What --experts may name: cue -> expert; all but `none` allow commercial use.
 
-`default` comes with the installation; `large` needs PyTorch, `transformers` and checkpoints; `server` is `large` with words from an HTTP server.
+`default` comes with the installation; `large` needs PyTorch, `transformers` and checkpoints; `server` is `large` with words
+from an HTTP server.
 """
 NONE = "none"
 """No expert for a cue: it stays unknown."""

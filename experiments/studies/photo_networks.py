@@ -3,9 +3,9 @@
     python -m experiments.studies.photo_networks --data=FOLDER      # COCO annotations.json with its photos beside it
     python -m experiments.studies.photo_networks --data=FOLDER --throughput
 
-Found: a person with annotated keypoints whose box overlaps a found one's by at least half (best assignment). False: a found box that
-overlaps no annotated box by half and lies in no crowd region. Keypoints of found people: PCK is the share within a part of the box's
-longer side, OKS COCO's similarity, hidden but annotated points included. `--each` names every miss.
+Found: a person with annotated keypoints whose box overlaps a found one's by at least half (best assignment). False: a found
+box that overlaps no annotated box by half and lies in no crowd region. Keypoints of found people: PCK is the share within a
+part of the box's longer side, OKS COCO's similarity, hidden but annotated points included. `--each` names every miss.
 """
 
 from __future__ import annotations
@@ -144,9 +144,8 @@ def main(_: list[str]) -> None:
 
     begun = time.perf_counter(), time.process_time()
     look(max(photos, key=lambda photo: photo.pixels.size))
-    print(
-        f"first photo: {time.perf_counter() - begun[0]:.1f} s ({time.process_time() - begun[1]:.1f} s of CPU), compilation included"
-    )
+    wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
+    print(f"first photo: {wall:.1f} s ({cpu:.1f} s of CPU), compilation included")
     begun = time.perf_counter(), time.process_time()
     looks = [look(photo) for photo in photos]
     wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]

@@ -33,8 +33,8 @@ def person_probability(value: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
 def point_probability(score: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
     """How likely a keypoint of MoveNet is one that annotators see, and within a tenth of the person's box of where they see it.
 
-    A logistic fit to 595 points of 35 people in the study's ten photos. Fitted to nine and asked about the tenth, what it calls 0.85 to
-    0.95 is right in 0.94, and 0.5 to 0.7 in 0.64.
+    A logistic fit to 595 points of 35 people in the study's ten photos. Fitted to nine and asked about the tenth, what it
+    calls 0.85 to 0.95 is right in 0.94, and 0.5 to 0.7 in 0.64.
     """
     clipped = np.clip(score, 1e-4, 1 - 1e-4)
     return np.where(np.asarray(score) > 0, _logistic(2.11 + 1.82 * np.log(clipped / (1 - clipped))), 0.0)

@@ -1,9 +1,10 @@
 """Whose skeleton is whose: boxes and skeletons of a photo, from crops that often show several people, put together to people.
 
-Every crop gives a few skeletons (`movenet`), every one of them may belong to any box. A pair is worth the more, the surer the box and the
-points are, the better the skeleton fills the box and the fewer of its points lie outside. The best pair is a person; boxes that nearly
-cover that person's and skeletons that nearly equal it are no others; then comes the next best. So one box with two people, two boxes on one
-person, and a skeleton that jumped to the person in front are the same question.
+Every crop gives a few skeletons (`movenet`), every one of them may belong to any box. A pair is worth the more, the surer
+the box and the points are, the better the skeleton fills the box and the fewer of its points lie outside. The best pair is
+a person; boxes that nearly cover that person's and skeletons that nearly equal it are no others; then comes the next best.
+So one box with two people, two boxes on one person, and a skeleton that jumped to the person in front are the same
+question.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def similarity(
 def extents(
     skeletons: Float[np.ndarray, "n 17 3"], seen: float, size: tuple[int, int], margin: float = 0.06
 ) -> Float[np.ndarray, "n 4"]:
-    """Boxes around the points of at least `seen` (of the three best where there are fewer than two), with a margin, in the photo."""
+    """Boxes around the points of at least `seen` (of the three best where there are fewer than two), with a margin, in
+    the photo.
+    """
     used = skeletons[..., 2] > seen
     best = np.argsort(np.argsort(-skeletons[..., 2], -1), -1) < 3
     used = np.where(used.sum(-1, keepdims=True) >= 2, used, best)[..., None]
@@ -94,7 +97,9 @@ def pair_values(
     size: tuple[int, int],
     pairing: Pairing,
 ) -> Float[np.ndarray, "n m"]:
-    """What each box with each skeleton is worth. `owners` are the boxes whose crops the skeletons are from, `ranks` their places there."""
+    """What each box with each skeleton is worth. `owners` are the boxes whose crops the skeletons are from, `ranks`
+    their places there.
+    """
     mean = skeletons[..., 2].mean(-1)
     filled = box_iou(boxes, extents(skeletons, pairing.seen, size))
     inside = points_inside(boxes, skeletons, pairing.margin)

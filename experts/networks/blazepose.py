@@ -1,4 +1,6 @@
-"""33 landmarks, a mask and metric landmarks of one person, with BlazePose (MediaPipe's pose_landmark, Apache-2.0): crops of 256 pixels."""
+"""33 landmarks, a mask and metric landmarks of one person, with BlazePose (MediaPipe's pose_landmark, Apache-2.0):
+crops of 256 pixels.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ _SURE = 0.5
 
 
 def square_along(box: Float[np.ndarray, "4"], keypoints: Float[np.ndarray, "17 3"] | None) -> Square:
-    """The square to cut out for a person: around the box, turned so that the way from hips to shoulders is up, as MediaPipe does it."""
+    """The square to cut out for a person: around the box, turned so that the way from hips to shoulders is up, as
+    MediaPipe does it.
+    """
     upright = square_of(box, _SCALE)
     if keypoints is None or (keypoints[[5, 6, 11, 12], 2] < _SURE).any():
         return upright

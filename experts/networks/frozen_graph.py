@@ -1,10 +1,11 @@
 """Frozen convolutional networks: one file with graph and weights, run by JAX.
 
-A file is an `.npz`: `graph` is JSON text, `high` and `low` are the high and the low bytes of all weights as float16 (kept apart because
-they deflate better so). `experiments.builders.build_networks` makes the files from the networks' public releases.
+A file is an `.npz`: `graph` is JSON text, `high` and `low` are the high and the low bytes of all weights as float16 (kept
+apart because they deflate better so). `experiments.builders.build_networks` makes the files from the networks' public
+releases.
 
-A graph is a list of nodes. Values are numbered: first the inputs, then the weights, then what each node puts out. All activations are
-(batch, height, width, channels) or (batch, features), so that a graph runs on any number of pictures.
+A graph is a list of nodes. Values are numbered: first the inputs, then the weights, then what each node puts out. All
+activations are (batch, height, width, channels) or (batch, features), so that a graph runs on any number of pictures.
 
 | op | inputs | attributes |
 | --- | --- | --- |
@@ -38,8 +39,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from annyfit_jax.records.npz import open_npz
 from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records.npz import open_npz
 
 FORMAT = 1
 _WEIGHTS = "weights"

@@ -22,7 +22,9 @@ def photo_masks(
     size: tuple[int, int],
     threshold: float,
 ) -> Bool[np.ndarray, "n height width"]:
-    """A pixel belongs to the person who is likeliest there, if at least as likely as `threshold`, in or near that person's box."""
+    """A pixel belongs to the person who is likeliest there, if at least as likely as `threshold`, in or near that
+    person's box.
+    """
     width, height = size
     masks = np.zeros((len(squares), height, width), bool)
     best = np.full((height, width), np.log(threshold / (1 - threshold)), np.float32)

@@ -1,9 +1,10 @@
-"""17 keypoints of one person, with MoveNet Thunder (tfhub.dev/google/movenet/singlepose/thunder/4, Apache-2.0): crops of 256 pixels.
+"""17 keypoints of one person, with MoveNet Thunder (tfhub.dev/google/movenet/singlepose/thunder/4, Apache-2.0): crops of
+256 pixels.
 
-The network gives a map of where people's centres are, a map per keypoint, and from each cell the way to the keypoints of the person
-there. As its makers do it: the person whose centre is likeliest, near the middle of the crop; for each keypoint the likeliest cell, near where
-that person's is expected; and an offset within the cell. Unlike them we also take the next likeliest centres: a crop often shows
-several people, and `association` finds out whose it is.
+The network gives a map of where people's centres are, a map per keypoint, and from each cell the way to the keypoints of
+the person there. As its makers do it: the person whose centre is likeliest, near the middle of the crop; for each keypoint
+the likeliest cell, near where that person's is expected; and an offset within the cell. Unlike them we also take the next
+likeliest centres: a crop often shows several people, and `association` finds out whose it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""People as boxes, with NanoDet-g (github.com/RangiLyu/nanodet, Apache-2.0): 416 pixels, classes of COCO, of which people are used."""
+"""People as boxes, with NanoDet-g (github.com/RangiLyu/nanodet, Apache-2.0): 416 pixels, classes of COCO, of which
+people are used.
+"""
 
 from __future__ import annotations
 

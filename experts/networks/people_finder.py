@@ -4,7 +4,8 @@
 2. Small people: where the first look saw any, overlapping tiles of the photo are looked at as well, twice as large.
 3. Each box is cut out, the photo outside it made grey, and MoveNet gives a few skeletons.
 4. `association` puts boxes and skeletons together.
-5. Where a box's own skeleton is another person's, that person is painted over and the box looked at again; then step 4 once more.
+5. Where a box's own skeleton is another person's, that person is painted over and the box looked at again; then step 4
+   once more.
 """
 
 from __future__ import annotations
@@ -240,7 +241,9 @@ def _found(photo: _Photo, people: list[Pair]) -> FoundPeople:
 def merged_boxes(
     candidates: Float[np.ndarray, "k 5"], same: float = 0.6, averaged: float = 0.7
 ) -> Float[np.ndarray, "n 5"]:
-    """One box per group of candidates that overlap, the surest first: the average, by score, of those that overlap its surest most."""
+    """One box per group of candidates that overlap, the surest first: the average, by score, of those that overlap its
+    surest most.
+    """
     order = candidates[np.argsort(-candidates[:, 4], kind="stable")]
     result, free = [], np.ones(len(order), bool)
     while free.any():

@@ -1,7 +1,7 @@
 """The bundled networks give the numbers of the runtimes they come from, and do no harm around them.
 
-`goldens/networks.npz` holds three small pictures and what TensorFlow.js 4.22 (backend cpu) and LiteRT (`ai-edge-litert` 2.3, the `.tflite`
-twins of the pose and hand networks) put out for them, enlarged four times pixel by pixel.
+`goldens/networks.npz` holds three small pictures and what TensorFlow.js 4.22 (backend cpu) and LiteRT (`ai-edge-litert`
+2.3, the `.tflite` twins of the pose and hand networks) put out for them, enlarged four times pixel by pixel.
 """
 
 from __future__ import annotations
@@ -200,7 +200,9 @@ def people_of(boxes, scores, skeletons, owners, ranks, **limits):
 def test_two_boxes_on_one_person_are_one_person():
     here = person(100, 100)
     box = box_of(here)
-    found = people_of([box, box + [6, 20, -6, 0]], [0.8, 0.5], [here, here + [1, 1, 0]], [0, 1], [0, 0])
+    found = people_of(
+        [box, box + np.array([6, 20, -6, 0])], [0.8, 0.5], [here, here + np.array([1, 1, 0])], [0, 1], [0, 0]
+    )
     assert [(p.box, p.skeleton) for p in found] == [(0, 0)]
 
 
@@ -229,7 +231,9 @@ def test_nobody_there_is_nobody_found():
 
 def test_similarity_is_one_of_a_skeleton_with_itself_and_falls_with_distance():
     here = person(100, 100)
-    values = association.similarity(here, np.array([here, here + [5, 0, 0], here + [60, 0, 0]]), 5000.0)
+    values = association.similarity(
+        here, np.array([here, here + np.array([5, 0, 0]), here + np.array([60, 0, 0])]), 5000.0
+    )
     assert values[0] == pytest.approx(1.0)
     assert values[0] > values[1] > values[2]
     assert values[2] < 0.3
