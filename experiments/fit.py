@@ -1,5 +1,6 @@
 """Fit Anny to the people of photos: a handful or a whole collection.
 
+    python -m experiments.fit --input=photos --output=OUT --pictures              # photos: a folder, a file, "some/*.jpg"
     python -m experiments.fit --input=SCENES --output=OUT                         # folder of scene .npz files
     python -m experiments.fit --input=annotations.json --images=DIR --output=OUT  # COCO keypoints
     python -m experiments.fit --input=ROOT --output=OUT                           # official anny-fit preprocessing
@@ -8,6 +9,9 @@
 
 OUT is a job (`annyfit_jax.jobs`): kill it whenever you like, run the same command to go on; start it on as many machines as
 you have (`--process_index`, `--process_count`, or `experiments/launch/`); watch it with `python -m experiments.status`.
+
+Photos go through the networks that come with the installation first (`--experts`; `experiments.precompute` says more about
+experts); what they find is kept in OUT/cues and taken from there when the command is run again.
 
 Writes one shard of records per 256 scenes and, once all are done, dataset_info.json and features.json (OUT is then a TFDS
 dataset), people.jsonl (a row per person), scenes_set_aside.jsonl, config.json. Inputs other than datasets also get
@@ -54,6 +58,8 @@ def define_flags() -> None:
         "Python file with get_config(). Default: annyfit.py for scenes with a start, else annyfit_keypoints.py.",
     )
     flags.DEFINE_multi_string("set", [], "path=value changes of the config, e.g. stages.pose.lr.pose=0.002.")
+    flags.DEFINE_string("experts", "default", "Photos: set of experts that look at them (as experiments.precompute).")
+    flags.DEFINE_multi_string("expert", [], "Photos: cue=expert, cue.option=value, people.rule=value.")
     flags.DEFINE_integer("limit", None, "Only the first so many scenes.", lower_bound=1)
     flags.DEFINE_bool("pictures", False, "Also write index.html with overlays, top and side views.")
     flags.DEFINE_bool("save_vertices", False, "Store posed vertices in the fit files (160 kB a person).")
@@ -117,7 +123,7 @@ def run(stop: threading.Event) -> None:
     process = find_process(FLAGS.process_index, FLAGS.process_count)
     if FLAGS.overwrite and process.count > 1:
         raise ValueError("--overwrite is for a single process: the others might already be at work on the new job")
-    source, options = _open_source()
+    source, options = _open_source(stop)
     total = min(len(source), FLAGS.limit or len(source))
     plan, folder = Plan(total, FLAGS.scenes_per_shard), Path(FLAGS.output)
     logging.info("%s: %d scenes (%s); process %d of %d (%s)", FLAGS.input, total, source.kind, *process)
@@ -168,14 +174,20 @@ def run(stop: threading.Event) -> None:
 
 
 def _with_fit_files(source: SceneSource) -> bool:
-    wanted = source.kind != "cues" if FLAGS.fit_files is None else FLAGS.fit_files
+    from annyfit_jax.inputs.photos import names_photos
+
+    by_default = source.kind != "cues" or names_photos(FLAGS.input)
+    wanted = by_default if FLAGS.fit_files is None else FLAGS.fit_files
     return wanted or FLAGS.pictures or FLAGS.save_vertices
 
 
-def _open_source() -> tuple[SceneSource, dict[str, object]]:
+def _open_source(stop: threading.Event) -> tuple[SceneSource, dict[str, object]]:
     """The scenes, and the options that decide what they hold, for the job's identity."""
+    from annyfit_jax.inputs.photos import names_photos
     from experiments import input_flags
 
+    if FLAGS.input and not _is_known(Path(FLAGS.input)) and names_photos(FLAGS.input):
+        return _look_at_photos(stop)
     source, options = input_flags.open_from_flags(), input_flags.input_options()
     # Folders may move between runs; only whether they are given counts. The words decide the fit, so their content does.
     identity: dict[str, object] = {
@@ -185,6 +197,38 @@ def _open_source() -> tuple[SceneSource, dict[str, object]]:
     if "words" in options:
         identity["words"] = hashlib.sha256(Path(options["words"]).read_bytes()).hexdigest()[:16]
     return source, identity
+
+
+def _is_known(path: Path) -> bool:
+    """Whether a folder holds scenes already, perhaps with their photos beside them."""
+    signs = ("preprocessed", "dataset_info.json", "plan.json")
+    return path.is_dir() and (any((path / sign).exists() for sign in signs) or any(path.glob("*.npz")))
+
+
+def _look_at_photos(stop: threading.Event) -> tuple[SceneSource, dict[str, object]]:
+    """Detects the people of photos; the cues are kept in OUT/cues, in a folder per choice of photos and experts."""
+    from annyfit_jax.inputs import open_input
+    from experiments import input_flags, precompute
+    from experts.pipeline import Collection
+
+    choice = [*FLAGS.expert, *([f"camera.fov_degrees={input_flags.FOV.value}"] if FLAGS["fov"].present else [])]
+    photos = Collection.of_folder(FLAGS.input, precompute.Options.photos_per_shard, FLAGS.limit).checksum()
+    key = hashlib.sha256("\n".join([photos, FLAGS.experts, *choice]).encode()).hexdigest()[:12]
+    folder = Path(FLAGS.output) / "cues"
+    looked = precompute.run(
+        precompute.Options(
+            FLAGS.input, str(folder / key), FLAGS.experts, choice, stages=str(folder / "stages"), limit=FLAGS.limit,
+            process_index=FLAGS.process_index, process_count=FLAGS.process_count, lease_s=FLAGS.lease_s,
+            log_every_s=FLAGS.log_every_s, retry_failed=FLAGS.retry_failed,
+        ),
+        stop,
+    )  # fmt: skip
+    if not looked.scenes and looked.finished is False:
+        raise SceneError(
+            f"{FLAGS.input}: nobody to fit in any photo; the reasons are in {folder / key / 'set_aside.jsonl'}"
+        )
+    logging.info("%d people in %d photos; %d photos without", looked.people, looked.scenes, looked.set_aside)
+    return open_input(str(folder / key)), {"photos": photos, "experts": [FLAGS.experts, *choice]}
 
 
 def _configs() -> tuple[dict[str, FitConfig], Callable[[Scene], str]]:

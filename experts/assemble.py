@@ -89,6 +89,8 @@ def scene_of(name: str, path: str, entries: dict[str, Entry], rules: Rules, note
     if people.keypoints.shape[1] == 133:
         extra["keypoints_133"] = people.keypoints[kept]
     extra["detection_scores"] = detected.arrays["scores"][kept]
+    if people.landmarks is not None and people.world_landmarks is not None:
+        extra |= {"landmarks": people.landmarks[kept], "world_landmarks": people.world_landmarks[kept]}
     start = _start(usable.get("start"), kept, people.ids, notes)
     estimated = usable["depth"].arrays.get("intrinsics") if "depth" in usable else None
     if estimated is not None and np.array_equal(people.intrinsics, estimated):

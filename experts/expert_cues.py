@@ -13,10 +13,12 @@ from annyfit_jax.inputs.validate import NUM_JOINTS, NUM_PHENOTYPES, NUM_POSED_BO
 from annyfit_jax.people.scene import NUM_DENSE, BodyParameters, SceneError
 from annyfit_jax.records import codecs
 from experts.expert_store import Entry
-from experts.interfaces import DepthEstimate, Detections, People, Photo, Words
+from experts.interfaces import DepthEstimate, Detections, Outlines, People, Photo, Words
 from experts.people_rules import Rules, confident, select_detections
 
 _BODY = {"root_rotvec": (3,), "transl": (3,), "pose": (NUM_POSED_BONES, 3), "shape": (NUM_PHENOTYPES,)}
+NUM_LANDMARKS = 33
+"""Of BlazePose."""
 NEEDS_PEOPLE = ("segmenter", "keypoints", "dense", "words", "start")
 """Cues that are asked about people: nothing to ask where there are none."""
 MAX_DEPTH_PIXELS = 1536 * 1536
@@ -41,15 +43,29 @@ def _detections(answer: Detections, photo: Photo, people: Any, rules: Rules):
     scores = checked_array(answer.scores, "detector: scores", (len(boxes),))
     if answer.ids and len({*answer.ids}) != len(boxes):
         raise SceneError(f"detector: ids: expected {len(boxes)} different names, got {len({*answer.ids})}")
-    kept = select_detections(Detections(boxes, scores, list(answer.ids), list(answer.skipped)), photo.size, rules)
+    points = answer.keypoints
+    if points is not None:
+        points = confident(checked_array(points, "detector: keypoints", (len(boxes), NUM_JOINTS, 3)), photo.size)
+    kept = select_detections(
+        Detections(boxes, scores, list(answer.ids), list(answer.skipped), points), photo.size, rules
+    )
     if len(kept.boxes) > rules.max_people:
         raise SceneError(f"crowd: {len(kept.boxes)} people, expected at most {rules.max_people}")
-    return {"boxes": kept.boxes, "scores": kept.scores}, {"ids": kept.ids, "skipped": [list(s) for s in kept.skipped]}
+    arrays = {"boxes": kept.boxes, "scores": kept.scores}
+    if kept.keypoints is not None:
+        arrays["keypoints"] = kept.keypoints
+    return arrays, {"ids": kept.ids, "skipped": [list(s) for s in kept.skipped]}
 
 
 def _masks(answer: Any, photo: Photo, people: People, rules: Rules):
     width, height = photo.size
-    return codecs.fold_masks(checked_array(answer, "segmenter: masks", (len(people), height, width), np.bool_)), {}
+    n, more = len(people), {}
+    if isinstance(answer, Outlines):
+        points = checked_array(answer.landmarks, "segmenter: landmarks", (n, NUM_LANDMARKS, 3))
+        world = checked_array(answer.world_landmarks, "segmenter: world_landmarks", (n, NUM_LANDMARKS, 3))
+        more = {"landmarks": confident(points, photo.size), "world_landmarks": world}
+        answer = answer.masks
+    return codecs.fold_masks(checked_array(answer, "segmenter: masks", (n, height, width), np.bool_)) | more, {}
 
 
 def _keypoints(answer: Any, photo: Photo, people: People, rules: Rules):
@@ -126,13 +142,17 @@ def people_of(entries: Mapping[str, Entry], size: tuple[int, int]) -> People:
     """The people of a photo as the later experts see them, from the entries of the earlier ones."""
     detected = entries["detector"]
     n = len(detected.arrays["boxes"])
-    keypoints, camera = entries.get("keypoints"), entries.get("camera")
+    keypoints, camera, segmenter = (entries.get(cue) for cue in ("keypoints", "camera", "segmenter"))
+    outlines = segmenter.arrays if segmenter else {}
     return People(
         boxes=detected.arrays["boxes"].reshape(n, 4),
         ids=list(detected.texts["ids"]),
-        masks=masks_of(entries.get("segmenter"), n, size),
+        masks=masks_of(segmenter, n, size),
         keypoints=keypoints.arrays.get("keypoints") if keypoints else None,
         intrinsics=camera.arrays.get("intrinsics") if camera else None,
+        detected_keypoints=detected.arrays.get("keypoints"),
+        landmarks=outlines.get("landmarks"),
+        world_landmarks=outlines.get("world_landmarks"),
     )
 
 

@@ -4,7 +4,7 @@ An expert is made cheaply (its options are its fields), says what it depends on 
 (`load`) and lets go of it (`close`). Between the two it answers one kind of question:
 
     detector    detect(photos)              -> Detections        boxes and scores
-    segmenter   segment(photos, people)     -> (n, H, W) bool    masks from boxes
+    segmenter   segment(photos, people)     -> (n, H, W) bool    masks from boxes, or Outlines: masks and landmarks
     keypoints   keypoints(photos, people)   -> (n, 17 or 133, 3) x, y in pixels, confidence
     dense       dense(photos, people)       -> (n, 138, 3)       dense surface points, likewise
     depth       depth(photos)               -> DepthEstimate     metric depth, perhaps the camera
@@ -22,6 +22,7 @@ An expert may also have
     place(process)      called before `load` with the number of this process: processes of one machine take different devices
     photos_at_once      at least so many photos a call (a server that answers many questions at once)
     needs_pixels        False: the size of a photo is enough (answers that stand in files), `pixels` are zeros
+    uses                cues whose answers it wants to see besides those that every expert for its cue is given
     fingerprint()       checksum of files that its answers are read from
 """
 
@@ -109,6 +110,19 @@ class Detections:
     """The source's own names of the people; empty: numbered from 0."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """(id, reason) of what the source itself says is no person to fit (a crowd region)."""
+    keypoints: Float[np.ndarray, "n 17 3"] | None = None
+    """x, y in pixels, confidence: of a detector that finds boxes and keypoints together."""
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """What a segmenter says of the n people of a photo that finds landmarks along with the masks (BlazePose)."""
+
+    masks: Bool[np.ndarray, "n H W"]
+    landmarks: Float[np.ndarray, "n 33 3"]
+    """x, y in pixels, confidence."""
+    world_landmarks: Float[np.ndarray, "n 33 3"]
+    """Metres about the middle of the hips, in axes parallel to the camera's: x right, y down, z forward."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,11 @@ class People:
     keypoints: Float[np.ndarray, "n k 3"] | None = None
     """17 COCO keypoints, or 133 of which these are the first."""
     intrinsics: Float[np.ndarray, "3 3"] | None = None
+    detected_keypoints: Float[np.ndarray, "n 17 3"] | None = None
+    """Those that the detector found along with the boxes; None where it finds boxes alone."""
+    landmarks: Float[np.ndarray, "n 33 3"] | None = None
+    world_landmarks: Float[np.ndarray, "n 33 3"] | None = None
+    """As in `Outlines`; None where the segmenter finds masks alone."""
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -180,8 +199,10 @@ class Detector(Expert, Protocol):
 class Segmenter(Expert, Protocol):
     """Outlines people whose boxes are known."""
 
-    def segment(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Bool[np.ndarray, "n H W"]]:
-        """(n, H, W) masks per photo."""
+    def segment(
+        self, photos: Sequence[Photo], people: Sequence[People]
+    ) -> Sequence[Bool[np.ndarray, "n H W"] | Outlines]:
+        """(n, H, W) masks per photo, perhaps with landmarks."""
         ...
 
 

@@ -79,9 +79,11 @@ def select_detections(found: Detections, size: tuple[int, int], rules: Rules) ->
             skipped.append((ids[i], f"duplicate of person {ids[kept[int(overlap.argmax())]]} (box)"))
             continue
         kept.append(int(i))
+    keypoints = None if found.keypoints is None else np.asarray(found.keypoints, np.float64)[kept]
     if not found.ids:  # numbered anew, so that ids count the people who are looked at
-        return Detections(boxes[kept], scores[kept], [str(k) for k in range(len(kept))], _renumbered(skipped, kept))
-    return Detections(boxes[kept], scores[kept], [ids[i] for i in kept], skipped)
+        numbers = [str(k) for k in range(len(kept))]
+        return Detections(boxes[kept], scores[kept], numbers, _renumbered(skipped, kept), keypoints)
+    return Detections(boxes[kept], scores[kept], [ids[i] for i in kept], skipped, keypoints)
 
 
 def _renumbered(skipped: list[tuple[str, str]], kept: list[int]) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from annyfit_jax.inputs.photos import list_photos, photo_size, read_photo, scene_names
+from annyfit_jax.inputs.photos import photo_paths, photo_size, read_photo, scene_names
 from annyfit_jax.jobs.claims import DEFAULT_LEASE_S, Claims
 from annyfit_jax.jobs.durable_files import JobWriteError, publish_json
 from annyfit_jax.jobs.hosts import Process
@@ -51,7 +51,7 @@ UPSTREAM: Mapping[str, tuple[str, ...]] = {
     "words": ("detector", "segmenter", "keypoints"),
     "start": ("detector", "keypoints", "camera"),
 }
-"""Cue -> the cues whose answers its expert is given."""
+"""Cue -> the cues whose answers its expert is given, besides those that the expert names in `uses`."""
 READERS = min(8, os.cpu_count() or 1)
 """Threads that decode photos while an expert is at work."""
 _KEY_VERSION = 2
@@ -70,9 +70,9 @@ class Collection:
 
     @staticmethod
     def of_folder(folder: str | Path, photos_per_unit: int, limit: int | None = None) -> Collection:
-        """The photos below a folder. Raises SceneError where there are none."""
-        paths = list_photos(folder)
-        files = [path.relative_to(folder).as_posix() for path in paths]
+        """The photos below a folder, or those that a file name or pattern names. Raises SceneError where there are none."""
+        root, paths = photo_paths(folder)
+        files = [path.relative_to(root).as_posix() for path in paths]
         names = scene_names(files)[:limit]  # of all photos: a limit changes no name
         sizes = tuple(path.stat().st_size if path.exists() else -1 for path in paths[:limit])  # a link may lead nowhere
         paths = tuple(str(path) for path in paths[:limit])
@@ -93,6 +93,15 @@ class Collection:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+def upstream(cue: str, expert: Expert) -> tuple[str, ...]:
+    """The cues whose answers an expert is given. Raises ExpertError where it wants one that is not there yet."""
+    uses = tuple(name for name in getattr(expert, "uses", ()) if name not in UPSTREAM[cue])
+    order = list(METHODS)
+    if late := [name for name in uses if order.index(name) >= order.index(cue)]:
+        raise ExpertError(f"{cue}: {expert.card.expert} uses {', '.join(late)}, which are found later")
+    return UPSTREAM[cue] + uses
+
+
 def stage_keys(collection: Collection, experts: ExpertSet) -> dict[str, str]:
     """Cue -> key, for the cues that have an expert."""
     keys: dict[str, str] = {}
@@ -103,7 +112,7 @@ def stage_keys(collection: Collection, experts: ExpertSet) -> dict[str, str]:
             "cue": cue,
             "card": expert.card.to_json(),
             "options": options_of(expert),
-            "upstream": {name: keys[name] for name in UPSTREAM[cue] if name in keys},
+            "upstream": {name: keys[name] for name in upstream(cue, expert) if name in keys},
             # The rules decide which detections later experts see; those about keypoints act when scenes are put together.
             "rules": _detection_rules(experts) if cue == "detector" else None,
         }
@@ -224,9 +233,9 @@ class Stages:
                 opened = stack.enter_context(expert_store.open_unit(self.path(cue, unit)))
                 entries = {i: opened.entry(k) for k, i in enumerate(indices) if not before[k].error}
                 self.redone.add(unit)
-            upstream = {
+            earlier = {
                 name: stack.enter_context(expert_store.open_unit(self.path(name, unit)))
-                for name in UPSTREAM[cue]
+                for name in upstream(cue, expert)
                 if name in self.keys
             }
             reader = stack.enter_context(ThreadPoolExecutor(READERS, "photos"))
@@ -236,7 +245,7 @@ class Stages:
             for chunk, photos in self._photos(reader, todo, with_pixels):
                 if self.stop.is_set():
                     raise Interrupted
-                known = [{name: opened.entry(i - indices[0]) for name, opened in upstream.items()} for i in chunk]
+                known = [{name: opened.entry(i - indices[0]) for name, opened in earlier.items()} for i in chunk]
                 for i, entry in zip(chunk, self._answers(cue, expert, photos, known), strict=True):
                     entries[i] = entry
                     progress.add(entry)

@@ -20,13 +20,23 @@ from experts.people_rules import Rules
 _ADAPTERS = "experts.adapters."
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "detector": {
+        "nanodet": "small_networks:NanoDetPeople",
         "rtdetr": "detectors:RtDetr",
         "dfine": "detectors:DFine",
         "grounding_dino": "detectors:GroundingDino",
         "coco": "coco_file:CocoDetector",
     },
-    "segmenter": {"sam2": "sam2:Sam2", "coco": "coco_file:CocoSegmenter", "folder": "folders:MaskFolder"},
-    "keypoints": {"vitpose": "vitpose:VitPose", "coco": "coco_file:CocoKeypoints"},
+    "segmenter": {
+        "blazepose": "small_networks:BlazePoseOutlines",
+        "sam2": "sam2:Sam2",
+        "coco": "coco_file:CocoSegmenter",
+        "folder": "folders:MaskFolder",
+    },
+    "keypoints": {
+        "movenet": "small_networks:MoveNetKeypoints",
+        "vitpose": "vitpose:VitPose",
+        "coco": "coco_file:CocoKeypoints",
+    },
     "dense": {"folder": "folders:DenseFolder"},
     "depth": {
         "depth_anything": "depth:DepthAnything",
@@ -50,7 +60,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
 """Cue -> name -> module and class below `experts.adapters`."""
 
 SETS: Mapping[str, Mapping[str, str]] = {
-    "default": {
+    "default": {"detector": "nanodet", "segmenter": "blazepose", "keypoints": "movenet", "camera": "exif"},
+    "large": {
         "detector": "rtdetr", "segmenter": "sam2", "keypoints": "vitpose", "depth": "depth_anything", "camera": "fov",
         "words": "qwen_vl",
     },
@@ -60,7 +71,11 @@ SETS: Mapping[str, Mapping[str, str]] = {
     },
     "none": {"camera": "fov"},
 }  # fmt: skip
-"""What --experts may name: cue -> expert. `default` and `server` (words from an HTTP server) allow commercial use."""
+"""What --experts may name: cue -> expert; all but `none` allow commercial use.
+
+`default` comes with the installation; `large` needs PyTorch, `transformers` and checkpoints; `server` is `large` with words
+from an HTTP server.
+"""
 NONE = "none"
 """No expert for a cue: it stays unknown."""
 

@@ -33,8 +33,8 @@ def module_name(path: Path) -> str:
 def imported_modules(tree: ast.Module, module: str, is_package: bool, modules: Iterable[str]) -> set[str]:
     """Modules of this repository that a module imports, at its top or in a function. Imports for types only count as well.
 
-    Importing a module runs the `__init__.py` of the packages around it; those are left out where the importing module stands in the
-    same package, since they have been started by then.
+    Importing a module runs the `__init__.py` of the packages around it; those are left out where the importing module stands in
+    the same package, since they have been started by then.
     """
     modules = set(modules)
     named = []

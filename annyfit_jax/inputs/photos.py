@@ -2,7 +2,8 @@
 
 | file | what is read |
 |---|---|
-| JPEG, PNG, WebP, BMP, TIFF, GIF, MPO | decided by the content, not by the name; others are refused |
+| JPEG, PNG, WebP, AVIF, BMP, TIFF, GIF, MPO | decided by the content, not by the name; others are refused |
+| HEIC | where the package `pillow-heif` is installed |
 | more than MAX_PIXELS | refused from the header, before anything is decoded |
 | truncated or damaged | refused: half a person is no person |
 | EXIF orientation | applied: pixels are in display orientation, as in all our coordinates |
@@ -17,12 +18,15 @@
 
 from __future__ import annotations
 
+import functools
+import glob
 import io
 import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -32,14 +36,14 @@ from jaxtyping import UInt8
 from annyfit_jax.inputs.validate import MAX_IMAGE_SIDE
 from annyfit_jax.people.scene import SceneError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "HEIF")
 """Decoders that are tried (JPEG's also reads MPO); the others of Pillow are old, rare and a larger surface."""
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif")
 """What `list_photos` looks for, in either case."""
+HEIC_SUFFIXES = (".heic", ".heif")
+"""Looked for as well where `pillow-heif` is installed."""
 NOT_READ = (
-    ".heic",
-    ".heif",
-    ".avif",
+    *HEIC_SUFFIXES,
     ".jxl",
     ".jp2",
     ".dng",
@@ -111,6 +115,57 @@ def jpeg_bytes(path: str | Path) -> bytes:
     return stream.getvalue()
 
 
+def photo_paths(location: str | Path) -> tuple[Path, list[Path]]:
+    """The photos that a folder, a file or a pattern such as `photos/*.jpg` names, and the folder that their names count from.
+
+    Raises SceneError where there is none.
+    """
+    place = Path(location)
+    if place.is_dir():
+        return place, list_photos(place)
+    if place.is_file():
+        return place.parent, [place]
+    if not _is_pattern(location):
+        raise SceneError(f"{location}: no such file or folder")
+    root = Path(*(part for part in takewhile(lambda part: not _is_pattern(part), place.parts)))
+    found = sorted(Path(name) for name in glob.glob(str(location), recursive=True))
+    found = [path for path in found if path.is_file() and path.name.lower().endswith(_suffixes())]
+    if not found:
+        raise SceneError(f"{location}: no photo; looked for {', '.join(_suffixes())}")
+    return root, found
+
+
+def names_photos(location: str | Path) -> bool:
+    """Whether a location is photos by its look: a photo file, a pattern that is no file, or a folder that holds a photo."""
+    place = Path(location)
+    if place.is_dir():
+        try:
+            return bool(list_photos(place))
+        except SceneError:
+            return False
+    return place.name.lower().endswith((*_suffixes(), *HEIC_SUFFIXES)) or (_is_pattern(location) and not place.exists())
+
+
+def _is_pattern(text: str | Path) -> bool:
+    return any(sign in str(text) for sign in "*?[")
+
+
+@functools.cache
+def _suffixes() -> tuple[str, ...]:
+    return (*SUFFIXES, *HEIC_SUFFIXES) if _with_heic() else SUFFIXES
+
+
+@functools.cache
+def _with_heic() -> bool:
+    """Whether HEIC files can be read; makes the decoder known to Pillow."""
+    try:
+        from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
 def list_photos(folder: str | Path) -> list[Path]:
     """Photo files below a folder, by suffix, sorted by their path; hidden files and folders are left out.
 
@@ -125,12 +180,13 @@ def list_photos(folder: str | Path) -> list[Path]:
     for place, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         visible = [name for name in files if not name.startswith(".")]
-        found += [Path(place) / name for name in visible if name.lower().endswith(SUFFIXES)]
-        others.update(PurePath(name).suffix.lower() for name in visible if name.lower().endswith(NOT_READ))
+        found += [Path(place) / name for name in visible if name.lower().endswith(_suffixes())]
+        left = [name for name in visible if not name.lower().endswith(_suffixes())]
+        others.update(PurePath(name).suffix.lower() for name in left if name.lower().endswith(NOT_READ))
     left_out = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
     if not found:
         hint = f"; {left_out} files are not read, convert them to JPEG or PNG" if others else ""
-        raise SceneError(f"{folder}: no photo; looked for {', '.join(SUFFIXES)}{hint}")
+        raise SceneError(f"{folder}: no photo; looked for {', '.join(_suffixes())}{hint}")
     if others:
         logging.warning("%s: %s files are not read; convert them to JPEG or PNG", folder, left_out)
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
@@ -161,8 +217,9 @@ def _opened(path: str | Path, max_pixels: int):
     from PIL import Image
 
     Image.init()  # otherwise Pillow knows only the commonest formats, and stumbles over the names of the others
+    _with_heic()
     try:
-        photo = Image.open(path, formats=FORMATS)
+        photo = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
     except FileNotFoundError:
         raise SceneError(f"{path}: no such file") from None
     width, height = photo.size

@@ -1,0 +1,183 @@
+"""The networks that come with the installation: people with keypoints, and their masks with landmarks. JAX alone, no download.
+
+How they are put together says `experts.networks.people_finder`; how well they do, `experiments.studies.photo_networks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from annyfit_jax.records.files import sha256
+from experts.interfaces import Card, Detections, ExpertError, Outlines, People, Photo
+from experts.networks import blazepose, person_crops
+from experts.networks.masks_of_crops import cleaned, photo_masks
+
+_LICENCE = "Apache-2.0"
+
+
+def _logistic(value: Any) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-np.asarray(value)))
+
+
+def person_probability(value: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """How likely a found person is one, by its value: a logistic fit to the ten photos of the study (44 boxes)."""
+    return _logistic(9.97 + 4.75 * np.log(np.maximum(value, 1e-6)))
+
+
+def point_probability(score: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
+    """How likely a keypoint of MoveNet is one that annotators see, and within a tenth of the person's box of where they see it.
+
+    A logistic fit to 595 points of 35 people in the study's ten photos. Fitted to nine and asked about the tenth, what it
+    calls 0.85 to 0.95 is right in 0.94, and 0.5 to 0.7 in 0.64.
+    """
+    clipped = np.clip(score, 1e-4, 1 - 1e-4)
+    return np.where(np.asarray(score) > 0, _logistic(2.11 + 1.82 * np.log(clipped / (1 - clipped))), 0.0)
+
+
+class _Bundled:
+    """What the experts of this module share."""
+
+    NAME = ""
+
+    def close(self) -> None:
+        """Lets go of the networks."""
+        self._network = None
+
+    def _loaded(self) -> Any:
+        network = getattr(self, "_network", None)
+        if network is None:
+            raise ExpertError(f"{self.NAME}: not loaded")
+        return network
+
+
+@dataclass
+class NanoDetPeople(_Bundled):
+    """Boxes of people with their keypoints: NanoDet and MoveNet together."""
+
+    mirror: bool = True
+    """Also look at the mirror image: better boxes, a seventh slower."""
+    tiles: bool = True
+    """Also look at parts of the photo where there are small people."""
+    least_score: float = 0.28
+    """Of the detector; what becomes a person is decided by people.min_score."""
+
+    NAME = "nanodet"
+
+    @property
+    def card(self) -> Card:
+        """The weights are part of the package."""
+        return Card(self.NAME, "nanodet + movenet_thunder (bundled)", "1", _LICENCE, commercial=True)
+
+    def load(self) -> None:
+        """Reads the weights; programs are compiled with the first photo."""
+        from experts.networks.people_finder import PeopleFinder, Search
+
+        self._network = PeopleFinder(Search(mirror=self.mirror, tiles=self.tiles, least_score=self.least_score))
+
+    def detect(self, photos: Sequence[Photo]) -> list[Detections]:
+        """Boxes and keypoints in pixels with confidences that are probabilities."""
+        result = []
+        for people in self._loaded()([photo.pixels for photo in photos]):
+            points = people.keypoints.copy()
+            points[..., 2] = point_probability(points[..., 2]) * seen_around(people.boxes, points)
+            result.append(Detections(people.boxes, person_probability(people.values), keypoints=points))
+        return result
+
+
+def seen_around(
+    boxes: Float[np.ndarray, "n 4"], points: Float[np.ndarray, "n 17 3"], margin: float = 0.12
+) -> Bool[np.ndarray, "n 17"]:
+    """Points in or near their person's box: farther out the network was shown grey, and guessed a body for the head it saw."""
+    grown = np.array([person_crops.grown(box, margin) for box in boxes]).reshape(-1, 1, 4)
+    return ((points[..., :2] >= grown[..., :2]) & (points[..., :2] <= grown[..., 2:])).all(-1)
+
+
+@dataclass
+class MoveNetKeypoints(_Bundled):
+    """17 keypoints per box: those that NanoDet's boxes come with, else MoveNet on crops around the boxes."""
+
+    NAME = "movenet"
+
+    @property
+    def card(self) -> Card:
+        """The weights are part of the package."""
+        return Card(self.NAME, "movenet_thunder (bundled)", "1", _LICENCE, commercial=True)
+
+    def load(self) -> None:
+        """The network is loaded with the first boxes that came without keypoints."""
+        self._network = None
+
+    def keypoints(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Float[np.ndarray, "n 17 3"]]:
+        """(n, 17, 3) per photo: pixels, and confidences that are probabilities."""
+        return [
+            self._looked_at(photo, crowd) if crowd.detected_keypoints is None else np.asarray(crowd.detected_keypoints)
+            for photo, crowd in zip(photos, people, strict=True)
+        ]
+
+    def _looked_at(self, photo: Photo, people: People) -> np.ndarray:
+        from experts.networks.people_finder import PeopleFinder
+
+        if getattr(self, "_network", None) is None:
+            self._network = PeopleFinder()
+        points = self._loaded().keypoints_of(photo.pixels, np.asarray(people.boxes, np.float64))
+        points[..., 2] = point_probability(points[..., 2]) * seen_around(people.boxes, points)
+        return points
+
+
+@dataclass
+class BlazePoseOutlines(_Bundled):
+    """Masks, 33 landmarks and metric landmarks per box, on crops turned along the body."""
+
+    path: str = ""
+    """File of experiments.builders.build_networks (the heavy network); empty: the bundled one."""
+    turn: bool = True
+    """Turn crops so that the body stands upright, where keypoints say how it leans."""
+    threshold: float = 0.5
+    """Probability from which a pixel is the person's."""
+
+    NAME = "blazepose"
+
+    @property
+    def card(self) -> Card:
+        """The weights are part of the package, or a file of the user's."""
+        if self.path:
+            version = f"sha256:{sha256(Path(self.path))}" if Path(self.path).is_file() else ""
+            return Card(self.NAME, Path(self.path).name, version, _LICENCE, commercial=True)
+        return Card(self.NAME, "blazepose_full (bundled)", "1", _LICENCE, commercial=True)
+
+    def load(self) -> None:
+        """Reads the weights; the program is compiled with the first photo."""
+        if self.path and not Path(self.path).is_file():
+            raise ExpertError(f"{self.NAME}: no file {self.path}")
+        self._network = blazepose.BlazePose(self.path)
+
+    def segment(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Outlines]:
+        """Masks that overlap nowhere, without islands, and landmarks per photo."""
+        network = self._loaded()
+        squares, crops = [], []
+        for photo, crowd in zip(photos, people, strict=True):
+            for row, box in enumerate(crowd.boxes):
+                points = None if crowd.detected_keypoints is None else crowd.detected_keypoints[row]
+                square = blazepose.square_along(box, points if self.turn else None)
+                squares.append(square)
+                crops.append(person_crops.crop(photo.pixels, square, blazepose.SIZE, person_crops.grown(box, 0.1)))
+        figures, start, result = network(crops), 0, []
+        for photo, crowd in zip(photos, people, strict=True):
+            rows = range(start, start + len(crowd))
+            start += len(crowd)
+            own = [squares[i] for i in rows]
+            masks = photo_masks(figures.segmentation[list(rows)], own, crowd.boxes, photo.size, self.threshold)
+            landmarks = np.zeros((len(crowd), blazepose.NUM_LANDMARKS, 3))
+            world = np.zeros_like(landmarks)
+            for k, i in enumerate(rows):
+                landmarks[k, :, :2] = squares[i].to_photo(figures.landmarks[i, :, :2], blazepose.SIZE)
+                landmarks[k, :, 2] = figures.landmarks[i, :, 2] * figures.landmarks[i, :, 3]
+                world[k] = blazepose.turned_back(figures.world[i], squares[i].angle)
+            result.append(Outlines(cleaned(masks), landmarks, world))
+        return result

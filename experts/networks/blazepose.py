@@ -1,0 +1,99 @@
+"""33 landmarks, a mask and metric landmarks of one person, with BlazePose (MediaPipe's pose_landmark, Apache-2.0):
+crops of 256 pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from experts.networks import frozen_graph
+from experts.networks.batched import BatchedNetwork
+from experts.networks.person_crops import Square, square_of
+
+SIZE = 256
+NUM_LANDMARKS = 33
+LANDMARKS = (
+    "nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer", "left_ear",
+    "right_ear", "mouth_left", "mouth_right", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist",
+    "right_wrist", "left_pinky", "right_pinky", "left_index", "right_index", "left_thumb", "right_thumb", "left_hip",
+    "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_heel", "right_heel", "left_foot_index",
+    "right_foot_index",
+)  # fmt: skip
+COCO_OF_LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
+"""Which landmark is each of COCO's 17 keypoints."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the network says about n crops."""
+
+    landmarks: Float[np.ndarray, "n 33 4"]
+    """x, y in pixels of the crop, visibility and presence as probabilities."""
+    world: Float[np.ndarray, "n 33 3"]
+    """Metres about the middle of the hips; x right, y down, z away from the camera, for a camera that looks straight at it."""
+    presence: Float[np.ndarray, "n"]
+    """Probability that there is somebody."""
+    segmentation: Float[np.ndarray, "n 256 256"]
+    """Logits of the person's pixels."""
+
+
+class BlazePose:
+    """Figures of the person in crops. `path` is a file of the builder in place of the bundled network (the heavy one)."""
+
+    def __init__(self, path: str = "") -> None:
+        network = frozen_graph.load(path) if path else frozen_graph.bundled("blazepose_full")
+        self.network = BatchedNetwork(network, lambda pictures: pictures / 255.0, _decode)
+
+    def __call__(self, crops: list[UInt8[np.ndarray, "256 256 3"]]) -> Figures:
+        """One figure per crop."""
+        found = self.network(crops)
+        if found is None:
+            zeros = np.zeros
+            return Figures(zeros((0, NUM_LANDMARKS, 4)), zeros((0, NUM_LANDMARKS, 3)), zeros(0), zeros((0, SIZE, SIZE)))
+        return Figures(*found)
+
+
+_SCALE = 1.25
+"""Side of a crop in longer sides of the box."""
+_SURE = 0.5
+
+
+def square_along(box: Float[np.ndarray, "4"], keypoints: Float[np.ndarray, "17 3"] | None) -> Square:
+    """The square to cut out for a person: around the box, turned so that the way from hips to shoulders is up, as
+    MediaPipe does it.
+    """
+    upright = square_of(box, _SCALE)
+    if keypoints is None or (keypoints[[5, 6, 11, 12], 2] < _SURE).any():
+        return upright
+    shoulders, hips = keypoints[5:7, :2].mean(0), keypoints[11:13, :2].mean(0)
+    up = shoulders - hips
+    if np.linalg.norm(up) < 0.1 * upright.side:  # seen from above or below: no direction to turn to
+        return upright
+    angle = float(np.arctan2(up[0], -up[1]))
+    return Square(upright.centre, upright.side, angle if abs(angle) > _LEAN else 0.0)
+
+
+_LEAN = np.deg2rad(15)
+"""The network was trained on crops that are turned a little less or more; below this nothing is gained."""
+
+
+def turned_back(world: Float[np.ndarray, "33 3"], angle: float) -> Float[np.ndarray, "33 3"]:
+    """World landmarks of a crop turned by `angle` in axes parallel to the camera's."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.asarray(world, np.float64) @ np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
+
+
+def _decode(outputs: dict[str, Array]) -> tuple[Array, Array, Array, Array]:
+    batch = len(outputs["presence"])
+    landmarks = outputs["landmarks"].reshape(batch, -1, 5)[:, :NUM_LANDMARKS]
+    flags = jax.nn.sigmoid(landmarks[..., 3:])
+    return (
+        jax.numpy.concatenate([landmarks[..., :2], flags], -1),
+        outputs["world"].reshape(batch, -1, 3)[:, :NUM_LANDMARKS],
+        jax.nn.sigmoid(outputs["presence"].reshape(batch)),
+        outputs["segmentation"][..., 0],
+    )
