@@ -1,12 +1,12 @@
-"""Export fits for other programs: of a job of experiments.fit, finished or not, of a folder of fits, of one fit.
+"""Export fits for other programs: of a job, finished or not, of a folder of fits, of one fit.
 
-    python -m experiments.export --fits=OUT --format=parquet --output=people.parquet   # a row per person, for triage
-    python -m experiments.export --fits=OUT --format=tfds --output=DIR --images=PHOTOS # an example per image, for training
-    python -m experiments.export --fits=OUT --format=coco --output=fits.json           # COCO keypoints with parameters
-    python -m experiments.export --fits=OUT --format=humandata --output=DIR            # MMHuman3D's and AiOS's layout
-    python -m experiments.export --fits=OUT --format=npz --output=DIR                  # parameters, <scene>.npz
-    python -m experiments.export --fits=OUT --format=glb --output=DIR --scenes=a,b     # meshes, <scene>.glb
-    python -m experiments.export --fits=OUT --format=ply --output=DIR --frame=world    # meshes, <scene>.ply
+    annyfit export --fits=OUT --format=parquet --output=people.parquet   # a row per person, for triage
+    annyfit export --fits=OUT --format=tfds --output=DIR --images=PHOTOS # an example per image, for training
+    annyfit export --fits=OUT --format=coco --output=fits.json           # COCO keypoints with parameters
+    annyfit export --fits=OUT --format=humandata --output=DIR            # MMHuman3D's and AiOS's layout
+    annyfit export --fits=OUT --format=npz --output=DIR                  # parameters, <scene>.npz
+    annyfit export --fits=OUT --format=glb --output=DIR --scenes=a,b     # meshes, <scene>.glb
+    annyfit export --fits=OUT --format=ply --output=DIR --frame=world    # meshes, <scene>.ply
 
 What each format holds is said in `annyfit_jax.exports`; frames and axes of the files per scene in its `scene_files`. .glb and
 .ply open upright in Blender: in a .glb each person is a mesh of its own (`person_<id>`), a .ply has all people in one mesh.
@@ -18,184 +18,54 @@ is given again; of the other formats a file is there complete or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from absl import flags
 
-from absl import app, flags, logging
+from experiments import program
 
-from annyfit_jax.exports import exported_people, scene_files
-from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
-from annyfit_jax.records.fit_files import FitFileError, SceneFit
-from annyfit_jax.records.shards import DatasetError
-
-_TABLE_NAMES = {"parquet": "people.parquet", "coco": "annotations.json"}
-"""Formats of one file, and its name where --output is a folder."""
-FORMATS = (*scene_files.FORMATS, "parquet", "coco", "humandata", "tfds")
+FLAGS = flags.FLAGS
 _NAMES_SHOWN = 20
+_FORMATS = ("npz", "glb", "ply", "parquet", "coco", "humandata", "tfds")
 
 
-def define_flags() -> None:
-    """Called by the program alone, so that programs can be imported side by side."""
-    flags.DEFINE_string("fits", "", "Output folder of experiments.fit, its `fits` folder, or one fit file.")
-    flags.DEFINE_string("output", "", "Folder to write; parquet and coco: file or folder.")
-    flags.DEFINE_enum("format", "npz", FORMATS, "What to write.")
-    flags.DEFINE_list("scenes", [], "Names of scenes; all by default.")
-    flags.DEFINE_enum("frame", "camera", scene_files.FRAMES, "npz, glb, ply: origin at the camera or on the floor.")
-    flags.DEFINE_string(
-        "images",
-        "",
-        "Folder of the photos. tfds: store them (a cue dataset serves too); coco, humandata: name them so.",
-    )
-    flags.DEFINE_integer("scenes_per_shard", 512, "tfds: scenes per shard.", lower_bound=1)
-    flags.DEFINE_integer("people_per_file", 10_000, "humandata: people per file.", lower_bound=1)
-    flags.DEFINE_string("smplx_model", "", "humandata: SMPLX_NEUTRAL.npz, for fits of SMPL-X.")
-    flags.DEFINE_float("log_every_s", 10.0, "Seconds between progress lines.", lower_bound=0.0)
-
-
-def main(_: list[str]) -> None:
-    values = flags.FLAGS
-    for name in ("fits", "output"):
-        if not values[name].value:
-            raise app.UsageError(f"--{name} is missing")
-    try:
-        written, empty = run(
-            values.fits, values.output, values.format, values.scenes, values.frame, images=values.images,
-            scenes_per_shard=values.scenes_per_shard, people_per_file=values.people_per_file,
-            smplx_model=values.smplx_model, log_every_s=values.log_every_s,
-        )  # fmt: skip
-    except (FitFileError, DatasetError, FileNotFoundError, ValueError) as error:
-        logging.error("%s", error)
-        raise SystemExit(2) from None
-    except OSError as error:
-        logging.error("%s: cannot be written (%s)", values.output, error)
-        raise SystemExit(74) from None
-    nobody = f"; nobody fitted in {', '.join(empty[:_NAMES_SHOWN])}" if empty else ""
-    print(f"{len(written)} files: {values.output}{nobody}")
-
-
-def run(
-    fits: str,
-    output: str,
-    file_format: str,
-    scenes: Sequence[str] = (),
-    frame: str = "camera",
-    *,
-    images: str = "",
-    scenes_per_shard: int = 512,
-    people_per_file: int = 10_000,
-    smplx_model: str = "",
-    log_every_s: float = 10.0,
-) -> tuple[list[Path], list[str]]:
-    """The program, after flag parsing; returns the files written and the names of scenes without a mesh.
-
-    Raises FileNotFoundError without fits, FitFileError on a broken one, ValueError on an unknown format, frame or scene,
-    DatasetError where the folder holds another dataset.
-    """
-    if file_format not in FORMATS:
-        raise ValueError(f"--format={file_format}: expected one of {', '.join(FORMATS)}")
-    if frame not in scene_files.FRAMES:
-        raise ValueError(f"--frame={frame}: expected one of {', '.join(scene_files.FRAMES)}")
-    source = open_fits(fits, details=False)
-    known = set(source.names) if scenes else set()
-    unknown = [name for name in scenes if name not in known]
-    if unknown:
-        shown = ", ".join(source.names[:_NAMES_SHOWN]) + (", ..." if len(known) > _NAMES_SHOWN else "")
-        raise ValueError(f"--scenes: no fit of {', '.join(unknown)} in {fits}; there are {shown}")
-    if source.unfinished:
-        logging.warning("%s: %d scenes of the job are not done yet and left out", fits, source.unfinished)
-
-    def outcomes() -> Iterator[Outcome]:
-        chosen = map(source.outcome, scenes) if scenes else source.outcomes()
-        return exported_people.with_progress(chosen, len(scenes) or source.total, "scenes", log_every_s)
-
-    def fitted() -> Iterator[SceneFit]:
-        return (outcome.fit for outcome in outcomes() if outcome.fitted)
-
-    if file_format in scene_files.FORMATS:
-        return _scene_files(source, fitted(), Path(output), file_format, frame)
-    if file_format == "tfds":
-        return _training_set(source, output, scenes, images, scenes_per_shard), []
-    if file_format == "humandata":
-        return _humandata(fitted(), output, images, people_per_file, smplx_model), []
-    return _one_file(outcomes, fitted, Path(output), file_format, images), []
-
-
-def _scene_files(
-    source: FitSource, fits: Iterable[SceneFit], folder: Path, file_format: str, frame: str
-) -> tuple[list[Path], list[str]]:
-    from annyfit_jax.people.body_meshes import BodyMeshes
-
-    meshes = BodyMeshes() if file_format != "npz" or frame == "world" else None
-    written: list[Path] = []
-    empty: list[str] = []
-    for fit in fits:
-        if Path(fit.name).name != fit.name:
-            raise FitFileError(f"{source.where(fit.name)}: the name cannot be a file name")
-        rows, vertices = scene_files.drawable(fit), None
-        if meshes is not None:
-            if fit.asset_version != meshes.model.labels.asset_version:
-                raise ValueError(
-                    f"{source.where(fit.name)}: asset_version {fit.asset_version}, but this program's body is "
-                    f"{meshes.model.labels.asset_version}"
-                )
-            vertices = meshes.vertices(fit.parameters.select(rows))
-        transform = scene_files.camera_to_frame(frame, vertices)
-        path = folder / f"{fit.name}.{file_format}"
-        if file_format == "npz":
-            scene_files.export_npz(fit, path, transform, frame)
-        elif meshes is None or vertices is None or not len(rows):
-            empty.append(fit.name)
-            continue
-        else:
-            write = scene_files.export_glb if file_format == "glb" else scene_files.export_ply
-            write(fit, path, vertices, meshes.faces, transform, frame)
-        written.append(path)
-    return written, empty
-
-
-def _one_file(
-    outcomes: Callable[[], Iterable[Outcome]], fitted: Callable[[], Iterable[SceneFit]], path: Path, file_format: str,
-    images: str,
-) -> list[Path]:  # fmt: skip
-    from annyfit_jax.exports import coco_export, tables
-
-    name = _TABLE_NAMES[file_format]
-    path = path if path.suffix == Path(name).suffix and not path.is_dir() else path / name
-    if file_format == "parquet":
-        logging.info("%d people", tables.write_people(outcomes(), path))
-    else:
-        logging.info("%d images, %d people", *coco_export.write_coco(fitted(), path, image_root=images or None))
-    return [path]
-
-
-def _humandata(
-    fits: Iterable[SceneFit], folder: str, images: str, people_per_file: int, smplx_model: str
-) -> list[Path]:
-    from annyfit_jax.exports import humandata_export
-    from body_models import smplx
-
-    model = smplx.load(smplx_model) if smplx_model else None
-    return humandata_export.write_humandata(
-        fits, folder, people_per_file=people_per_file, image_root=images or None, smplx_model=model
-    )
-
-
-def _training_set(
-    source: FitSource, folder: str, scenes: Sequence[str], images: str, scenes_per_shard: int
-) -> list[Path]:
-    from annyfit_jax.exports import training_set
-
-    photo = training_set.photos_from(images) if images else None
-    state = training_set.write_training_set(
-        source, folder, names=scenes, photo=photo, scenes_per_shard=scenes_per_shard,
-        on_shard=lambda shard: logging.info("shard %d written", shard),
+def define_flags() -> program.Usage:
+    return program.Usage(
+        {
+            "Fits": (
+                flags.DEFINE_string("fits", "", "Output folder of `annyfit fit`, its `fits` folder, or one fit file."),
+                flags.DEFINE_list("scenes", [], "Names of scenes; all by default."),
+                flags.DEFINE_string(
+                    "images", "",
+                    "Folder of the photos. tfds: store them (a cue dataset serves too); coco, humandata: name them so.",
+                ),
+            ),
+            "Result": (
+                flags.DEFINE_string("output", "", "Folder to write; parquet and coco: file or folder."),
+                flags.DEFINE_enum("format", "npz", _FORMATS, "What to write."),
+                flags.DEFINE_enum(
+                    "frame", "camera", ["camera", "world"], "npz, glb, ply: origin at the camera or on the floor."
+                ),
+                flags.DEFINE_integer("scenes_per_shard", 512, "tfds: scenes per shard.", lower_bound=1),
+                flags.DEFINE_integer("people_per_file", 10_000, "humandata: people per file.", lower_bound=1),
+                flags.DEFINE_string("smplx_model", "", "humandata: SMPLX_NEUTRAL.npz, for fits of SMPL-X."),
+                flags.DEFINE_float("log_every_s", 10.0, "Seconds between progress lines.", lower_bound=0.0),
+            ),
+            "Machine": (program.compile_cache_flag(),),
+        },
+        required=("fits", "output"),
     )  # fmt: skip
-    if not state.finished:
-        raise ValueError(f"{folder}: no scene could be written; the reasons are in set_aside.jsonl")
-    logging.info("%d scenes, %d fitted people, %d scenes set aside", state.scenes, state.people, state.set_aside)
-    return sorted(Path(folder).glob("*.array_record-*"))
+
+
+def main() -> None:
+    from annyfit_jax.exports.export_fits import export_fits
+
+    written, empty = export_fits(
+        FLAGS.fits, FLAGS.output, FLAGS.format, FLAGS.scenes, FLAGS.frame, images=FLAGS.images,
+        scenes_per_shard=FLAGS.scenes_per_shard, people_per_file=FLAGS.people_per_file, smplx_model=FLAGS.smplx_model,
+        log_every_s=FLAGS.log_every_s,
+    )  # fmt: skip
+    nobody = f"; nobody fitted in {', '.join(empty[:_NAMES_SHOWN])}" if empty else ""
+    print(f"{len(written)} files: {FLAGS.output}{nobody}")
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    program.run("export")

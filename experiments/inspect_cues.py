@@ -1,223 +1,42 @@
 """Every cue of a dataset drawn on its photo, in a page that is opened from disk.
 
-    python -m experiments.inspect_cues --cues=dataset --output=out/cues
-    python -m experiments.inspect_cues --cues=annotations.json --images=photos --output=out/cues --limit=20
+    annyfit inspect --cues=dataset --output=out/cues
+    annyfit inspect --cues=annotations.json --images=photos --output=out/cues --limit=20
 
---cues takes whatever experiments.fit reads. Per photo: boxes with words, skeletons, whole-body and dense points, initial
-bodies, masks, depth as colour, a table of people, who was set aside and why, and where each cue comes from.
+--cues takes whatever `annyfit fit` reads. Per photo: boxes with words, skeletons, whole-body and dense points, initial bodies,
+masks, depth as colour, a table of people, who was set aside and why, and where each cue comes from.
+
+This program was once `python -m experiments.inspect`; a module of that name hid the one of Python's own library.
 """
 
 from __future__ import annotations
 
-import functools
-import html
-import io
-import textwrap
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from absl import flags
 
-import numpy as np
-from absl import app, flags, logging
-
-from annyfit_jax.people.scene import Scene, SceneError
+from experiments import program
 
 FLAGS = flags.FLAGS
-_MAX_SIDE = 1280
-_JPEG_QUALITY = 88
-_ANSWER_LENGTH = 160
 
 
-def define_flags() -> None:
-    """Called by the program alone, so that programs can be imported side by side."""
-    flags.DEFINE_string("cues", None, "Cue dataset, or any other input of experiments.fit.")
-    flags.DEFINE_string("images", None, "Folder of the photos (COCO input).")
-    flags.DEFINE_string("output", None, "Folder of the page.")
-    flags.DEFINE_integer("limit", 50, "Only the first so many scenes.", 1)
-
-
-def main(_: list[str]) -> None:
-    for name in ("cues", "output"):
-        if not FLAGS[name].value:
-            raise app.UsageError(f"--{name} is missing")
-    try:
-        page = run(FLAGS.cues, FLAGS.output, limit=FLAGS.limit, images=FLAGS.images)
-    except SceneError as error:
-        logging.error("%s", error)
-        raise SystemExit(2) from None
-    print(f"open {page}")
-
-
-def run(cues: str, output: str, *, limit: int = 50, images: str | None = None) -> Path:
-    """Writes the page of the first `limit` scenes; returns its path. Raises SceneError on an input that cannot be read."""
-    from annyfit_jax.inputs import open_input
-    from annyfit_jax.records.files import write_text
-    from annyfit_jax.viz import page as template
-
-    source = open_input(cues, images=images, with_masks=True, with_depth_map=True)
-    names = source.names[:limit]
-    folder = Path(output)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    sections, links, licences = [], [], []
-    starts = StartPictures()
-    for index, slug in enumerate(template._slugs(names)):
-        title = html.escape(names[index])
-        links.append(f'<li><a href="#scene-{slug}">{title}</a></li>')
-        try:
-            scene = source.load(index)
-            sections.append(_section(scene, photo_of(source, scene, index), starts(scene), slug, folder))
-            licences += _licences(scene)
-        except SceneError as error:
-            sections.append(f'<section id="scene-{slug}"><h2>{title}</h2><p>{html.escape(str(error))}</p></section>')
-    told = "; ".join(dict.fromkeys(licences)) or "not recorded"
-    intro = f"<p>{len(names)} of {len(source)} scenes. {html.escape('Licences: ' + told)}.</p>"
-    page = template._PAGE.format(
-        title="Cues",
-        style=template._STYLE,
-        intro=f'<div class="intro">{intro}</div>',
-        contents=f'<nav aria-label="Scenes"><ul>{"".join(links)}</ul></nav>',
-        sections="\n".join(sections),
-    )
-    path = folder / "index.html"
-    write_text(path, page)
-    return path
-
-
-def photo_of(source: Any, scene: Scene, index: int) -> np.ndarray:
-    """(H, W, 3) uint8: the packed photo, else the file, else a plain background of the scene's size."""
-    from PIL import Image
-
-    from annyfit_jax.inputs.photos import read_photo
-    from annyfit_jax.viz import drawing
-
-    width, height = scene.image_size
-    packed = source.photo(index) if hasattr(source, "photo") else b""
-    pixels = None
-    try:
-        if packed:
-            with Image.open(io.BytesIO(packed), formats=("JPEG",)) as photo:
-                pixels = np.asarray(photo.convert("RGB"))
-        elif scene.image_path and Path(scene.image_path).is_file():
-            pixels = read_photo(scene.image_path)
-    except (SceneError, OSError) as error:
-        logging.warning("%s: %s", scene.name, error)
-    if pixels is None or pixels.shape != (height, width, 3):
-        return drawing.blank((width, height))
-    return pixels
-
-
-class StartPictures:
-    """Initial bodies in pixels; the body model is loaded when a scene has any."""
-
-    def __init__(self) -> None:
-        self._meshes: Any = None
-
-    def __call__(self, scene: Scene) -> np.ndarray | None:
-        """(n, 17, 2) COCO keypoints of the initial bodies in pixels, NaN for whoever has none; None where nobody has one."""
-        from annyfit_jax.people.camera import project
-
-        if scene.start is None:
-            return None
-        known = (scene.start.transl[:, 2] > 0) & np.isfinite(scene.start.pose).all(axis=(1, 2))
-        if not known.any():
-            return None
-        if self._meshes is None:
-            from annyfit_jax.people.body_meshes import BodyMeshes
-
-            self._meshes = BodyMeshes()
-        points, _ = self._meshes.keypoints_and_height(scene.start)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            pixels = project(np.asarray(points, np.float64), scene.intrinsics)
-        return np.where(known[:, None, None] & (points[..., 2:] > 0), pixels, np.nan)
-
-
-def _section(scene: Scene, photo: np.ndarray, start: np.ndarray | None, slug: str, folder: Path) -> str:
-    from PIL import Image
-
-    from experts.cue_pictures import cue_pictures
-
-    figures = []
-    for kind, caption, picture in [("photo", "Photo", photo), *cue_pictures(scene, photo, start)]:
-        file = f"images/{slug}-{kind}.jpg"
-        shown = Image.fromarray(picture)
-        shown.thumbnail((_MAX_SIDE, _MAX_SIDE))
-        shown.save(folder / file, quality=_JPEG_QUALITY)
-        alt = html.escape(f"{caption} of {scene.name}", quote=True)
-        figures.append(
-            f'<figure class="{kind}"><a href="{file}"><img src="{file}" width="{shown.width}" height="{shown.height}" '
-            f'loading="lazy" alt="{alt}"></a><figcaption>{html.escape(caption)}</figcaption></figure>'
-        )
-    notes = [
-        *scene.notes,
-        *(f"person {person} set aside: {reason}" for person, reason in scene.skipped),
-        *_sources(scene),
-    ]
-    listed = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
-    return (
-        f'<section id="scene-{slug}"><h2><a href="#scene-{slug}">{html.escape(scene.name)}</a></h2>\n'
-        f'<div class="pictures">{"".join(figures)}</div>\n{_table(scene)}\n'
-        + (f'<ul class="notes">{listed}</ul>\n' if listed else "")
-        + "</section>"
+def define_flags() -> program.Usage:
+    return program.Usage(
+        {
+            "Cues": (
+                flags.DEFINE_string("cues", None, "Cue dataset, or any other input of `annyfit fit`."),
+                flags.DEFINE_string("images", None, "Folder of the photos (COCO input)."),
+                flags.DEFINE_integer("limit", 50, "Only the first so many scenes.", lower_bound=1),
+            ),
+            "Result": (flags.DEFINE_string("output", None, "Folder of the page."),),
+        },
+        required=("cues", "output"),
     )
 
 
-def _table(scene: Scene) -> str:
-    from annyfit_jax.viz import palette
-    from experts.cue_pictures import whole_body, word_list
+def main() -> None:
+    from experts.cue_page import write_cue_page
 
-    further = [name.removeprefix("anchor_") for name in scene.extra if name.startswith("anchor_")]
-    words = {name: word_list(scene, name) for name in ("age", "gender")}
-    words |= {name: [str(word) for word in scene.extra.get(f"{name}_words", [""] * len(scene))] for name in further}
-    scores, answers = scene.extra.get("detection_scores"), scene.extra.get("answers")
-    count = 17 + whole_body(scene).shape[1]
-    columns: dict[str, Callable[[int], str]] = {
-        "Score": lambda i: "–" if scores is None else f"{scores[i]:.2f}",
-        "Keypoints": lambda i: f"{_seen(scene, whole_body(scene), i)} of {count}",
-        **{name.capitalize(): functools.partial(_word, scene, words[name], name) for name in words},
-        "Median depth (m)": lambda i: f"{scene.median_depth[i]:.2f}" if np.isfinite(scene.median_depth[i]) else "–",
-        "Start": lambda i: "keypoints" if scene.start is None or not scene.start.transl[i].any() else "given",
-    }
-    if answers is not None:
-        columns["Answer"] = lambda i: textwrap.shorten(str(answers[i]), _ANSWER_LENGTH, placeholder=" …")
-    rows = []
-    for i, colour in enumerate(palette(len(scene))):
-        ink = "#000" if float(np.dot(colour, (0.299, 0.587, 0.114))) > 120 else "#fff"
-        swatch = f'<span class="swatch" style="background:rgb{tuple(map(int, colour))};color:{ink}">{i}</span>'
-        rows.append(
-            f'<tr><th scope="row">{swatch}{html.escape(scene.person_ids[i])}</th>'
-            + "".join(f"<td>{html.escape(cell(i))}</td>" for cell in columns.values())
-            + "</tr>"
-        )
-    header = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ("Person", *columns))
-    return f'<div class="table"><table><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def _seen(scene: Scene, more: np.ndarray, person: int) -> int:
-    return int((scene.keypoints[person, :, 2] > 0).sum() + (more[person, :, 2] > 0).sum())
-
-
-def _word(scene: Scene, words: list[str], attribute: str, person: int) -> str:
-    anchors = scene.extra.get(f"anchor_{attribute}", getattr(scene, attribute, None))
-    anchor, word = float(np.asarray(anchors)[person]), words[person]
-    table = scene.extra.get(f"probabilities_{attribute}")
-    sure = "" if table is None or not word else f", p {float(np.max(table[person])):.2f}"
-    return "–" if anchor < 0 else f"{word or 'anchor'} ({anchor:.2f}{sure})"
-
-
-def _sources(scene: Scene) -> list[str]:
-    cues = (scene.extra.get("provenance") or {}).get("cues") or {}
-    parts = ("expert", "checkpoint", "version", "licence")
-    return [
-        f"{cue}: " + ", ".join(str(card[part]) for part in parts if card.get(part))
-        for cue, card in cues.items()
-        if isinstance(card, dict)
-    ]
-
-
-def _licences(scene: Scene) -> list[str]:
-    return [str(licence) for licence in (scene.extra.get("provenance") or {}).get("licences") or []]
+    print(f"open {write_cue_page(FLAGS.cues, FLAGS.output, limit=FLAGS.limit, images=FLAGS.images)}")
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    program.run("inspect_cues")

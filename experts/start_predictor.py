@@ -12,6 +12,7 @@ from PIL import Image
 
 from annyfit_jax.inputs.cue_source import CueSource
 from annyfit_jax.people.scene import BodyParameters, Scene, SceneError
+from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
 from experts.adapters.multihmr_start import MultiHmr
 from experts.interfaces import People, Photo
 
@@ -19,16 +20,16 @@ from experts.interfaces import People, Photo
 class PeoplePredictor:
     """Bodies that a network gives to people in boxes, by the expert of `start=multihmr`."""
 
-    def __init__(self, checkpoint: str | Path, network: Any, batch: int) -> None:
+    def __init__(self, checkpoint: str | Path, regressor: MultiHmrRegressor, batch: int) -> None:
         """
         Args:
           checkpoint: weights in PyTorch's format.
-          network: its `MultiHmrConfig`.
+          regressor: the `MultiHmrRegressor` that the weights are of.
           batch: pictures at once.
 
         Raises ExpertError on weights of another network.
         """
-        self._expert, self._batch = MultiHmr(checkpoint=str(checkpoint), config=network, batch=batch), batch
+        self._expert, self._batch = MultiHmr(checkpoint=str(checkpoint), config=regressor.config, batch=batch), batch
         self._expert.load()
 
     def people(self, source: CueSource, indices: range) -> Iterator[tuple[Scene, BodyParameters]]:

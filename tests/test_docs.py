@@ -31,7 +31,7 @@ from annyfit_jax.records import fit_files
 from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.synthetic import world_config as worlds
 from annyfit_jax.training import training_config as training_configs
-from experiments import export as export_program
+from experiments.program import PROGRAMS, find_config
 from experts import registry
 
 GUIDES = [REPO / name for name in ("README.md", "WORKSPACE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -41,30 +41,24 @@ PACKAGES = ("annyfit_jax", "body_models", "experts")
 """Those of the API reference."""
 DEFAULT_CONFIG = {"fit": "experiments/configs/annyfit_keypoints.py", "ablate": "experiments/configs/annyfit.py"}
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_COMMAND = re.compile(r"python -m experiments\.([\w.]+)(.*)")
+_COMMAND = re.compile(r"(?:python -m experiments\.|(?<![\w/-])annyfit )([a-z_.\d]+)(?=\s|$)(.*)")
 
 # Flags live in one table of the process, under names that several programs use. So programs are imported one after another, and
-# what a module defined is put aside by module, and out of the table, before the next.
+# what a module defined is taken out of the table before the next.
 _PARSER = """
-import importlib, json, pathlib, sys
+import importlib, json, sys
 from absl import flags
+from experiments import program as programs
 
-SHARED = "input_flags"
-by_module = {}
-
-def flags_of(program):
+def flags_of(name):
     before = set(flags.FLAGS)
-    module = importlib.import_module("experiments." + program)
-    if hasattr(module, "define_flags"):
-        module.define_flags()
-    for name in set(flags.FLAGS) - before:
-        home = flags.FLAGS.find_module_defining_flag(name)
-        by_module.setdefault(home, {})[name] = flags.FLAGS[name]
-        delattr(flags.FLAGS, name)
-    shared = by_module.get("experiments." + SHARED, {}) if SHARED in pathlib.Path(module.__file__).read_text() else {}
+    module = importlib.import_module("experiments." + name)
+    usage = module.define_flags() if hasattr(module, "define_flags") else None
     own = flags.FlagValues()
-    for name, flag in (shared | by_module.get(module.__name__, {})).items():
-        own[name] = flag
+    for flag in set(flags.FLAGS) - before:
+        if usage is not None or flags.FLAGS.find_module_defining_flag(flag) == module.__name__:
+            own[flag] = flags.FLAGS[flag]
+        delattr(flags.FLAGS, flag)
     return own
 
 def complaint(own, program, arguments):
@@ -77,7 +71,7 @@ def complaint(own, program, arguments):
 
 answers = {}
 for program, commands in json.load(sys.stdin).items():
-    own = flags_of(program)
+    own = flags_of(programs.PROGRAMS.get(program, program))
     answers[program] = [complaint(own, program, arguments) for arguments in commands]
 print(json.dumps(answers))
 """
@@ -109,7 +103,7 @@ def lines_of_shell(text: str) -> Iterator[str]:
     for _, block in blocks(text, "bash"):
         yield from re.sub(r"\\\n\s*", "", block).splitlines()
     prose = _FENCE.sub("", text)
-    yield from (span.replace("\n", " ") for span in re.findall(r"`([^`]*python -m experiments\.[^`]+)`", prose))
+    yield from (span.replace("\n", " ") for span in re.findall(r"`((?:[^`]*python -m experiments\.|annyfit [a-z])[^`]+)`", prose))
 
 
 def commands_of(document: Path) -> list[Command]:
@@ -146,7 +140,8 @@ def parse(commands: list[Command]) -> list[str]:
 def test_every_command_is_understood_by_its_program():
     """Programs exist, and take the flags and the values that the documents give them."""
     assert {c.where for c in COMMANDS} >= {relative(p) for p in (*TUTORIALS.glob("[1-6]_*.md"), REPO / "README.md")}
-    missing = [c for c in COMMANDS if not (REPO / "experiments" / f"{c.program.replace('.', '/')}.py").is_file()]
+    modules = [PROGRAMS.get(c.program, c.program).replace(".", "/") for c in COMMANDS]
+    missing = [c for c, module in zip(COMMANDS, modules) if not (REPO / "experiments" / f"{module}.py").is_file()]
     assert not missing, missing
     named = [f"{c.where}: {c.program} {' '.join(c.arguments)}" for c in COMMANDS]
     wrong = [f"{name}: {said}" for name, said in zip(named, parse(COMMANDS)) if said]
@@ -224,7 +219,7 @@ def test_flags_named_in_the_text_exist():
     unknown = []
     for document in DOCUMENTS:
         for span in re.findall(r"`([^`\n]+)`", _FENCE.sub("", document.read_text(encoding="utf-8"))):
-            if span.startswith("--") or "experiments." in span:
+            if span.startswith(("--", "annyfit ")) or "experiments." in span:
                 names = re.findall(r"(?<!\S)--(?:no)?(\w+)", span)
                 unknown += [f"{relative(document)}: {span}" for n in names if n not in known and f"no{n}" not in known]
     assert "set" in known
@@ -360,8 +355,8 @@ def finished_job(tmp_path, monkeypatch) -> Path:
     (job / "fits").mkdir()
     for name in FITTED:
         fit_files.save(fits[name], job / "fits" / f"{name}.npz")
-    export_program.run(str(job), str(out / "people.parquet"), "parquet")
-    export_program.run(str(job), str(out / "training_set"), "tfds")
+    export_export_fits(str(job), str(out / "people.parquet"), "parquet")
+    export_export_fits(str(job), str(out / "training_set"), "tfds")
     monkeypatch.chdir(tmp_path)
     return job
 

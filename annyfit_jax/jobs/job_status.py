@@ -198,3 +198,12 @@ def _paired(first: Iterator[SceneRow], second: Iterator[SceneRow]) -> Iterator[t
 
 
 __all__ = ["ROUNDING", "JobError", "compare", "describe", "digest", "finished_rows", "last_lines", "status"]
+
+
+def describe_comparison(found: dict[str, Any]) -> str:
+    """The answer of `compare` in lines."""
+    lines = [
+        f"{found['rows_differ']} scenes differ in people, keys or status; {found['people']} fitted people compared"
+    ]
+    lines += [f"{name:12s} largest difference {value:.3g}" for name, value in found["largest_difference"].items()]
+    return "\n".join(lines)

@@ -25,13 +25,6 @@ from annyfit_jax.records import fit_files as results
 from annyfit_jax.records.files import clean_leftovers, sync
 from annyfit_jax.records.fit_files import SceneFit
 
-EXIT_FINISHED = 0
-EXIT_USAGE = 2
-EXIT_DISK = 74
-"""The output could not be written (EX_IOERR of sysexits.h). Make room and run the same command again."""
-EXIT_INTERRUPTED = 75
-"""Stopped by SIGTERM or SIGINT (EX_TEMPFAIL of sysexits.h). The same command goes on where it stopped."""
-
 
 class Interrupted(Exception):
     """The job was asked to stop; everything committed so far stays."""

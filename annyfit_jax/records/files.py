@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -83,6 +84,20 @@ def write_npz(path: str | Path, arrays: dict) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """JSON data, indented, that appears whole or not at all; NaN and infinities become null."""
+    write_text(path, json.dumps(without_nan(data), indent=1) + "\n")
+
+
+def without_nan(node: Any) -> Any:
+    """JSON data with None, which is written as null, in place of NaN and infinities."""
+    if isinstance(node, dict):
+        return {key: without_nan(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [without_nan(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 def json_lines(entries: Iterable[Any]) -> Iterator[bytes]:

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from annyfit_jax.fit.objective import project
-from annyfit_jax.people.scene import BodyParameters
+from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.words import age_class, gender_class
+from annyfit_jax.records import fit_files
 from annyfit_jax.records.fit_files import SceneFit
-from annyfit_jax.viz import ScenePage
+from annyfit_jax.viz import ScenePage, write_page
+
+_INTRO = (
+    "<p>Bodies fitted by <code>annyfit-jax</code> in camera space, in metres. Age runs from 0 (baby) over 0.33 (child) and "
+    "0.66 (adult) to 1 (elder); gender from 0 (male) to 1 (female). One colour per person.</p>"
+)
 
 
-def parameters(fit: SceneFit) -> BodyParameters:
-    """The fitted parameters; NaN rows where nothing was fitted."""
-    return BodyParameters(fit.root_rotvec, fit.transl, fit.pose, fit.shape)
+def write_scene_pages(folder: str | Path, names: Iterable[str], *, annotations: str = "") -> Path:
+    """Writes `index.html` into the folder of a job, with pictures of its fit files; returns its path.
+
+    Args:
+      names: of the scenes; those without a fit are left out.
+      annotations: COCO file that credits the photos.
+    """
+    meshes, credits, pages = BodyMeshes(), coco_credits(annotations), []
+    for path in (Path(folder) / "fits" / f"{name}.npz" for name in sorted(names)):
+        if path.exists():  # scenes set aside have no fit
+            fit = fit_files.load(path)
+            vertices = meshes.vertices(fit.parameters) if fit.vertices is None else fit.vertices
+            pages.append(scene_page(fit, vertices, meshes.faces, credits.get(Path(fit.image_path).name, "")))
+    return write_page(Path(folder), pages, title="Anny-Fit", intro_html=_INTRO)
 
 
 def load_photo(path: str) -> np.ndarray | None:

@@ -45,7 +45,7 @@ def train(
     if config.batch % mesh.size:
         raise ValueError(f"config.batch={config.batch} cannot be split evenly over {mesh.size} devices")
     regressor = config.regressor
-    if config.pictures_every and not hasattr(regressor, "pictures"):
+    if config.pictures_every and not regressor.draws_pictures:
         raise ValueError(f"config.pictures_every: {type(regressor).__name__} draws no pictures; leave it at 0")
     claim(folder, config)
     variables = initial_variables(config)
@@ -108,16 +108,13 @@ def initial_variables(config: TrainConfig) -> Variables:
     variables = config.regressor.init(jax.random.key(config.seed))
     if not config.start_from:
         return variables
-    start = getattr(config.regressor, "start_from", None)
-    if start is None:
-        raise ValueError(f"config.start_from: {type(config.regressor).__name__} reads no PyTorch checkpoints")
-    return start(variables, config.start_from)
+    return config.regressor.start_from(variables, config.start_from)
 
 
 def _draw(config: TrainConfig, state: TrainState, variables: Variables, batch: Any) -> Any:
     """Pictures of the first examples of this process's batch, on one device."""
     averaged = jax.tree.map(lambda x: x.addressable_data(0), states.inference_variables(state, variables))
-    return config.regressor.pictures(averaged, jax.tree.map(lambda x: x[: config.pictures], batch))  # pyright: ignore
+    return config.regressor.pictures(averaged, jax.tree.map(lambda x: x[: config.pictures], batch))
 
 
 def spell(values: dict[str, float]) -> str:

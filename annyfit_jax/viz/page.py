@@ -73,16 +73,16 @@ def write_page(out_dir: Path, scenes: Sequence[ScenePage], title: str, intro_htm
         _check(scene)
     out_dir = Path(out_dir)
     (out_dir / "images").mkdir(parents=True, exist_ok=True)
-    slugs = _slugs([scene.name for scene in scenes])
-    sections = [_section(scene, slug, out_dir) for scene, slug in zip(scenes, slugs, strict=True)]
+    anchors = slugs([scene.name for scene in scenes])
+    sections = [_section(scene, slug, out_dir) for scene, slug in zip(scenes, anchors, strict=True)]
     links = "".join(
         f'<li><a href="#scene-{slug}">{html.escape(scene.name)}</a> <small>{_count(len(scene.people))}</small></li>'
-        for scene, slug in zip(scenes, slugs, strict=True)
+        for scene, slug in zip(scenes, anchors, strict=True)
     )
     contents = f'<nav aria-label="Scenes"><ul>{links}</ul></nav>' if len(scenes) > 1 else ""
-    page = _PAGE.format(
+    page = PAGE.format(
         title=html.escape(title),
-        style=_STYLE,
+        style=STYLE,
         intro=f'<div class="intro">{intro_html}</div>' if intro_html else "",
         contents=contents,
         sections="\n".join(sections),
@@ -184,9 +184,9 @@ def _cell(value: Any, decimals: int = 2) -> str:
     return "–" if value is None or value == "" else html.escape(str(value))
 
 
-def _slugs(names: Sequence[str]) -> list[str]:
+def slugs(names: Sequence[str]) -> list[str]:
     """File-name and anchor-safe forms of the names, all different even where case does not count."""
-    slugs: list[str] = []
+    unique: list[str] = []
     taken: set[str] = set()
     for name in names:
         base = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:80] or "scene"
@@ -194,8 +194,8 @@ def _slugs(names: Sequence[str]) -> list[str]:
         while slug.lower() in taken:
             slug, number = f"{base}-{number}", number + 1
         taken.add(slug.lower())
-        slugs.append(slug)
-    return slugs
+        unique.append(slug)
+    return unique
 
 
 def _count(people: int) -> str:
@@ -217,7 +217,7 @@ def _check(scene: ScenePage) -> None:
         raise ValueError(f"{scene.name}: intrinsics: expected shape (3, 3), got {np.shape(scene.intrinsics)}")
 
 
-_PAGE = """<!doctype html>
+PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -235,7 +235,7 @@ _PAGE = """<!doctype html>
 </html>
 """
 
-_STYLE = """
+STYLE = """
 :root{--paper:#f6f7f8;--card:#fff;--ink:#1c2126;--soft:#5b6570;--line:#e1e5e9;--link:#0b62a8;
 --good:#0a6b4b;--good-paper:#def3ea;--attention:#8a3d00;--attention-paper:#fdebd8}
 @media (prefers-color-scheme:dark){:root{--paper:#14171a;--card:#1d2125;--ink:#e8eaed;--soft:#9aa5b1;--line:#31373d;

@@ -10,16 +10,15 @@ import pytest
 from fit_cases import short_config
 
 from annyfit_jax import metrics
-from annyfit_jax.fit import fitter
 from annyfit_jax.fit.fitter import Fitter
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.scene import Scene
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.synthetic import Generator, Recipe
-from experiments import ablate
-from experiments.ablate import ROWS, Row, SceneSet
-from experiments.evaluate import synthetic_errors
+from annyfit_jax.truth import ablation, ablation_report
+from annyfit_jax.truth.ablation import ROWS, Row, SceneSet
+from annyfit_jax.truth.scene_evaluation import synthetic_errors
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +55,11 @@ def told(scene: Scene) -> SceneFit:
 
 @pytest.fixture
 def report(scenes, monkeypatch) -> dict:
-    monkeypatch.setattr(fitter, "Fitter", Told)
+    monkeypatch.setattr(ablation, "Fitter", Told)
     Told.asked.clear()
     known = [s for s in scenes if s.age[0] >= 0 or s.gender[0] >= 0]
     sets = [SceneSet("made, adult-biased", "adult-biased", {1: known[:3], 2: known[3:]}, {"Init": {"err2d_px": 12.5}})]
-    made = ablate.ablate(sets, short_config(), ROWS, rounds=40)
+    made = ablation.ablate(sets, short_config(), ROWS, rounds=40)
     return {**made, "config": "c.py", "command": "ablate"}
 
 
@@ -97,10 +96,10 @@ def test_claims_are_judged_by_paired_intervals(report):
     claims = {c["claim"]: c for c in report["sets"]["made, adult-biased"]["pattern"]}
     age = claims["words give the age"]
     assert age["change"] > 0.3
-    assert ablate.verdict("age_f1", *age["interval"]) == "yes"
+    assert ablation_report.verdict("age_f1", *age["interval"]) == "yes"
     body = claims["words make the body right"]
     assert body["interval"][0] <= body["change"] <= body["interval"][1] < 0
-    assert ablate.verdict("mpjpe_root", *body["interval"]) == "yes"
+    assert ablation_report.verdict("mpjpe_root", *body["interval"]) == "yes"
     assert claims["depth costs no pose beside words"]["change"] == pytest.approx(0, abs=1e-3)
 
 
@@ -110,34 +109,34 @@ def test_claims_are_judged_by_paired_intervals(report):
      ("pcrd02", -0.2, -0.1, "no"), ("pcrd02", float("nan"), float("nan"), "open")],
 )  # fmt: skip
 def test_verdicts(metric, low, high, expected):
-    assert ablate.verdict(metric, low, high) == expected
+    assert ablation_report.verdict(metric, low, high) == expected
 
 
 def test_the_table_shows_every_row_and_the_reference(report):
-    text = ablate.markdown(report)
+    text = ablation_report.markdown(report)
     for row in ("Init", "Init (ref)", "+O", "+O+S", "+O+D", "+O+S+D"):
         line = next(line for line in text.splitlines() if line.startswith(f"| {row} |"))
-        assert line.count("|") == len(ablate.COLUMNS) + 2
+        assert line.count("|") == len(ablation_report.COLUMNS) + 2
     assert "| Init (ref) | 12.5 | n.a. |" in text
     assert "65.4 | 78.8" in text
 
 
 def test_the_reading_is_kept(tmp_path):
     file = tmp_path / "ablation.md"
-    assert ablate.kept_reading(file) == ""
+    assert ablation_report.kept_reading(file) == ""
     file.write_text("# Ablation\n\ntable\n\n## Reading\n\nDepth pulls.\n")
-    assert ablate.kept_reading(file) == "\n## Reading\n\nDepth pulls.\n"
+    assert ablation_report.kept_reading(file) == "\n## Reading\n\nDepth pulls.\n"
 
 
 def test_rows_and_worlds_are_checked():
-    row = ablate.parse_row("no limits: map.joint_limits=false map.contact_sd_m=0.1")
+    row = ablation.parse_row("no limits: map.joint_limits=false map.contact_sd_m=0.1")
     assert row == Row("no limits", overrides=("map.joint_limits=false", "map.contact_sd_m=0.1"))
     for text in ("no limits", ": map.joint_limits=false", "name:"):
         with pytest.raises(ValueError, match="--row"):
-            ablate.parse_row(text)
+            ablation.parse_row(text)
     with pytest.raises(ValueError, match="moon"):
-        ablate.scene_sets(["moon"], [1], 1, (1,), "")
-    assert ablate.scene_sets([], [1], 1, (1,), "") == []
+        ablation.scene_sets(["moon"], [1], 1, (1,), "")
+    assert ablation.scene_sets([], [1], 1, (1,), "") == []
 
 
 def test_taking_a_cue_away_is_switching_its_term_off(scenes, load_anny):
@@ -146,7 +145,7 @@ def test_taking_a_cue_away_is_switching_its_term_off(scenes, load_anny):
     off = ["words_set_start=false", *(f"stages.{s.name}.weights.words=0" for s in config.stages)]
     off += [f"stages.{s.name}.weights.depth_order=0" for s in config.stages if "depth_order" in s.weights]
     several = [scene for scene in scenes if len(scene) > 1][:2]
-    stripped = Fitter(config, load_anny()).fit([ablate.without_cues(s, ROWS[0]) for s in several])
+    stripped = Fitter(config, load_anny()).fit([ablation.without_cues(s, ROWS[0]) for s in several])
     switched = Fitter(apply_overrides(config, off), load_anny()).fit(several)
     everything = Fitter(config, load_anny()).fit(several)
     for a, b, c in zip(stripped, switched, everything, strict=True):

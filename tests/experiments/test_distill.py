@@ -8,6 +8,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from PIL import Image
 
 from annyfit_jax import metrics
 from annyfit_jax.distillation import distillation_report, fit_labels
+from annyfit_jax.distillation import distillation_steps as program
 from annyfit_jax.distillation.distillation_config import DistillConfig, Labels, Scenes, Student, load_config
 from annyfit_jax.exports.training_set import FitRecords
 from annyfit_jax.fit.config import load_config as load_fit_config
@@ -38,7 +40,8 @@ from annyfit_jax.synthetic import population
 from annyfit_jax.synthetic.world import World, jpeg
 from annyfit_jax.synthetic.world_config import CameraConfig, PeopleConfig, WorldConfig
 from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
-from experiments import distill as program
+from experiments.program import find_config
+from experts.start_predictor import PeoplePredictor
 
 COUNT = 4
 LOW = 0.02
@@ -105,7 +108,7 @@ def test_shipped_configs_hang_together(name):
     assert [part.name for part in made.train.feed.sets] == ["labels", "synthetic"]
     for entry in made.labels:
         if entry.source == "fits":
-            load_fit_config(program._config_file(entry.config))
+            load_fit_config(find_config(entry.config))
 
 
 def test_a_config_that_does_not_hang_together_says_what_is_missing(scenes):
@@ -221,20 +224,23 @@ def finished(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in kept}
 
 
+def distillation(made: DistillConfig, folder: Path, **options: Any) -> program.Distillation:
+    return program.Distillation(made, folder, PeoplePredictor, find_config=find_config, **options)
+
+
 def test_all_steps_and_again(scenes, meshes, tmp_path, monkeypatch):
     made, calls = config(scenes), []
 
-    def fit(work: program.Distillation, command: list[str]) -> None:
-        calls.append(command)
-        given = dict(part.removeprefix("--").split("=", 1) for part in command[3:])
-        assert command[1:3] == ["-m", "experiments.fit"]
-        assert Path(given["config"]).name == "annyfit_plus.py"
-        if not (Path(given["output"]) / "dataset_info.json").is_file():
-            run_job(Path(given["output"]), fit_labels.open_scenes(given["input"]), fitter=Truth(meshes))
+    def fit(source: Any, folder: Path, configs: Any, **_: Any) -> SimpleNamespace:
+        calls.append(configs)
+        assert list(configs.by_hash.values()) == [load_fit_config(CONFIGS / "annyfit_plus.py")]
+        if not (folder / "dataset_info.json").is_file():
+            run_job(folder, source, fitter=Truth(meshes))
+        return SimpleNamespace(totals={})
 
-    monkeypatch.setattr(program.Distillation, "_program", fit)
+    monkeypatch.setattr(program, "fit_job", fit)
     folder = tmp_path / "out"
-    program.Distillation(made, folder).run(list(program.STEPS))
+    distillation(made, folder).run(list(program.STEPS))
     assert len(calls) == 1
 
     started, stream = fit_labels.open_scenes(folder / "start" / "all_cues"), fit_labels.open_scenes(scenes)
@@ -288,14 +294,14 @@ def test_all_steps_and_again(scenes, meshes, tmp_path, monkeypatch):
 
     stamps = finished(folder)
     (folder / "report.md").write_text(text + "\n## Reading\n\nkept\n")
-    program.Distillation(made, folder).run(list(program.STEPS))
+    distillation(made, folder).run(list(program.STEPS))
     assert finished(folder) == stamps, "what is finished is left alone"
     assert (folder / "report.md").read_text().endswith("## Reading\n\nkept\n")
 
     with pytest.raises(ValueError, match=r"config\.json: a distillation with another train"):
-        program.Distillation(dataclasses.replace(made, train=dataclasses.replace(made.train, steps=3)), folder)
+        distillation(dataclasses.replace(made, train=dataclasses.replace(made.train, steps=3)), folder)
     with pytest.raises(ValueError, match="no student 'x'"):
-        program.Distillation(made, folder, ["x"])
+        distillation(made, folder, students=["x"])
 
     # A second student is trained where the others are; what it needs is there already.
     stop = threading.Event()
@@ -303,13 +309,13 @@ def test_all_steps_and_again(scenes, meshes, tmp_path, monkeypatch):
     shutil.rmtree(folder / "metrics")
     stop.set()
     with pytest.raises(Interrupted):
-        program.Distillation(more, folder, ["raw"], stop).run(["train"])
-    program.Distillation(more, folder, ["raw"]).run(["train", "evaluate"])
+        distillation(more, folder, students=["raw"], stop=stop).run(["train"])
+    distillation(more, folder, students=["raw"]).run(["train", "evaluate"])
     assert sorted(path.stem for path in (folder / "metrics").iterdir()) == ["raw", "teacher"]
 
 
 def metrics_of(scene: Scene, folder: Path, meshes: BodyMeshes) -> dict[str, np.ndarray]:
-    from experiments.evaluate import synthetic_errors
+    from annyfit_jax.truth.scene_evaluation import synthetic_errors
 
     fit = open_fits(folder).load(scene.name)
     return synthetic_errors(scene, np.arange(len(scene)), fit.parameters, meshes)

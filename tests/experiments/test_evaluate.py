@@ -22,13 +22,12 @@ from annyfit_jax import metrics
 from annyfit_jax.metrics.skeletons import ANNY, LIMBS12, PANOPTIC19, RH14, pick
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.scene import BodyParameters, SceneError
-from annyfit_jax.records import fit_files
+from annyfit_jax.records import files, fit_files
 from annyfit_jax.regressors.regressed_people import scene_fit
-from annyfit_jax.truth import TruthOptions, open_truth
+from annyfit_jax.truth import TruthOptions, evaluation, evaluation_table, image_evaluation, open_truth
 from annyfit_jax.truth.foreign_predictions import AnnyPeople
 from annyfit_jax.truth.protocols import image_protocol
 from body_models.smplx import JOINTS
-from experiments import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +102,7 @@ def relative_human_truth(folder, predicted, *, image=".jpg"):
 def test_relative_human(fitted):
     folder, predicted = fitted
     truth, annots = relative_human_truth(folder, predicted)
-    report = evaluate.evaluate(str(folder / "out"), truth, "relative_human")
+    report = evaluation.evaluate(str(folder / "out"), truth, "relative_human")
     fit = report["pooled"]["fit"]
     assert (fit["scenes"], fit["people"], fit["matched"], fit["pairs"]) == (2, 4, 4, 2)
     for key in ("mPCKh_0.6", "PCRD_0.2", "PCRD_0.2_adult", "PCRD_0.2_baby", "f1", "gender_f1", "depth_order"):
@@ -115,17 +114,17 @@ def test_relative_human(fitted):
     # An image without a fit: its people are missed, or it is left out.
     annots["102.jpg"] = annots["100.jpg"]
     (folder / "test_annots.json").write_text(json.dumps(annots))
-    missed = evaluate.evaluate(str(folder / "out"), truth, "relative_human")
+    missed = evaluation.evaluate(str(folder / "out"), truth, "relative_human")
     assert missed["scenes_without_fit"] == ["102"]
     assert missed["pooled"]["fit"]["PCRD_0.2"] == pytest.approx(2 / (2 + 0.3 * 2))
     assert missed["pooled"]["fit"]["people_recall"] == pytest.approx(4 / 6)
     assert missed["pooled"]["fit"]["age_f1"] == pytest.approx(0.5)
     # As false negatives: of 3 adults and 3 babies two each are found, F1 = 0.8 for two classes of four.
     assert missed["pooled"]["fit"]["age_f1_missed"] == pytest.approx(0.4)
-    left_out = evaluate.evaluate(str(folder / "out"), truth, "relative_human", without_fit="left_out")
+    left_out = evaluation.evaluate(str(folder / "out"), truth, "relative_human", without_fit="left_out")
     assert left_out["pooled"]["fit"]["PCRD_0.2"] == 1.0
     with pytest.raises(ValueError, match=r"none of its 1 images has a fit in .*; the first is 102"):
-        evaluate.evaluate(str(folder / "out"), truth, "relative_human", options=TruthOptions(pattern="102"))
+        evaluation.evaluate(str(folder / "out"), truth, "relative_human", options=TruthOptions(pattern="102"))
 
 
 def test_wrong_depths_and_classes_are_counted(fitted):
@@ -134,7 +133,7 @@ def test_wrong_depths_and_classes_are_counted(fitted):
     for person, label in zip(annots["100.jpg"], ({"depth_id": 0, "gender": 1}, {"depth_id": 0}), strict=True):
         person |= label
     (folder / "test_annots.json").write_text(json.dumps(annots))
-    fit = evaluate.evaluate(str(folder / "out"), truth, "relative_human")["pooled"]["fit"]
+    fit = evaluation.evaluate(str(folder / "out"), truth, "relative_human")["pooled"]["fit"]
     assert fit["PCRD_0.2"] == 0.5  # equal layers, a metre apart
     assert fit["depth_equal"] == 0.0
     # Men: 1 of 2 answers right, of 1; women: 2 right, 3 there.
@@ -169,7 +168,7 @@ def panoptic_truth(folder, predicted, moved=(0.0, 0.0, 0.0)):
 def test_panoptic(fitted):
     folder, predicted = fitted
     truth = panoptic_truth(folder, predicted, moved=(0.0, 0.0, 0.5))
-    report = evaluate.evaluate(str(folder / "out"), truth, "panoptic", options=TruthOptions(cameras=("00_16",)))
+    report = evaluation.evaluate(str(folder / "out"), truth, "panoptic", options=TruthOptions(cameras=("00_16",)))
     fit, people = report["pooled"]["fit"], list(predicted.values())
     assert (fit["scenes"], fit["people"], fit["matched"], fit["missed"]) == (2, 4, 4, 0)
     assert max(fit["root_mpjpe"], fit["pa_mpjpe"]) < 1e-6
@@ -204,14 +203,14 @@ def test_agora_by_limbs(fitted, monkeypatch):
         gt_joints_2d=[list(pixels)], gt_joints_3d=[list(joints)], gt_verts=[list(np.zeros((2, 10475, 3)))],
     )  # fmt: skip
     (folder / "validation_0.pkl").write_bytes(frame)
-    report = evaluate.evaluate(str(folder / "out"), str(folder / "validation_0.pkl"), "agora")
+    report = evaluation.evaluate(str(folder / "out"), str(folder / "validation_0.pkl"), "agora")
     fit = report["pooled"]["fit"]
     assert (fit["f1"], fit["people"], fit["kid_people"]) == (1.0, 2, 1)
     assert fit["mpjpe_mm"] == pytest.approx(120 / 12 / 2, abs=1e-3)  # the truth is stored in float32
     assert fit["kid_mpjpe_mm"] == pytest.approx(10.0, abs=1e-3)
     assert math.isnan(fit["MVE"])
     assert "no vertex correspondence" in report["settings"]["MVE, NMVE"]
-    assert "MVE " in (text := evaluate.table(report["pooled"])) and "n.a." in text
+    assert "MVE " in (text := evaluation_table.table(report["pooled"])) and "n.a." in text
 
 
 def test_agora_with_its_own_predictions(tmp_path, monkeypatch):
@@ -232,7 +231,7 @@ def test_agora_with_its_own_predictions(tmp_path, monkeypatch):
     parts = tmp_path / "parts"
     parts.mkdir()
     np.save(parts / "body_verts_smplx.npy", np.arange(4010))
-    report = evaluate.evaluate(
+    report = evaluation.evaluate(
         str(tmp_path), str(tmp_path / "truth.pkl"), "agora", predictions="agora", parts=str(parts)
     )
     fit = report["pooled"]["fit"]
@@ -245,7 +244,7 @@ def test_agora_with_its_own_predictions(tmp_path, monkeypatch):
     assert fit["FB_MPJPE"] == 0.7
     assert "LH_MVE" not in fit  # no vertex numbers of hands were given
     (tmp_path / "x_personId_1.pkl").unlink()
-    missed = evaluate.evaluate(str(tmp_path), str(tmp_path / "truth.pkl"), "agora", predictions="agora")["pooled"][
+    missed = evaluation.evaluate(str(tmp_path), str(tmp_path / "truth.pkl"), "agora", predictions="agora")["pooled"][
         "fit"
     ]
     assert missed["LH_MPJPE"] == 1.0  # the miss enters as 0
@@ -284,7 +283,7 @@ def test_ehf_with_meshes(tmp_path, smplx_file):
     worse = vertices + rng.normal(0, 0.05, vertices.shape)
     moved = 1.1 * vertices + np.array([0.3, 0, 0])
     np.savez(tmp_path / "pred" / "01_img.npz", vertices=[worse, moved], score=[0.1, 0.9])
-    report = evaluate.evaluate(
+    report = evaluation.evaluate(
         str(tmp_path / "pred"), str(tmp_path), "ehf", predictions="meshes", parts=str(parts),
         options=TruthOptions(smplx=path), without_fit="left_out",
     )  # fmt: skip
@@ -308,7 +307,7 @@ def test_ehf_with_fits_compares_joints_alone(fitted, smplx_file):
     ehf_truth(folder, np.random.default_rng(0).normal(0, 0.3, (10475, 3)))
     for name, new in (("100", "01"), ("101", "02_img")):
         (folder / "out" / "fits" / f"{name}.npz").rename(folder / "out" / "fits" / f"{new}.npz")
-    report = evaluate.evaluate(str(folder / "out"), str(folder), "ehf", options=TruthOptions(smplx=smplx_file[0]))
+    report = evaluation.evaluate(str(folder / "out"), str(folder), "ehf", options=TruthOptions(smplx=smplx_file[0]))
     for column in ("init", "fit"):
         pooled = report["pooled"][column]
         assert pooled["matched"] == 2
@@ -381,7 +380,7 @@ def test_predictions_of_smplx_are_judged_in_full(tmp_path, smplx_people, smplx_f
     (parts / "MANO_SMPLX_vertex_ids.pkl").write_bytes(pickle.dumps(hands))
     np.save(parts / "SMPL-X__FLAME_vertex_ids.npy", numbers["face"])
     options = TruthOptions(smplx=smplx_file[0])
-    report = evaluate.evaluate(
+    report = evaluation.evaluate(
         str(tmp_path / "out"), truth, protocol, options=options, parts=str(parts), without_fit="left_out"
     )
     assert list(report["pooled"]) == ["fit"]  # a prediction is its own start
@@ -433,7 +432,7 @@ def test_stored_meshes_of_smplx_have_an_expression(tmp_path, smplx_people, smplx
     world = turn.inv().apply(mesh - [-0.03609917, 0.43416458, 2.37101226])
     write_ply(tmp_path / "01_align.ply", world)
     options = TruthOptions(smplx=smplx_file[0])
-    judge = functools.partial(evaluate.evaluate, str(tmp_path / "out"), str(tmp_path), "ehf", options=options)
+    judge = functools.partial(evaluation.evaluate, str(tmp_path / "out"), str(tmp_path), "ehf", options=options)
     assert judge()["pooled"]["fit"]["pve_all"] < 1e-3
     fit_files.save(dataclasses.replace(fit, vertices=None), tmp_path / "out" / "01.npz")
     assert judge()["pooled"]["fit"]["pve_all"] > 1.0
@@ -452,7 +451,7 @@ def test_fits_of_anny_in_humandata_sets_compare_joints_alone(fitted, smplx_peopl
         image_path=np.array(["100.png", "101.png", "x.png"]),
     )  # fmt: skip
     options = TruthOptions(smplx=smplx_file[0])
-    report = evaluate.evaluate(str(folder / "out"), truth, "egobody", options=options, without_fit="left_out")
+    report = evaluation.evaluate(str(folder / "out"), truth, "egobody", options=options, without_fit="left_out")
     scene = report["per_scene"]["100"]["fit"]
     person = open_truth("egobody", truth, options).load(0)
     assert person.joints_3d is not None
@@ -484,9 +483,9 @@ def test_agora_with_fits_of_smplx(tmp_path, monkeypatch, smplx_people, smplx_fil
     (tmp_path / "truth.pkl").write_bytes(frame)
     fit_files.save(smplx_fit("x", people, [1, 0]), tmp_path / "out" / "x.npz")
     with pytest.raises(SceneError, match=r"option smplx: .*fits of SMPL-X, need the SMPL-X model file"):
-        evaluate.evaluate(str(tmp_path / "out"), str(tmp_path / "truth.pkl"), "agora")
+        evaluation.evaluate(str(tmp_path / "out"), str(tmp_path / "truth.pkl"), "agora")
     options = TruthOptions(smplx=smplx_file[0])
-    report = evaluate.evaluate(str(tmp_path / "out"), str(tmp_path / "truth.pkl"), "agora", options=options)
+    report = evaluation.evaluate(str(tmp_path / "out"), str(tmp_path / "truth.pkl"), "agora", options=options)
     fit = report["pooled"]["fit"]
     assert (fit["precision"], fit["recall"], fit["matched"], fit["missed"]) == (1.0, 0.67, 2, 1)
     assert fit["mpjpe_mm"] == pytest.approx(30 / 22 / 2, abs=2e-3)
@@ -497,7 +496,7 @@ def test_agora_with_fits_of_smplx(tmp_path, monkeypatch, smplx_people, smplx_fil
     assert fit["matched_F_MPJPE"] == pytest.approx(51 / 51 / 2, abs=2e-3)
     assert "body_verts_smplx.npy was not given" in report["settings"]["MVE"]
     with pytest.raises(SceneError, match="protocol relative_human: fits of smplx cannot be judged"):
-        evaluate.evaluate(str(tmp_path / "out"), "nowhere", "relative_human", options=options)
+        evaluation.evaluate(str(tmp_path / "out"), "nowhere", "relative_human", options=options)
 
 
 def test_agora_of_smpl(tmp_path, monkeypatch):
@@ -521,7 +520,7 @@ def test_agora_of_smpl(tmp_path, monkeypatch):
     parts.mkdir()
     np.save(parts / "body_verts_smpl.npy", np.arange(3))
     judge = functools.partial(
-        evaluate.evaluate, str(tmp_path), str(tmp_path / "truth.pkl"), "agora", predictions="agora"
+        evaluation.evaluate, str(tmp_path), str(tmp_path / "truth.pkl"), "agora", predictions="agora"
     )
     report = judge()
     fit = report["pooled"]["fit"]
@@ -544,10 +543,10 @@ def test_agora_of_smpl(tmp_path, monkeypatch):
 
 def test_intrinsics_follow_the_size_of_the_picture():
     k = np.array([[554.0, 0, 320], [0, 550.0, 240], [0, 0, 1]])
-    doubled = evaluate.of_truth_size(k, (640, 480), (1280, 960))
+    doubled = image_evaluation.of_truth_size(k, (640, 480), (1280, 960))
     np.testing.assert_array_equal(doubled, [[1108, 0, 640], [0, 1100, 480], [0, 0, 1]])
     for same in ((640, 480), None, (1280, 720)):  # the last is another picture
-        np.testing.assert_array_equal(evaluate.of_truth_size(k, (640, 480), same), k)
+        np.testing.assert_array_equal(image_evaluation.of_truth_size(k, (640, 480), same), k)
 
 
 def test_what_a_protocol_cannot_judge_is_said():
@@ -555,7 +554,7 @@ def test_what_a_protocol_cannot_judge_is_said():
         with pytest.raises(SceneError, match=f"protocol {name}: predictions of kind meshes cannot be judged"):
             image_protocol(name, "meshes")
     with pytest.raises(SceneError, match="protocol synthetic: predictions of kind agora cannot be judged"):
-        evaluate.evaluate("nowhere", "nowhere", "synthetic", predictions="agora")
+        evaluation.evaluate("nowhere", "nowhere", "synthetic", predictions="agora")
 
 
 # ------------------------------------------------------------------------------------------------ the table
@@ -564,18 +563,18 @@ def test_what_a_protocol_cannot_judge_is_said():
 def test_intervals_stand_in_table_and_json(fitted):
     folder, predicted = fitted
     truth, _ = relative_human_truth(folder, predicted)
-    report = evaluate.evaluate(str(folder / "out"), truth, "relative_human", bootstrap=20, seed=3)
-    again = evaluate.evaluate(str(folder / "out"), truth, "relative_human", bootstrap=20, seed=3)
+    report = evaluation.evaluate(str(folder / "out"), truth, "relative_human", bootstrap=20, seed=3)
+    again = evaluation.evaluate(str(folder / "out"), truth, "relative_human", bootstrap=20, seed=3)
     assert str(report["intervals"]) == str(again["intervals"])
     low, high = report["intervals"]["init"]["mPCKh_0.6"]
     assert low <= report["pooled"]["init"]["mPCKh_0.6"] <= high
-    text = evaluate.table(report["pooled"], report["intervals"])
+    text = evaluation_table.table(report["pooled"], report["intervals"])
     assert "fit - init" in text.splitlines()[1]
     (row,) = [line for line in text.splitlines() if line.startswith("mPCKh_0.6 ")]
     assert row.count("[") == 3
     assert "[1.000, 1.000]" in row
     assert "95 %, 20 draws of 2 scenes, seed 3" in report["settings"]["intervals"]
-    json.dumps(evaluate.without_nan(report))
+    json.dumps(files.without_nan(report))
 
 
 def test_fits_without_a_stored_start_have_one_column(fitted):
@@ -585,7 +584,7 @@ def test_fits_without_a_stored_start_have_one_column(fitted):
     fit = fit_files.load(path)
     fit.start_transl = np.full_like(fit.start_transl, np.nan)
     fit_files.save(fit, path)
-    report = evaluate.evaluate(str(folder / "out"), truth, "relative_human")
+    report = evaluation.evaluate(str(folder / "out"), truth, "relative_human")
     assert list(report["pooled"]) == ["fit"]
     assert all(list(scene) == ["fit"] for scene in report["per_scene"].values())
 
@@ -645,7 +644,7 @@ def layered(tmp_path, meshes):
 
 def test_layers_protocol(layered):
     _, output, truth = layered
-    report = evaluate.evaluate(str(output), str(truth), "layers")
+    report = evaluation.evaluate(str(output), str(truth), "layers")
     pooled = report["pooled"]["fit"]
     assert (pooled["people"], pooled["keypoints"], pooled["pairs"]) == (2, 10, 1)
     assert pooled["err2d_px"] == pytest.approx(10.0, abs=1e-2)
@@ -653,7 +652,7 @@ def test_layers_protocol(layered):
     assert pooled["ordered_pairs"] == 1.0  # the second person is nearer, as labelled
     assert report["pooled"]["init"]["err2d_px"] > 20.0
     assert report["not_fitted"] == 1
-    assert "ordered_pairs" in evaluate.table(report["pooled"])
+    assert "ordered_pairs" in evaluation_table.table(report["pooled"])
     assert "err2d_box" in report["settings"]["units"]
 
 
@@ -662,17 +661,17 @@ def test_fits_of_other_people_are_refused(layered):
     fit.person_ids = np.array(["0", "5", "2"])
     fit_files.save(fit, output / "fits" / "photo.npz")
     with pytest.raises(ValueError, match=r"photo\.npz: person_ids: expected the people .*'1'.* got .*'5'"):
-        evaluate.evaluate(str(output), str(truth), "layers")
+        evaluation.evaluate(str(output), str(truth), "layers")
 
 
 def test_fits_of_another_input_are_refused(layered, tmp_path):
     fit, _, truth = layered
     fit_files.save(fit, tmp_path / "other" / "elsewhere.npz")
     with pytest.raises(ValueError, match="none of its 1 scenes has a fit"):
-        evaluate.evaluate(str(tmp_path / "other"), str(truth), "layers")
+        evaluation.evaluate(str(tmp_path / "other"), str(truth), "layers")
 
 
 def test_truth_without_ground_truth_is_refused(layered):
     _, output, truth = layered
     with pytest.raises(ValueError, match=r"photo: the synthetic protocol needs gt_coco3d.*gt_transl"):
-        evaluate.evaluate(str(output), str(truth), "synthetic")
+        evaluation.evaluate(str(output), str(truth), "synthetic")

@@ -17,13 +17,13 @@ from fake_job import CONFIG_HASH, run
 from helpers import HANG_S, REPO, max_abs
 
 from annyfit_jax.exports import exported_people
+from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.inputs.scene_source import SceneSource
 from annyfit_jax.jobs import fit_source
 from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.jobs.hosts import Process
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.records.fit_files import FitFileError
-from experiments import export as program
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def job(tmp_path_factory) -> Path:
 def test_meshes_of_chosen_scenes_come_from_the_rows(job, load_anny, tmp_path):
     """A job fitted to a packed dataset has no fit files; its rows are enough for meshes."""
     assert not (job / "fits").exists()
-    written, empty = program.run(str(job), str(tmp_path), "glb", ["trio", "mixed"])
+    written, empty = export_fits(str(job), str(tmp_path), "glb", ["trio", "mixed"])
     assert ([path.name for path in written], empty) == (["trio.glb", "mixed.glb"], [])
     fit = open_fits(job).load("trio")
     vertices = BodyMeshes(load_anny()).vertices(fit.parameters)
@@ -49,7 +49,7 @@ def test_meshes_of_chosen_scenes_come_from_the_rows(job, load_anny, tmp_path):
 
 
 def test_npz_of_a_job_has_the_fitted_scenes(job, tmp_path):
-    written, _ = program.run(str(job), str(tmp_path), "npz")
+    written, _ = export_fits(str(job), str(tmp_path), "npz")
     assert [path.stem for path in written] == [*FITTED, "failed"]  # fitted, but nobody came out of it
     fit = open_fits(job).load("mixed")
     with np.load(tmp_path / "mixed.npz") as arrays:
@@ -62,7 +62,7 @@ def test_a_half_finished_job_is_exported_with_a_warning(tmp_path, caplog):
     source = SceneSource("fake", NAMES, load, "memory")
     run(tmp_path / "job", source, Process(0, 2, "test"), fitter=People())
     with caplog.at_level(logging.WARNING, logger="absl"):
-        written, _ = program.run(str(tmp_path / "job"), str(tmp_path / "out"), "npz")
+        written, _ = export_fits(str(tmp_path / "job"), str(tmp_path / "out"), "npz")
     assert [path.stem for path in written] == ["pair", "mixed"]
     assert "2 scenes of the job are not done yet" in caplog.text
 
@@ -77,7 +77,7 @@ def test_a_name_that_is_a_path_is_refused(tmp_path):
     scene = replace(load(0), name="pair")
     run(tmp_path / "job", SceneSource("fake", ("../pair",), lambda _: scene, "memory"), fitter=Named())
     with pytest.raises(FitFileError, match=r"scene \.\./pair: the name cannot be a file name"):
-        program.run(str(tmp_path / "job"), str(tmp_path / "out"), "npz")
+        export_fits(str(tmp_path / "job"), str(tmp_path / "out"), "npz")
     assert not (tmp_path / "pair.npz").exists()
 
 
@@ -94,7 +94,7 @@ def test_the_program_says_what_it_did_and_ends_with_its_codes(job, tmp_path):
     assert lost.returncode == 2 and "lost: no fits" in lost.stderr and "Traceback" not in lost.stderr
     # A place that cannot be written to; a full disk is the same kind of error.
     refused = call(f"--fits={job}", "--format=parquet", f"--output={tmp_path / 'a.json' / 'p.parquet'}")
-    assert refused.returncode == 74 and "cannot be written" in refused.stderr and "Traceback" not in refused.stderr
+    assert refused.returncode == 74 and "cannot be read or written" in refused.stderr and "Traceback" not in refused.stderr
 
 
 # ------------------------------------------------------------------------------------------------ what formats share

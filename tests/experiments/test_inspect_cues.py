@@ -10,7 +10,7 @@ from PIL import Image
 
 from annyfit_jax.inputs import cue_dataset
 from annyfit_jax.people.scene import BodyParameters, Scene, SceneError
-from experiments import inspect_cues
+from experts import cue_page
 from experts.cue_pictures import cue_pictures, depth_colours, depth_range, draw_dense, draw_masks
 from experts.interfaces import Card
 
@@ -71,7 +71,7 @@ def packed(folder: Path, *scenes: Scene) -> str:
 
 def test_every_cue_is_on_the_page(tmp_path):
     cues = packed(tmp_path / "cues", scene())
-    page = inspect_cues.run(cues, str(tmp_path / "page"))
+    page = cue_page.write_cue_page(cues, str(tmp_path / "page"))
     text = page.read_text()
     kinds = {path.stem.rpartition("-")[2] for path in (tmp_path / "page" / "images").iterdir()}
     assert kinds == {"photo", "boxes", "keypoints", "wholebody", "start", "dense", "masks", "depth"}
@@ -88,7 +88,7 @@ def test_a_scene_with_the_least_there_can_be(tmp_path):
         "ünï cöde", 1, boxes=None, masks=None, depth_map=None, start=None, extra={}, skipped=[],
         dense_keypoints=np.zeros((1, 138, 3)), median_depth=np.array([np.nan]), age=np.array([-1.0]),
     )  # fmt: skip
-    page = inspect_cues.run(packed(tmp_path / "cues", bare), str(tmp_path / "page"))
+    page = cue_page.write_cue_page(packed(tmp_path / "cues", bare), str(tmp_path / "page"))
     kinds = {path.stem.rpartition("-")[2] for path in (tmp_path / "page" / "images").iterdir()}
     assert kinds == {"photo", "keypoints"}
     assert "17 of 17" in page.read_text()
@@ -98,13 +98,13 @@ def test_initial_bodies_are_where_they_are_in_the_photo():
     made = scene()
     assert made.start is not None
     made.start.transl[1] = 0.0  # nobody
-    pixels = inspect_cues.StartPictures()(made)
+    pixels = cue_page.StartPictures()(made)
     assert pixels is not None
     assert np.isnan(pixels[1]).all()
     hips = pixels[0, 11:13].mean(0)  # the root is between the hips, at (-0.6, 0.1, 3) m
     np.testing.assert_allclose(hips, [80 - 140 * 0.6 / 3, 60 + 140 * 0.1 / 3], atol=5)
     assert pixels[0, 0, 1] < hips[1] < pixels[0, 15:, 1].min()  # head above, feet below: y points down
-    assert inspect_cues.StartPictures()(scene(start=None)) is None
+    assert cue_page.StartPictures()(scene(start=None)) is None
 
 
 def test_marks_lie_on_their_pixels():
@@ -140,7 +140,9 @@ def test_pictures_have_the_size_of_the_photo(people):
 def test_a_photo_that_is_gone_or_of_another_size_leaves_the_cues(tmp_path):
     Image.new("RGB", (50, 40)).save(tmp_path / "small.png")
     made = scene(image_path=str(tmp_path / "small.png"))
-    page = inspect_cues.run(packed(tmp_path / "cues", made, scene("t", image_path="gone.jpg")), str(tmp_path / "page"))
+    page = cue_page.write_cue_page(
+        packed(tmp_path / "cues", made, scene("t", image_path="gone.jpg")), str(tmp_path / "page")
+    )
     assert page.read_text().count("<section") == 2
     with pytest.raises(SceneError):
-        inspect_cues.run(str(tmp_path / "nothing"), str(tmp_path / "page"))
+        cue_page.write_cue_page(str(tmp_path / "nothing"), str(tmp_path / "page"))

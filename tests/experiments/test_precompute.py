@@ -30,7 +30,7 @@ from annyfit_jax.inputs.cue_dataset import DatasetError, verify
 from annyfit_jax.jobs.runner import Interrupted
 from annyfit_jax.people.scene import BodyParameters, SceneError
 from annyfit_jax.records import fit_files
-from experiments import inspect_cues, precompute
+from experts import cue_page, photos_to_cues
 from experts.interfaces import Card, DepthEstimate, Detections, ExpertError, Loaded, Words
 from experts.registry import BUILT_IN, build, create
 
@@ -198,9 +198,9 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
-def options(photos, output, *more, **changes) -> precompute.Options:
+def options(photos, output, *more, **changes) -> photos_to_cues.PrecomputeOptions:
     settings = {"photos_per_shard": 2, "batch": 2, "assignments": (*ASSIGNMENTS, *more), "experts": "none", **changes}
-    return precompute.Options(str(photos), str(output), **settings)
+    return photos_to_cues.PrecomputeOptions(str(photos), str(output), **settings)
 
 
 def shards(folder: Path) -> dict[str, bytes]:
@@ -231,7 +231,7 @@ def short_fit(scenes) -> list:
 
 
 def test_photos_to_cues(photos, tmp_path):
-    state = precompute.run(options(photos, tmp_path, f"start={__name__}:Start", "camera=depth"))
+    state = photos_to_cues.precompute(options(photos, tmp_path, f"start={__name__}:Start", "camera=depth"))
     assert state.finished
     assert (state.scenes, state.people, state.set_aside) == (4, 8, 1)
     assert verify(tmp_path) == []
@@ -274,7 +274,7 @@ def test_photos_to_cues(photos, tmp_path):
 
 
 def test_real_photos_through_tiny_experts_to_fits(tmp_path):
-    state = precompute.run(options(require_shared("data/real"), tmp_path, limit=2, with_images=True))
+    state = photos_to_cues.precompute(options(require_shared("data/real"), tmp_path, limit=2, with_images=True))
     assert state.finished
     source = open_input(str(tmp_path))
     fits = short_fit([source.load(i) for i in range(2)])
@@ -283,7 +283,7 @@ def test_real_photos_through_tiny_experts_to_fits(tmp_path):
         assert all(status == "ok" for status in fit.status)
         assert np.isfinite(fit.shape).all()
         assert any(note.startswith("licences of the cues: CC0-1.0") for note in fit.scene_notes)
-    page = inspect_cues.run(str(tmp_path), str(tmp_path / "page"))
+    page = cue_page.write_cue_page(str(tmp_path), str(tmp_path / "page"))
     text = page.read_text()
     assert "child (0.33, p 0.70)" in text
     assert "Licences: CC0-1.0" in text
@@ -294,12 +294,12 @@ def test_real_photos_through_tiny_experts_to_fits(tmp_path):
 def test_the_photos_of_the_demo_to_fits_through_the_programs_own_writer(tmp_path):
     """The fit that is stored and read back still says what it depends on."""
     demo = REPO / "experiments" / "demo_data"
-    state = precompute.run(options(demo / "photos", tmp_path / "computed", limit=2))
+    state = photos_to_cues.precompute(options(demo / "photos", tmp_path / "computed", limit=2))
     assert (state.scenes, state.people) == (2, 4)
-    given = precompute.Options(
+    given = photos_to_cues.PrecomputeOptions(
         str(demo / "photos"), str(tmp_path / "given"), "none", annotations=str(demo / "annotations.json"), limit=2
     )
-    assert precompute.run(given).scenes == 2
+    assert photos_to_cues.precompute(given).scenes == 2
     for name, licence in (("computed", "CC0-1.0"), ("given", "as given by the user")):
         scene = open_input(str(tmp_path / name)).load(0)
         (fit,) = short_fit([scene])
@@ -321,8 +321,8 @@ def test_real_annotations_to_fits(tmp_path):
             rows, columns = np.mgrid[: image.height, : image.width]
             np.save(depth / f"{photo.stem}.npy", (1 + rows // 20 + columns // 50).astype(np.float32))
     annotations = str(real / "annotations.json")
-    state = precompute.run(
-        precompute.Options(
+    state = photos_to_cues.precompute(
+        photos_to_cues.PrecomputeOptions(
             str(real),
             str(tmp_path / "out"),
             "none",
@@ -388,8 +388,8 @@ def test_only_what_is_missing_is_computed(photos, tmp_path):
         Image.fromarray(labels).save(masks / f"{Path(name).stem}.png")
     file = tmp_path / "boxes.json"
     file.write_text(json.dumps(content))
-    state = precompute.run(
-        precompute.Options(
+    state = photos_to_cues.precompute(
+        photos_to_cues.PrecomputeOptions(
             str(photos), str(tmp_path / "out"), "none", (f"keypoints={__name__}:Keypoints", "keypoints.whole_body=True"),
             annotations=str(file), masks=str(masks), limit=2,
         )
@@ -416,7 +416,7 @@ class Killed(BaseException):
 
 def test_processes_that_are_killed_lose_nothing_and_do_nothing_twice(photos, tmp_path):
     """SIGKILL in the middle of three stages; the last run ends with the bytes of a run that nobody disturbed."""
-    precompute.run(options(photos, tmp_path / "whole"))
+    photos_to_cues.precompute(options(photos, tmp_path / "whole"))
     log = tmp_path / "calls.txt"
     (tmp_path / "mortal.py").write_text(
         "import os, signal\n"
@@ -460,9 +460,9 @@ def test_processes_that_are_killed_lose_nothing_and_do_nothing_twice(photos, tmp
 
 
 def test_a_finished_run_asks_nothing_and_loads_nothing(photos, tmp_path):
-    precompute.run(options(photos, tmp_path))
+    photos_to_cues.precompute(options(photos, tmp_path))
     CALLS.clear()
-    state = precompute.run(options(photos, tmp_path))
+    state = photos_to_cues.precompute(options(photos, tmp_path))
     assert state.finished
     assert not CALLS
 
@@ -470,7 +470,7 @@ def test_a_finished_run_asks_nothing_and_loads_nothing(photos, tmp_path):
 def test_a_cue_of_the_annotations_can_be_left_out_or_replaced(photos, tmp_path):
     demo = REPO / "experiments" / "demo_data" / "annotations.json"
     given = options(photos, tmp_path, annotations=str(demo), assignments=("words=none", "keypoints=coco"))
-    found = precompute.precomputed(given)
+    found = photos_to_cues.precomputed(given)
     assert "detector=coco" in found
     assert not [a for a in found if a.startswith(("words", "keypoints"))]
     assert build("none", [*found, "words=none"]).words is None
@@ -481,7 +481,7 @@ def test_photos_and_files_that_changed_are_noticed(photos, tmp_path):
     shutil.copytree(photos, folder, ignore=shutil.ignore_patterns("zz*", "sub", "schön*"))
     depths.mkdir()
     np.save(depths / "a.npy", np.full((120, 160), 3.0, np.float32))
-    run = lambda name: precompute.run(  # noqa: E731
+    run = lambda name: photos_to_cues.precompute(  # noqa: E731
         options(folder, tmp_path / name, stages=str(tmp_path / "stages"), depth=str(depths), assignments=given)
     )
     given = tuple(a for a in ASSIGNMENTS if not a.startswith("depth"))
@@ -502,42 +502,42 @@ def test_photos_and_files_that_changed_are_noticed(photos, tmp_path):
 
 
 def test_a_damaged_answer_file_is_computed_again(photos, tmp_path):
-    precompute.run(options(photos, tmp_path))
+    photos_to_cues.precompute(options(photos, tmp_path))
     expected = shards(tmp_path)
     (file,) = (tmp_path / "stages").glob("keypoints-*/00001.npz")
     file.write_bytes(file.read_bytes()[:100])
     for path in tmp_path.glob("shards/*.json"):
         path.unlink()
     CALLS.clear()
-    precompute.run(options(photos, tmp_path))
+    photos_to_cues.precompute(options(photos, tmp_path))
     assert [name for name, _ in CALLS] == ["Keypoints"]
     assert shards(tmp_path) == expected
 
 
 def test_processes_share_the_work(photos, tmp_path):
-    precompute.run(options(photos, tmp_path / "one"))
+    photos_to_cues.precompute(options(photos, tmp_path / "one"))
     CALLS.clear()
-    first = precompute.run(options(photos, tmp_path / "two", process_index=1, process_count=2))
+    first = photos_to_cues.precompute(options(photos, tmp_path / "two", process_index=1, process_count=2))
     assert not first.finished
     assert {photo for _, names in CALLS for photo in names} == {"schön_neu", "sub_a"}
-    last = precompute.run(options(photos, tmp_path / "two", process_index=0, process_count=2))
+    last = photos_to_cues.precompute(options(photos, tmp_path / "two", process_index=0, process_count=2))
     assert last.finished
     assert shards(tmp_path / "two") == shards(tmp_path / "one")
 
 
 def test_another_expert_computes_its_cue_and_what_depends_on_it(photos, tmp_path):
-    precompute.run(options(photos, tmp_path / "a"))
+    photos_to_cues.precompute(options(photos, tmp_path / "a"))
     CALLS.clear()
     with pytest.raises(DatasetError, match="choose another folder"):
-        precompute.run(options(photos, tmp_path / "a", "depth.revision=2"))
+        photos_to_cues.precompute(options(photos, tmp_path / "a", "depth.revision=2"))
     assert {name for name, _ in CALLS} == {"Depth"}
     CALLS.clear()
     stages = str(tmp_path / "a" / "stages")
-    precompute.run(options(photos, tmp_path / "b", "segmenter.revision=2", stages=stages))
+    photos_to_cues.precompute(options(photos, tmp_path / "b", "segmenter.revision=2", stages=stages))
     assert {name for name, _ in CALLS} == {"Segmenter", "Speak"}
     CALLS.clear()
     # A rule about keypoints acts after all experts.
-    state = precompute.run(options(photos, tmp_path / "c", "people.min_keypoints=17", stages=stages))
+    state = photos_to_cues.precompute(options(photos, tmp_path / "c", "people.min_keypoints=17", stages=stages))
     assert not CALLS
     assert state.scenes == 0
     assert all(
@@ -549,7 +549,7 @@ def test_a_checkpoint_that_moved_between_runs_is_noticed(photos, tmp_path, monke
     """The version that was loaded is known only after loading; answers of two versions must not be mixed."""
     FAILS["Keypoints"] = lambda seen: (_ for _ in ()).throw(Killed) if seen[0].name == "sub_a" else None
     with pytest.raises(Killed):
-        precompute.run(options(photos, tmp_path, batch=1))
+        photos_to_cues.precompute(options(photos, tmp_path, batch=1))
     FAILS.clear()
 
     def load(self):
@@ -560,17 +560,17 @@ def test_a_checkpoint_that_moved_between_runs_is_noticed(photos, tmp_path, monke
     with pytest.raises(
         ExpertError, match=r"earlier answers .* of version 1.*now 3: pin it with --set=keypoints\.revision=1"
     ):
-        precompute.run(options(photos, tmp_path))
+        photos_to_cues.precompute(options(photos, tmp_path))
 
 
 def test_a_signal_stops_between_photos(photos, tmp_path):
     stop = threading.Event()
     FAILS["Keypoints"] = lambda _: stop.set()
     with pytest.raises(Interrupted):
-        precompute.run(options(photos, tmp_path, batch=1), stop)
+        photos_to_cues.precompute(options(photos, tmp_path, batch=1), stop)
     assert not LOADED
     FAILS.clear()
-    assert precompute.run(options(photos, tmp_path)).finished
+    assert photos_to_cues.precompute(options(photos, tmp_path)).finished
 
 
 # ------------------------------------------------------------------------------------------------ failures
@@ -582,7 +582,7 @@ def test_a_photo_that_an_expert_fails_on_is_recorded_and_may_be_tried_again(phot
             raise RuntimeError("no\n  luck")
 
     FAILS.update({"Speak": fail})
-    state = precompute.run(options(photos, tmp_path))
+    state = photos_to_cues.precompute(options(photos, tmp_path))
     assert state.scenes == 4
     failed = [row for row in lines(tmp_path / "failures.jsonl") if row["cue"] != "photo"]
     assert failed == [{"scene": "b", "cue": "words", "reason": "RuntimeError: no luck"}]
@@ -591,13 +591,13 @@ def test_a_photo_that_an_expert_fails_on_is_recorded_and_may_be_tried_again(phot
     assert "words: none (RuntimeError: no luck)" in scene.notes
     FAILS.clear()
     CALLS.clear()
-    precompute.run(options(photos, tmp_path))
+    photos_to_cues.precompute(options(photos, tmp_path))
     assert not CALLS
-    precompute.run(options(photos, tmp_path, retry_failed=True))
+    photos_to_cues.precompute(options(photos, tmp_path, retry_failed=True))
     assert CALLS == [("Speak", ("b",))]
     assert open_input(str(tmp_path)).load(1).age.tolist() == [0.33, 0.33]
     whole = tmp_path / "whole"
-    precompute.run(options(photos, whole))
+    photos_to_cues.precompute(options(photos, whole))
     assert shards(tmp_path) == shards(whole)
 
 
@@ -607,7 +607,7 @@ def test_without_boxes_or_keypoints_a_photo_is_set_aside(photos, tmp_path):
             raise ValueError("lost")
 
     FAILS.update({"Detector": fail, "Keypoints": lambda seen: fail([p for p in seen if p.name == "sub_a"])})
-    state = precompute.run(options(photos, tmp_path))
+    state = photos_to_cues.precompute(options(photos, tmp_path))
     assert (state.scenes, state.set_aside) == (2, 3)
     reasons = {row["scene"]: row["reason"] for row in lines(tmp_path / "set_aside.jsonl")}
     assert reasons["a"] == "detector: ValueError: lost"
@@ -624,7 +624,7 @@ def test_where_memory_runs_out_fewer_photos_are_shown_at_once(photos, tmp_path, 
             raise MemoryError if error == "memory" else OutOfMemoryError("CUDA out of memory")
 
     FAILS["Depth"] = fail
-    state = precompute.run(options(photos, tmp_path, batch=4, photos_per_shard=5))
+    state = photos_to_cues.precompute(options(photos, tmp_path, batch=4, photos_per_shard=5))
     assert state.scenes == 4
     assert [len(names) for name, names in CALLS if name == "Depth"] == [4, 2, 1, 1, 2, 1, 1]
     assert max(len(names) for name, names in CALLS if name == "Speak") == 4
@@ -647,7 +647,7 @@ def test_where_memory_runs_out_fewer_photos_are_shown_at_once(photos, tmp_path, 
 def test_an_answer_of_another_form_is_named(photos, tmp_path, monkeypatch, cue, answer, reason):
     kind = Detector if cue == "detect" else Keypoints
     monkeypatch.setattr(kind, cue, lambda self, photos, *_: [answer] * len(photos))
-    precompute.run(options(photos, tmp_path, limit=1))
+    photos_to_cues.precompute(options(photos, tmp_path, limit=1))
     (row,) = lines(tmp_path / "set_aside.jsonl")
     assert re.search(reason, row["reason"]), row["reason"]
 
@@ -673,7 +673,7 @@ def test_a_folder_of_hostile_files(tmp_path):
     (folder / "empty.png").touch()
     os.symlink(folder / "nowhere", folder / "link.jpg")
     (folder / "folder.jpg").mkdir()
-    state = precompute.run(options(folder, tmp_path / "out"))
+    state = photos_to_cues.precompute(options(folder, tmp_path / "out"))
     source = open_input(str(tmp_path / "out"))
     sizes = {name: source.load(i).image_size for i, name in enumerate(source.names)}
     names = ("alpha", "cmyk", "deep", "grey", "moving", "名前_with_space_ünï")
@@ -687,13 +687,13 @@ def test_a_folder_of_hostile_files(tmp_path):
 
 
 def test_crowds_and_empty_photos_are_set_aside(photos, tmp_path, monkeypatch):
-    precompute.run(options(photos, tmp_path / "crowd", "people.max_people=1"))
+    photos_to_cues.precompute(options(photos, tmp_path / "crowd", "people.max_people=1"))
     reasons = [row["reason"] for row in lines(tmp_path / "crowd" / "set_aside.jsonl")]
     assert reasons[0] == "detector: crowd: 2 people, expected at most 1"
     nobody = Detections(np.zeros((0, 4)), np.zeros(0))
     monkeypatch.setattr(Detector, "detect", lambda self, photos: [nobody] * len(photos))
     CALLS.clear()
-    precompute.run(options(photos, tmp_path / "empty"))
+    photos_to_cues.precompute(options(photos, tmp_path / "empty"))
     reasons = [row["reason"] for row in lines(tmp_path / "empty" / "set_aside.jsonl")]
     assert reasons[0] == "no people"
     assert {name for name, _ in CALLS} == {"Depth"}  # there is nobody to ask the others about
@@ -707,12 +707,12 @@ def test_words_of_a_server_through_the_program(photos, tmp_path, monkeypatch, ca
         server.answer = lambda *_: (200, {}, said('{"age": "teen", "gender": "unknown"}'))
         words = ("words=http", f"words.url={server.url}", f"words.cache={tmp_path / 'cache'}", "words.concurrency=1")
         with pytest.raises(ExpertError, match="3 requests is spent"):
-            precompute.run(options(photos, tmp_path / "out", *words, "words.max_requests=3"))
+            photos_to_cues.precompute(options(photos, tmp_path / "out", *words, "words.max_requests=3"))
         assert not LOADED
-        state = precompute.run(options(photos, tmp_path / "out", *words))
+        state = photos_to_cues.precompute(options(photos, tmp_path / "out", *words))
         assert (state.scenes, len(server.requests)) == (4, 8)  # two people in each of four photos
         assert state.finished
-        precompute.run(options(photos, tmp_path / "again", *words))
+        photos_to_cues.precompute(options(photos, tmp_path / "again", *words))
         assert len(server.requests) == 8  # from the cache
     finally:
         server.close()
@@ -732,9 +732,9 @@ def test_words_of_a_server_through_the_program(photos, tmp_path, monkeypatch, ca
 def test_licences_that_do_not_allow_commercial_use_need_a_flag(photos, tmp_path):
     closed = ("depth.licence=CC-BY-NC-4.0", "depth.commercial=False")
     with pytest.raises(ExpertError, match=r"depth Depth \(planted\): CC-BY-NC-4\.0.*--allow_noncommercial"):
-        precompute.run(options(photos, tmp_path, *closed))
+        photos_to_cues.precompute(options(photos, tmp_path, *closed))
     assert not CALLS
-    precompute.run(options(photos, tmp_path, *closed, allow_noncommercial=True, limit=1))
+    photos_to_cues.precompute(options(photos, tmp_path, *closed, allow_noncommercial=True, limit=1))
     origin = open_input(str(tmp_path)).load(0).extra["provenance"]
     assert origin["licences"] == ["CC-BY-NC-4.0", "CC0-1.0"]
     assert origin["commercial"] is False
@@ -760,7 +760,7 @@ def test_licences_that_do_not_allow_commercial_use_need_a_flag(photos, tmp_path)
 )
 def test_a_choice_that_cannot_be_says_what_there_is(photos, tmp_path, changes, more, message):
     with pytest.raises((ExpertError, ValueError), match=message):
-        precompute.run(options(photos, tmp_path, *more, **changes))
+        photos_to_cues.precompute(options(photos, tmp_path, *more, **changes))
     assert not (tmp_path / "plan.json").exists()
 
 
@@ -802,7 +802,7 @@ def test_the_expert_of_the_documentation_works(photos, tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     more = ("detector=my_package.detect:MyDetector", "detector.threshold=0.6")
-    precompute.run(options(photos, tmp_path / "out", *more, limit=1))
+    photos_to_cues.precompute(options(photos, tmp_path / "out", *more, limit=1))
     scene = open_input(str(tmp_path / "out")).load(0)
     np.testing.assert_allclose(scene.extra["detection_scores"], [0.7])
     assert scene.extra["provenance"]["cues"]["detector"]["checkpoint"] == "weights-v3"
@@ -861,7 +861,7 @@ def test_the_program_runs_from_the_command_line(photos, tmp_path):
 
 def test_no_photos_is_said(tmp_path):
     with pytest.raises(SceneError, match="no such folder"):
-        precompute.run(options(tmp_path / "none", tmp_path / "out"))
+        photos_to_cues.precompute(options(tmp_path / "none", tmp_path / "out"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(SceneError, match="no photo"):
-        precompute.run(options(tmp_path / "empty", tmp_path / "out"))
+        photos_to_cues.precompute(options(tmp_path / "empty", tmp_path / "out"))

@@ -21,10 +21,12 @@ from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.camera import project
 from annyfit_jax.regressors.aios import aios_pictures, picture_preprocess
+from annyfit_jax.regressors.aios.aios_batch import Batch
 from annyfit_jax.regressors.aios.aios_config import SMPLX, LossConfig, ResNetConfig, tiny
 from annyfit_jax.regressors.aios.aios_predictions import Predictor
-from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor, Batch
+from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor
 from annyfit_jax.training import training_state as states
+from annyfit_jax.training.protocol import PredictOptions
 from annyfit_jax.training.training_checkpoints import Checkpoints
 from annyfit_jax.training.training_config import load_config
 from annyfit_jax.training.training_loop import claim
@@ -80,7 +82,7 @@ def done(tmp_path_factory):
 @pytest.fixture(scope="module")
 def predictor(done) -> Predictor:
     config, variables, _, _ = done
-    return Predictor(config.regressor, variables, threshold=0.001, short_side=48, long_limit=96)
+    return config.regressor.predictor(variables, PredictOptions(threshold=0.001, short_side=48, long_side=96))
 
 
 def test_predictions_are_fits(done):
@@ -149,9 +151,8 @@ def test_meshes_of_smplx_have_the_expression(tmp_path, monkeypatch):
         encoder_layers=1, queries=12, people=4, denoising=4,
     )  # fmt: skip
     regressor = AiosRegressor(network, LossConfig(), body_file=str(tmp_path / "SMPLX_NEUTRAL.npz"))
-    predictor = Predictor(
-        regressor, regressor.init(jax.random.key(0)), threshold=0.001, short_side=48, long_limit=96, save_vertices=True
-    )
+    options = PredictOptions(threshold=0.001, short_side=48, long_side=96, save_vertices=True)
+    predictor = regressor.predictor(regressor.init(jax.random.key(0)), options)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (60, 120, 3), np.uint8)
     found = predictor.people(image)
@@ -200,9 +201,9 @@ def test_pictures_of_a_batch_in_training(done, predictor):
     fields: dict[str, Any] = {"images": images, "padding": padding, "image_size": np.array([size], np.float32)}
     fields |= {"resize_factor": factor, "targets": targets}
     batch = Batch(**fields)
-    (nobody,) = aios_pictures.draw(config.regressor, variables, batch, threshold=1.0)
+    (nobody,) = aios_pictures.draw(config.regressor.config, variables, batch, threshold=1.0)
     assert nobody.shape == (size[1], size[0], 3)
     rows, columns = np.nonzero((nobody != seen).any(-1))
     assert abs(columns.mean() - 0.25 * size[0]) < 2 and abs(rows.mean() - 0.5 * size[1]) < 2
-    (drawn,) = aios_pictures.draw(config.regressor, variables, batch, threshold=0.001)
+    (drawn,) = aios_pictures.draw(config.regressor.config, variables, batch, threshold=0.001)
     assert (drawn != nobody).any()

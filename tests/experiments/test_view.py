@@ -14,7 +14,7 @@ from helpers import HANG_S, REPO
 
 from annyfit_jax.jobs.fit_source import FitSource, open_fits
 from annyfit_jax.people.body_meshes import BodyMeshes
-from experiments import view
+from annyfit_jax.report import fit_viewer
 
 
 class Handle:
@@ -76,20 +76,20 @@ def fits(tmp_path_factory) -> FitSource:
 def test_bodies_are_those_of_the_fit_with_y_up(fits, load_anny):
     meshes = BodyMeshes(load_anny())
     fit = fits.load("mixed")
-    bodies = view.bodies_of(fit, meshes)
+    bodies = fit_viewer.bodies_of(fit, meshes)
     assert [body.name for body in bodies] == ["fit/person_1-0", "fit/person_1-2"]
     expected = meshes.vertices(fit.parameters.select(np.array([0, 2])))
     for body, vertices in zip(bodies, expected):
         np.testing.assert_allclose(body.vertices * [1, -1, -1], vertices, atol=1e-6)
     assert len({body.colour for body in bodies}) == 2
-    table = view.table_of(fit)
+    table = fit_viewer.table_of(fit)
     assert "skipped:no_keypoints" in table
     assert f"{fit.height_m[0]:.2f} m" in table
 
 
 def test_a_scene_replaces_the_one_before(fits):
     screen = Screen()
-    viewer = view.Viewer(screen, fits)
+    viewer = fit_viewer.Viewer(screen, fits)
     viewer.show(fits.names.index("trio"))
     people = [name for name in screen.things if name.startswith("/fit/")]
     assert len(people) == 3

@@ -11,11 +11,11 @@ from export_cases import FITTED, make_job
 from fitted_people import make_fit
 
 from annyfit_jax.exports import coco_export, exported_people
+from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.inputs import open_input
 from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.people.scene import COCO17
 from annyfit_jax.records import fit_files
-from experiments import export as program
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def job(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def file(job, tmp_path_factory) -> Path:
-    (path,), _ = program.run(str(job), str(tmp_path_factory.mktemp("coco") / "fits.json"), "coco")
+    (path,), _ = export_fits(str(job), str(tmp_path_factory.mktemp("coco") / "fits.json"), "coco")
     return path
 
 
@@ -110,7 +110,7 @@ def test_photos_are_named_relative_to_their_folder(path, root, name):
 
 
 def test_a_folder_gets_a_file_of_the_usual_name(job, tmp_path):
-    assert program.run(str(job), str(tmp_path), "coco", ["pair"])[0] == [tmp_path / "annotations.json"]
+    assert export_fits(str(job), str(tmp_path), "coco", ["pair"])[0] == [tmp_path / "annotations.json"]
     content = json.loads((tmp_path / "annotations.json").read_text())
     assert (len(content["images"]), len(content["annotations"])) == (1, 2)
 

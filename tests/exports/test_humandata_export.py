@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from numpy.lib import format as npy
 
 from annyfit_jax.exports import exported_people, humandata_export
+from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.exports.humandata_export import COCO_PLACES, read_humandata
 from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.people.camera import project
 from annyfit_jax.people.scene import COCO17, SceneError
 from body_models import smplx
-from experiments import export as program
 
 FIRST = [places[0] for places in COCO_PLACES]
 
@@ -37,7 +37,7 @@ def job(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def file(job, tmp_path_factory) -> Path:
-    (path,), _ = program.run(str(job), str(tmp_path_factory.mktemp("humandata")), "humandata", images="photos")
+    (path,), _ = export_fits(str(job), str(tmp_path_factory.mktemp("humandata")), "humandata", images="photos")
     assert path.name == "humandata-00000.npz"
     return path
 
@@ -114,7 +114,7 @@ def test_values_are_those_of_the_fits(file, job):
 
 
 def test_files_end_between_images(job, tmp_path):
-    files, _ = program.run(str(job), str(tmp_path), "humandata", people_per_file=3)
+    files, _ = export_fits(str(job), str(tmp_path), "humandata", people_per_file=3)
     assert [file.name for file in files] == [f"humandata-0000{i}.npz" for i in range(3)]
     parts = [read_humandata(file) for file in files]
     assert [part["frame_range"].tolist() for part in parts] == [[[0, 2], [2, 4]], [[0, 3]], [[0, 1]]]

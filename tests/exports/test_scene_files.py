@@ -15,10 +15,10 @@ from helpers import max_abs
 from scipy.spatial.transform import Rotation
 
 from annyfit_jax.exports import scene_files as export
+from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.records import fit_files
 from body_models import anny
-from experiments import export as program
 
 NPZ_KEYS = {
     "root_rotvec", "transl", "pose", "shape", "K", "status", "person_ids", "notes", "image_size", "image_path", "name",
@@ -72,7 +72,7 @@ def vertex_colours(mesh) -> np.ndarray:
 
 
 def test_npz_has_exactly_the_documented_keys_and_no_pickles(output, tmp_path):
-    written, empty = program.run(str(output), str(tmp_path), "npz")
+    written, empty = export_fits(str(output), str(tmp_path), "npz")
     assert ([path.name for path in written], empty) == (["photo.npz"], [])
     with np.load(written[0], allow_pickle=False) as archive:
         arrays = dict(archive)
@@ -95,7 +95,7 @@ def test_npz_has_exactly_the_documented_keys_and_no_pickles(output, tmp_path):
 
 @pytest.mark.parametrize("frame", export.FRAMES)
 def test_npz_parameters_reproduce_the_stored_keypoints(fit, output, meshes, tmp_path, frame):
-    written, _ = program.run(str(output / "fits"), str(tmp_path), "npz", frame=frame)
+    written, _ = export_fits(str(output / "fits"), str(tmp_path), "npz", frame=frame)
     with np.load(written[0]) as archive:
         arrays = dict(archive)
     again = np.asarray(forward(meshes.model, arrays).keypoints[:2, :17])
@@ -129,7 +129,7 @@ def test_half_turn_composes_rotation_vectors():
 
 
 def test_glb_holds_one_named_upright_person_per_fit(fit, output, vertices, tmp_path):
-    written, _ = program.run(str(output), str(tmp_path), "glb")
+    written, _ = export_fits(str(output), str(tmp_path), "glb")
     scene = load_glb(written[0])
     assert set(scene.geometry) == {"person_7", "person_left one"}
     assert set(scene.graph.nodes_geometry) == set(scene.geometry)
@@ -150,7 +150,7 @@ def test_glb_holds_one_named_upright_person_per_fit(fit, output, vertices, tmp_p
 def test_glb_colours_are_distinct_and_those_of_the_pictures(output, tmp_path):
     from annyfit_jax.viz import palette
 
-    written, _ = program.run(str(output), str(tmp_path), "glb")
+    written, _ = export_fits(str(output), str(tmp_path), "glb")
     scene = load_glb(written[0])
     for row, name in enumerate(("person_7", "person_left one")):
         colours = np.unique(np.asarray(scene.geometry[name].visual.vertex_colors), axis=0)
@@ -158,7 +158,7 @@ def test_glb_colours_are_distinct_and_those_of_the_pictures(output, tmp_path):
 
 
 def test_glb_camera_and_facts(fit, output, tmp_path):
-    written, _ = program.run(str(output), str(tmp_path), "glb", frame="world")
+    written, _ = export_fits(str(output), str(tmp_path), "glb", frame="world")
     content = written[0].read_bytes()
     header = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
     view = header["cameras"][0]["perspective"]
@@ -180,8 +180,8 @@ def test_glb_camera_and_facts(fit, output, tmp_path):
 @pytest.mark.parametrize("frame", export.FRAMES)
 def test_ply_is_the_same_scene_in_blenders_axes(output, tmp_path, frame):
     """Blender reads .ply as it is (Z up) and turns glTF's (x, y, z) into (x, -z, y): both must lie at the same place."""
-    glb, _ = program.run(str(output), str(tmp_path), "glb", frame=frame)
-    ply, _ = program.run(str(output), str(tmp_path), "ply", frame=frame)
+    glb, _ = export_fits(str(output), str(tmp_path), "glb", frame=frame)
+    ply, _ = export_fits(str(output), str(tmp_path), "ply", frame=frame)
     scene = load_glb(glb[0])
     parts = [scene.geometry[name] for name in ("person_7", "person_left one")]
     in_blender = np.concatenate([mesh.vertices for mesh in parts]) @ np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])
@@ -194,14 +194,14 @@ def test_ply_is_the_same_scene_in_blenders_axes(output, tmp_path, frame):
 
 
 def test_ply_header_documents_axes_and_people(output, tmp_path):
-    written, _ = program.run(str(output), str(tmp_path), "ply")
+    written, _ = export_fits(str(output), str(tmp_path), "ply")
     header = written[0].read_bytes().split(b"end_header")[0].decode("ascii")
     assert "comment metres; x right, y away from the viewer, z up; origin the camera" in header
     assert "in order: person_7 person_left one" in header
 
 
 def test_triangles_face_outwards(output, tmp_path):
-    written, _ = program.run(str(output), str(tmp_path), "glb")
+    written, _ = export_fits(str(output), str(tmp_path), "glb")
     mesh = load_glb(written[0]).geometry["person_7"]
     assert mesh.volume > 0.03  # a mirrored body would have a negative one
 
@@ -219,9 +219,9 @@ def test_a_scene_without_anybody_is_left_out_of_the_meshes(output, tmp_path):
     for field in ("root_rotvec", "transl", "pose", "shape"):
         getattr(nobody, field)[:] = np.nan
     fit_files.save(nobody, tmp_path / "in" / "nobody.npz")
-    written, empty = program.run(str(tmp_path / "in"), str(tmp_path / "out"), "ply")
+    written, empty = export_fits(str(tmp_path / "in"), str(tmp_path / "out"), "ply")
     assert (written, empty) == ([], ["nobody"])
-    written, empty = program.run(str(tmp_path / "in"), str(tmp_path / "out"), "npz")
+    written, empty = export_fits(str(tmp_path / "in"), str(tmp_path / "out"), "npz")
     assert ([path.name for path in written], empty) == (["nobody.npz"], [])
 
 
@@ -235,19 +235,19 @@ def test_a_scene_without_anybody_is_left_out_of_the_meshes(output, tmp_path):
 )
 def test_unknown_choices_are_one_clear_message(output, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
-        program.run(str(output), str(tmp_path / "new"), **{"file_format": "npz", **arguments})
+        export_fits(str(output), str(tmp_path / "new"), **{"file_format": "npz", **arguments})
     assert not (tmp_path / "new").exists()
 
 
 def test_missing_fits_are_one_clear_message(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no fits \(<scene>\.npz\)"):
-        program.run(str(tmp_path), str(tmp_path / "new"), "npz")
+        export_fits(str(tmp_path), str(tmp_path / "new"), "npz")
 
 
 def test_another_body_is_refused(tmp_path):
     fit_files.save(make_fit(asset_version="older"), tmp_path / "photo.npz")
     with pytest.raises(ValueError, match=r"photo\.npz: asset_version older"):
-        program.run(str(tmp_path), str(tmp_path / "new"), "glb")
+        export_fits(str(tmp_path), str(tmp_path / "new"), "glb")
 
 
 def test_a_failing_write_leaves_no_file(fit, vertices, meshes, tmp_path, monkeypatch):

@@ -13,10 +13,10 @@ from fitted_people import make_fit
 from pyarrow import parquet
 
 from annyfit_jax.exports import exported_people, tables
+from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.jobs import job_status
 from annyfit_jax.jobs.fit_source import Outcome, open_fits
 from annyfit_jax.records import fit_files
-from experiments import export as program
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def job(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def table(job, tmp_path_factory) -> pa.Table:
     path = tmp_path_factory.mktemp("table") / "people.parquet"
-    assert program.run(str(job), str(path), "parquet") == ([path], [])
+    assert export_fits(str(job), str(path), "parquet") == ([path], [])
     return parquet.read_table(path)
 
 
@@ -94,7 +94,7 @@ def test_people_without_a_fit_say_why_and_are_null_elsewhere(table):
 
 
 def test_triage_reads_only_what_it_needs(table, job, tmp_path):
-    (path,), _ = program.run(str(job), str(tmp_path), "parquet")
+    (path,), _ = export_fits(str(job), str(tmp_path), "parquet")
     ok = parquet.read_table(path, columns=["age"], filters=[("status", "==", "ok")])
     assert len(ok) == sum(FITTED.values()) and ok["age"].null_count == 0
     counts = {entry["values"]: entry["counts"] for entry in table["status"].value_counts().to_pylist()}
@@ -116,7 +116,7 @@ def test_groups_bound_the_memory_and_change_nothing(table, job, tmp_path, monkey
 def test_a_folder_of_fit_files_and_chosen_scenes(tmp_path):
     for name in ("a", "b"):
         fit_files.save(make_fit(name), tmp_path / "fits" / f"{name}.npz")
-    (written,), _ = program.run(str(tmp_path), str(tmp_path / "out"), "parquet", ["b"])
+    (written,), _ = export_fits(str(tmp_path), str(tmp_path / "out"), "parquet", ["b"])
     assert written == tmp_path / "out" / "people.parquet"
     rows = parquet.read_table(written).to_pylist()
     assert [(row["scene"], row["person"], row["scene_index"], row["person_key"]) for row in rows] == [

@@ -20,13 +20,13 @@ from helpers import HANG_S, REPO
 from PIL import Image
 
 from annyfit_jax.exports import exported_people, training_set
+from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.inputs import cue_dataset
 from annyfit_jax.jobs.fit_source import Outcome, open_fits
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records import fit_files
 from annyfit_jax.records.fit_files import FitFileError
 from annyfit_jax.records.shards import DatasetError
-from experiments import export as program
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def job(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def folder(job, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("set") / "train"
-    files, _ = program.run(str(job), str(folder), "tfds", scenes_per_shard=2)
+    files, _ = export_fits(str(job), str(folder), "tfds", scenes_per_shard=2)
     assert [file.name[-14:] for file in files] == [f"0000{i}-of-00003" for i in range(3)]
     return folder
 
@@ -124,7 +124,7 @@ print(sorted(train), len(job), "tensorflow" in sys.modules)
 
 
 def test_chosen_scenes_in_the_order_given(job, tmp_path):
-    program.run(str(job), str(tmp_path / "d"), "tfds", ["trio", "pair"])
+    export_fits(str(job), str(tmp_path / "d"), "tfds", ["trio", "pair"])
     assert [record["name"] for record in examples(tmp_path / "d")] == [b"trio", b"pair"]
 
 
@@ -163,18 +163,18 @@ def test_other_fits_do_not_go_into_the_same_folder(job, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "d")
     other = make_job(tmp_path / job.name, scenes_per_shard=3)
     with pytest.raises(DatasetError, match="begun with another source"):
-        program.run(str(other), str(tmp_path / "d"), "tfds", scenes_per_shard=2)
+        export_fits(str(other), str(tmp_path / "d"), "tfds", scenes_per_shard=2)
     assert files_of(tmp_path / "d") == files_of(folder)
 
 
 def test_nobody_fitted_is_one_clear_message(tmp_path):
     make_job(tmp_path / "job", ["pair", "mixed", "unreadable"])
     with pytest.raises(ValueError, match="--scenes: no fit of unreadable"):
-        program.run(str(tmp_path / "job"), str(tmp_path / "d"), "tfds", ["unreadable"])
+        export_fits(str(tmp_path / "job"), str(tmp_path / "d"), "tfds", ["unreadable"])
     failed = make_fit(status=np.full(3, "failed:not_finite"))
     fit_files.save(failed, tmp_path / "fits" / "photo.npz")
     with pytest.raises(ValueError, match=r"no scene could be written; the reasons are in set_aside\.jsonl"):
-        program.run(str(tmp_path / "fits"), str(tmp_path / "e"), "tfds")
+        export_fits(str(tmp_path / "fits"), str(tmp_path / "e"), "tfds")
 
 
 # ------------------------------------------------------------------------------------------------ photos
@@ -184,7 +184,7 @@ def test_photos_from_a_folder(job, tmp_path):
     (tmp_path / "in" / "photos").mkdir(parents=True)
     photo(10).save(tmp_path / "in" / "photos" / "pair.jpg")  # under the path that the fit names
     photo(200).save(tmp_path / "in" / "trio.jpg")  # under its name alone
-    program.run(str(job), str(tmp_path / "d"), "tfds", images=str(tmp_path / "in"))
+    export_fits(str(job), str(tmp_path / "d"), "tfds", images=str(tmp_path / "in"))
     records = {record["name"].decode(): record for record in examples(tmp_path / "d")}
     assert list(records) == ["pair", "trio"]
     for name, colour in (("pair", 10), ("trio", 200)):
@@ -225,7 +225,7 @@ def test_photos_outside_the_folder_are_not_read(tmp_path, path):
 
 def test_a_missing_folder_of_photos_is_one_clear_message(job, tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a folder of photos, or a cue dataset"):
-        program.run(str(job), str(tmp_path / "d"), "tfds", images=str(tmp_path / "lost"))
+        export_fits(str(job), str(tmp_path / "d"), "tfds", images=str(tmp_path / "lost"))
 
 
 def test_a_torn_shard_of_the_job_stops_the_export(job, tmp_path):
@@ -234,5 +234,5 @@ def test_a_torn_shard_of_the_job_stops_the_export(job, tmp_path):
     shard = broken / "fits-train.array_record-00001-of-00002"
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(FitFileError, match="00001-of-00002: does not have the checksum"):
-        program.run(str(broken), str(tmp_path / "d"), "tfds", scenes_per_shard=2)
+        export_fits(str(broken), str(tmp_path / "d"), "tfds", scenes_per_shard=2)
     assert not (tmp_path / "d" / "dataset_info.json").exists()

@@ -530,12 +530,12 @@ def test_pack_program(tmp_path):
         json.dumps({"keypoints": {"expert": "by hand", "version": "1", "licence": "CC0"}})
     )
     script = (
-        "import sys; from absl import flags; from experiments import pack\n"
+        "import sys; from absl import flags; from experiments import pack; pack.define_flags()\n"
         f"flags.FLAGS(['pack', '--input={tmp_path}/coco.json', '--output={tmp_path}/d', '--with_images', "
-        f"'--provenance={tmp_path}/from.json']); pack.main([])\n"
+        f"'--provenance={tmp_path}/from.json']); pack.main()\n"
         "for flag, value in (('input', 'd'), ('output', 'again'), ('provenance', None)):\n"
         f"    flags.FLAGS[flag].value = value and f'{tmp_path}/{{value}}'\n"
-        "pack.main([]); pack.main([])\n"
+        "pack.main(); pack.main()\n"
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, timeout=HANG_S)
     assert result.returncode == 0, result.stderr[-2000:]

@@ -14,7 +14,8 @@ from annyfit_jax import metrics
 from annyfit_jax.inputs import open_input
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.scene import BodyParameters
-from experiments import evaluate
+from annyfit_jax.records import files
+from annyfit_jax.truth import scene_evaluation
 
 
 def people(n=2, seed=0):
@@ -76,7 +77,7 @@ def test_published_metrics_of_the_synthetic_scenes(load_anny, x64, dataset, mode
             arrays = (final[f"{mode}/{scene.name}/{key}"] for key in ("root_rotvec", "transl", "pose", "shape"))
             start = BodyParameters(*arrays)
         assert start is not None
-        errors[f"{scene.name}.npz"] = evaluate.synthetic_errors(scene, np.arange(len(scene)), start, meshes)
+        errors[f"{scene.name}.npz"] = scene_evaluation.synthetic_errors(scene, np.arange(len(scene)), start, meshes)
     compare(metrics.pool(list(errors.values())), stored["pooled"])
     for name, expected in stored["per_scene"].items():
         compare(metrics.pool([errors[name]]), expected)
@@ -230,7 +231,7 @@ def test_a_mean_of_nothing_is_nan_and_null_in_json():
     for key in ("joint_pa_mpjpe", "pcrd02", "pcrd02_far"):
         assert math.isnan(pooled[key])
     node = {"a": [1, (float("inf"), 2.0)], "b": {"c": float("nan"), "d": 2.0}}
-    assert evaluate.without_nan(node) == {"a": [1, [None, 2.0]], "b": {"c": None, "d": 2.0}}
+    assert files.without_nan(node) == {"a": [1, [None, 2.0]], "b": {"c": None, "d": 2.0}}
 
 
 def test_ordered_pairs_of_layers():

@@ -28,9 +28,10 @@ from annyfit_jax.jobs.job_feed import Job
 from annyfit_jax.jobs.job_plan import Identity, Plan, hash_names, open_job
 from annyfit_jax.jobs.ledger import Ledger
 from annyfit_jax.jobs.progress import Progress
-from annyfit_jax.jobs.runner import EXIT_DISK, EXIT_FINISHED, EXIT_INTERRUPTED, Interrupted, Runner, stop_on_signal
+from annyfit_jax.jobs.runner import Interrupted, Runner, stop_on_signal
 from annyfit_jax.people.scene import Scene, SceneError
 from annyfit_jax.records.fit_files import SceneFit
+from experiments.program import EXIT_FILES, EXIT_INTERRUPTED
 
 ALONE = Process(0, 1, "test")
 CONFIG_HASH = "00000000c0ffee00"
@@ -175,10 +176,10 @@ def child(
     except Interrupted:
         return EXIT_INTERRUPTED
     except JobWriteError:
-        return EXIT_DISK
+        return EXIT_FILES
     if committed_file is not None:
         Path(committed_file).write_text(str(committed))
-    return EXIT_FINISHED
+    return 0
 
 
 def grab(folder: str, units: int, at: float, won: str, until: str | None = None) -> int:

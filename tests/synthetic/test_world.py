@@ -22,8 +22,8 @@ from annyfit_jax.people.scene import COCO17
 from annyfit_jax.synthetic import layout, measure, population, postures, render, world_cues
 from annyfit_jax.synthetic.world import RenderedScene, World, jpeg
 from annyfit_jax.synthetic.world_config import PoseConfig, override, preset
+from annyfit_jax.truth import scene_evaluation
 from annyfit_jax.viz.raster import rasterise
-from experiments import evaluate
 
 COUNT = 32
 SIZE = 144
@@ -334,11 +334,11 @@ def test_evaluation_of_the_truth_finds_no_error(scenes, meshes):
     """`experiments.evaluate --protocol=synthetic` reads these scenes: the truth has no error, the start has."""
     for scene in scenes[:8]:
         rows = np.arange(len(scene))
-        errors = evaluate.synthetic_errors(scene, rows, truth(scene), meshes)
+        errors = scene_evaluation.synthetic_errors(scene, rows, truth(scene), meshes)
         assert np.max(errors["mpjpe_root"]) < 0.1
         assert np.max(errors["depth_abs_err"]) < 1e-6
         assert scene.start is not None
-        assert np.mean(evaluate.synthetic_errors(scene, rows, scene.start, meshes)["mpjpe_root"]) > 10
+        assert np.mean(scene_evaluation.synthetic_errors(scene, rows, scene.start, meshes)["mpjpe_root"]) > 10
 
 
 def test_starts_are_adult_biased_and_fit_the_image(world, scenes):

@@ -35,6 +35,7 @@ from annyfit_jax.regressors.aios.examples import anny_bones
 from annyfit_jax.regressors.regressed_people import scene_fit
 from annyfit_jax.training import flops, training_data, training_metrics
 from annyfit_jax.training import training_state as states
+from annyfit_jax.training.protocol import Regressor
 from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig, describe, load_config, override
 from annyfit_jax.training.training_data import Mixed
 from annyfit_jax.training.training_loop import claim, train
@@ -250,7 +251,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class Line(Regressor):
     """A regressor of the smallest kind: a line through noisy numbers, in a pytree like that of a network."""
 
     noise: float = 0.1

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from annyfit_jax.regressors.aios import augment
+from annyfit_jax.regressors.aios.aios_batch import Batch
 from annyfit_jax.regressors.aios.aios_config import SMPLX, BodyHead
-from annyfit_jax.regressors.aios.aios_regressor import Batch
 from annyfit_jax.regressors.aios.augment import Augmentation, Row
 from annyfit_jax.regressors.aios.examples import Example, FitsSource, HumanDataSource
 from annyfit_jax.training.training_data import Mixed, Size, Source, smallest_bucket

@@ -59,20 +59,27 @@ def supervised(config: LossConfig, layer: int) -> Supervised:
     return Supervised(STAGES[layer] >= first_body, STAGES[layer] >= first_parts)
 
 
+_FIELD_OF_PART = {"body": "body", "left_hand": "hands", "right_hand": "hands", "face": "face"}
+_FIFTH_LAYER = {f"points3d_{part}" for part in _SIDES} | {"points2d_left_hand", "points2d_right_hand"}
+
+WEIGHT_OF_TERM: dict[str, str] = {
+    **{name: name for name in ("classes", "rotation_root", "shape", "expression")},
+    **{name: name for name in ("denoising_classes", "denoising_l1", "denoising_giou")},
+    **{f"{term}_{box}": term for term in ("box_l1", "box_giou") for box in ("person", *_SIDES)},
+    **{f"joints_l1_{part}": "joints_l1" for part in _FIELD_OF_PART},
+    **{
+        f"{term}_{part}": f"{term}_{field}"
+        for term in ("oks", "rotation", "points3d", "points3d_relative", "points2d")
+        for part, field in _FIELD_OF_PART.items()
+    },
+}
+"""Term of the loss -> field of `LossConfig` with its weight."""
+
+
 def weight(config: LossConfig, term: str, layer: int | None) -> float:
     """Weight of a term in a decoder layer (None: the encoder's proposals)."""
-    kind = term
-    for part, name in (("left_hand", "hands"), ("right_hand", "hands"), ("face", "face"), ("body", "body")):
-        for family in ("rotation", "points3d", "points3d_relative", "points2d", "oks"):
-            if term == f"{family}_{part}":
-                kind = f"{family}_{name}"
-    if term.startswith(("box_l1", "box_giou", "joints_l1")):
-        kind = term[: term.index("_", term.index("_") + 1)]
-    factor = 1.0
-    absolute_parts = [f"points3d_{part}" for part in _SIDES]
-    if layer == len(STAGES) - 2 and term in (*absolute_parts, "points2d_left_hand", "points2d_right_hand"):
-        factor = config.fifth_layer_parts
-    return factor * getattr(config, kind)
+    factor = config.fifth_layer_parts if layer == len(STAGES) - 2 and term in _FIFTH_LAYER else 1.0
+    return factor * getattr(config, WEIGHT_OF_TERM[term])
 
 
 def loss(

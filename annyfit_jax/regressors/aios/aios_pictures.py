@@ -11,18 +11,19 @@ from jaxtyping import UInt8
 
 from annyfit_jax.people.camera import project
 from annyfit_jax.regressors.aios import picture_preprocess
-from annyfit_jax.regressors.aios.aios_predictions import Predictor
-from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor, Batch
+from annyfit_jax.regressors.aios.aios_batch import Batch
+from annyfit_jax.regressors.aios.aios_config import AiosConfig
+from annyfit_jax.regressors.aios.aios_predictions import Predictor, predict
 from annyfit_jax.viz.drawing import draw_keypoints
 
 _JOINTS = 17
 
 
 def draw(
-    regressor: AiosRegressor, variables: Any, batch: Batch, threshold: float = 0.3
+    config: AiosConfig, variables: Any, batch: Batch, threshold: float = 0.3, *, body_file: str = ""
 ) -> list[UInt8[np.ndarray, "h w 3"]]:
     """The pictures of a batch (host arrays) without padding: true joints as dots, predicted bodies as skeletons."""
-    predictor, run = _predictor(regressor)
+    predictor, run = _predictor(config, body_file)
     found = jax.tree.map(np.asarray, run(variables, batch._replace(targets=None), threshold))
     drawn = []
     for k, size in enumerate(np.asarray(batch.image_size)):
@@ -41,5 +42,5 @@ def draw(
 
 
 @functools.cache
-def _predictor(regressor: AiosRegressor) -> tuple[Predictor, Any]:
-    return Predictor(regressor, None), jax.jit(regressor.predict)
+def _predictor(config: AiosConfig, body_file: str) -> tuple[Predictor, Any]:
+    return Predictor(config, None, body_file=body_file), jax.jit(functools.partial(predict, config))

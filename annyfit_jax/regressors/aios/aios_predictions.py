@@ -1,6 +1,6 @@
 """Photos in, people out as `SceneFit`, the format of fits: report, export and evaluation take them as they are.
 
-predictor = Predictor(regressor, variables, threshold=0.5)
+predictor = regressor.predictor(variables, PredictOptions(threshold=0.5))
 fit = predictor.fit("photo_17", read_photo(path), str(path))
 """
 
@@ -11,20 +11,34 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jaxtyping import Float, Int, UInt8
 
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records.fit_files import SceneFit
-from annyfit_jax.regressors.aios import picture_preprocess
-from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor, Batch
+from annyfit_jax.regressors.aios import aios_model, picture_preprocess
+from annyfit_jax.regressors.aios.aios_batch import Batch
+from annyfit_jax.regressors.aios.aios_config import AiosConfig
+from annyfit_jax.regressors.aios.body_points import load_smplx
 from annyfit_jax.regressors.aios.examples import anny_bones
-from annyfit_jax.regressors.aios.postprocess import single_person
+from annyfit_jax.regressors.aios.postprocess import People, people, single_person
 from annyfit_jax.regressors.regressed_people import scene_fit
+from annyfit_jax.training.protocol import PredictOptions
 from annyfit_jax.training.training_data import Size, smallest_bucket
 from body_models import anny, smplx
 
 _JOINTS = 17
+
+
+SCORE_THRESHOLD = 0.5
+"""As in the paper's tables; its figures on AGORA are with 0.3."""
+
+
+def predict(config: AiosConfig, variables: nnx.State, batch: Batch, threshold: float = SCORE_THRESHOLD) -> People:
+    """People of a batch, by the last layer of the decoder; see `postprocess.people`."""
+    outputs = aios_model.apply(config, variables, batch.images, batch.padding)
+    return people(outputs.layers[-1], batch.image_size, batch.resize_factor, threshold, focal=config.focal)
 
 
 class Predictor:
@@ -32,33 +46,34 @@ class Predictor:
 
     def __init__(
         self,
-        regressor: AiosRegressor,
+        config: AiosConfig,
         variables: Any,
+        options: PredictOptions | None = None,
         *,
-        threshold: float = 0.5,
-        single: bool = False,
-        short_side: int = picture_preprocess.TEST_SHORT_SIDE,
-        long_limit: int = picture_preprocess.LONG_SIDE_LIMIT,
+        body_file: str = "",
         buckets: tuple[Size, ...] = (),
         origin: str = "aios",
-        save_vertices: bool = False,
     ) -> None:
         """
         Args:
-          threshold: people of a lower score are left out: 0.5 in the paper's tables, 0.3 for AGORA.
-          single: keep the best person only.
+          options: `save_vertices` stores meshes of SMPL-X with their expression, which fits have no parameters for.
+          body_file: the user's SMPL-X model, for a network with its heads.
           buckets: padded sizes (width, height); none: each picture as it comes out of resizing.
           origin: what predictions say they come from (`SceneFit.start_origin`).
-          save_vertices: store posed meshes, of SMPL-X with their expression, which fits have no parameters for.
         """
-        self.save_vertices = save_vertices
-        self.regressor, self.variables = regressor, variables
-        self.threshold, self.single, self.buckets, self.origin = threshold, single, buckets, origin
-        self._resize = functools.partial(picture_preprocess.output_size, short_side=short_side, limit=long_limit)
-        self._run = jax.jit(regressor.predict)
-        self.head = regressor.config.body
+        options = options or PredictOptions()
+        self.config, self.variables, self.buckets, self.origin = config, variables, buckets, origin
+        self.threshold = SCORE_THRESHOLD if options.threshold is None else options.threshold
+        self.single, self.save_vertices = options.single_person, options.save_vertices
+        self._resize = functools.partial(
+            picture_preprocess.output_size,
+            short_side=options.short_side or picture_preprocess.TEST_SHORT_SIDE,
+            limit=options.long_side or picture_preprocess.LONG_SIDE_LIMIT,
+        )
+        self._run = jax.jit(functools.partial(predict, config))
+        self.head = config.body
         self._meshes = BodyMeshes() if self.head.name == "anny" else None
-        self._smplx = None if self.head.name == "anny" else regressor.constants().model
+        self._smplx = None if self.head.name == "anny" else load_smplx(body_file).model
 
     def people(self, image: UInt8[np.ndarray, "h w 3"]) -> Any:
         """All candidates of a picture, best first: `People` of host arrays without batch axis."""

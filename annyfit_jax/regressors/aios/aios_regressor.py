@@ -5,44 +5,41 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
-from annyfit_jax.records.npz import open_npz
-from annyfit_jax.records.torch_files import read_state_dict
-from annyfit_jax.regressors.aios import aios_checkpoint, aios_losses, aios_model, body_points, denoising, postprocess
+from annyfit_jax.records.torch_files import read_state_dict, write_state_dict
+from annyfit_jax.regressors.aios import (
+    aios_checkpoint,
+    aios_losses,
+    aios_model,
+    aios_pictures,
+    aios_predictions,
+    body_points,
+    denoising,
+)
+from annyfit_jax.regressors.aios.aios_batch import Batch
 from annyfit_jax.regressors.aios.aios_config import AiosConfig, LossConfig
 from annyfit_jax.regressors.aios.backbone import Frozen
 from annyfit_jax.regressors.aios.postprocess import People
-from annyfit_jax.regressors.aios.targets import SMPLX_POINTS, PointLayout, Targets
-from annyfit_jax.training.protocol import Constants, Group
-from body_models import anny, smplx
+from annyfit_jax.regressors.aios.targets import SMPLX_POINTS, PointLayout
+from annyfit_jax.training.protocol import Constants, Group, PredictOptions, Regressor
+from body_models import anny
 
 _STEM = ("backbone", "stem")
 
 
-class Batch(NamedTuple):
-    """Pictures of one padded size, and in training their people."""
-
-    images: Float[Array, "batch H W 3"]
-    """Normalised RGB (`preprocess.normalise`), zero where padded."""
-    padding: Bool[Array, "batch H W"]
-    image_size: Float[Array, "batch 2"]
-    """(width, height) without padding, pixels."""
-    resize_factor: Float[Array, "batch 2"]
-    """(x, y) resized pixels per pixel of the picture."""
-    targets: Targets | None = None
-
-
 @dataclass(frozen=True)
-class AiosRegressor:
+class AiosRegressor(Regressor[Batch, People]):
     """See `annyfit_jax.training.protocol.Regressor`."""
+
+    draws_pictures: ClassVar[bool] = True
 
     config: AiosConfig
     loss_config: LossConfig
@@ -52,6 +49,11 @@ class AiosRegressor:
     def __post_init__(self) -> None:
         if self.loss_config.supervision == "all" and not self.config.all_stages:
             raise ValueError("supervision='all' needs parametric heads on stage 1: set all_stages=True in the network")
+
+    @property
+    def score_threshold(self) -> float:
+        """As in the paper's tables."""
+        return aios_predictions.SCORE_THRESHOLD
 
     @property
     def points(self) -> PointLayout:
@@ -66,9 +68,7 @@ class AiosRegressor:
         """The body model. Raises ValueError without a SMPL-X file where one is needed."""
         if self.config.body.name == "anny":
             return anny.load("all")
-        if not self.body_file:
-            raise ValueError("SMPL-X heads need the model file: give body_file='SMPLX_NEUTRAL.npz'")
-        return load_smplx(self.body_file)
+        return body_points.load_smplx(self.body_file)
 
     def loss(
         self, variables: nnx.State, constants: Constants, batch: Batch, key: jax.Array
@@ -88,18 +88,19 @@ class AiosRegressor:
         targets = body_points.completed(batch.targets, self.points, points_of)
         return aios_losses.loss(outputs, targets, self.loss_config, self.points, points_of, clean, self.config.focal)
 
-    def predict(self, variables: nnx.State, batch: Batch, threshold: float = 0.5) -> People:
-        """See `postprocess.people`."""
-        outputs = aios_model.apply(self.config, variables, batch.images, batch.padding)
-        return postprocess.people(
-            outputs.layers[-1], batch.image_size, batch.resize_factor, threshold, focal=self.config.focal
-        )
+    def predict(
+        self, variables: nnx.State, batch: Batch, threshold: float = aios_predictions.SCORE_THRESHOLD
+    ) -> People:
+        """See `aios_predictions.predict`."""
+        return aios_predictions.predict(self.config, variables, batch, threshold)
+
+    def predictor(self, variables: nnx.State, options: PredictOptions | None = None) -> aios_predictions.Predictor:
+        """See `aios_predictions.Predictor`."""
+        return aios_predictions.Predictor(self.config, variables, options, body_file=self.body_file)
 
     def pictures(self, variables: nnx.State, batch: Batch) -> list[UInt8[np.ndarray, "h w 3"]]:
         """See `aios_pictures.draw`."""
-        from annyfit_jax.regressors.aios import aios_pictures
-
-        return aios_pictures.draw(self, variables, batch)
+        return aios_pictures.draw(self.config, variables, batch, body_file=self.body_file)
 
     def start_from(self, variables: nnx.State, path: str) -> nnx.State:
         """Takes over what a PyTorch checkpoint has under the same names (AiOS, ED-Pose, torchvision ResNet-50).
@@ -109,6 +110,14 @@ class AiosRegressor:
         started, taken, unused = aios_checkpoint.start_from(variables, read_state_dict(path))
         logging.info("%s: %d tensors taken over, %d not used", path, len(taken), len(unused))
         return started
+
+    def read_checkpoint(self, path: str | Path) -> tuple[nnx.State, tuple[str, ...]]:
+        """Variables of an official state dict. Raises CheckpointError."""
+        return aios_checkpoint.from_torch(self.config, read_state_dict(path))
+
+    def write_checkpoint(self, path: str | Path, variables: nnx.State) -> None:
+        """An official state dict. Raises CheckpointError for a network that the official program does not have."""
+        write_state_dict(path, aios_checkpoint.to_torch(self.config, variables))
 
     def groups(self, variables: nnx.State) -> nnx.State:
         """Frozen statistics and the first convolution are not trained; the rest of the backbone is a group of its own."""
@@ -120,12 +129,3 @@ class AiosRegressor:
 
         flat = [(path, variable.replace(group(path, variable))) for path, variable in nnx.to_flat_state(variables)]
         return nnx.from_flat_state(flat)
-
-
-def load_smplx(path: str) -> body_points.SmplxPointModel:
-    """The user's SMPL-X file with 10 betas and 10 expressions, and its face landmarks."""
-    names = ("lmk_faces_idx", "lmk_bary_coords", "dynamic_lmk_faces_idx", "dynamic_lmk_bary_coords")
-    with open_npz(path) as archive:
-        landmarks = {name: np.asarray(archive.read(name)) for name in names}
-    body = smplx.load(path)
-    return jax.tree.map(jnp.asarray, body_points.smplx_point_model(body, landmarks))

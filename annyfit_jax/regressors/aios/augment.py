@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from annyfit_jax.regressors.aios import body_points, picture_preprocess
+from annyfit_jax.regressors.aios.aios_batch import Batch
 from annyfit_jax.regressors.aios.aios_config import BodyHead
 from annyfit_jax.regressors.aios.examples import Example, pixels
 from annyfit_jax.regressors.aios.targets import BodyTargets, PartArrays, Targets
@@ -218,10 +219,8 @@ def other_side(bone: str) -> str:
     return bone
 
 
-def batch(rows: Sequence[Row], size: tuple[int, int] | None = None):
+def batch(rows: Sequence[Row], size: tuple[int, int] | None = None) -> Batch:
     """Rows side by side as a `Batch`, pictures padded to `size` (width, height)."""
-    from annyfit_jax.regressors.aios.aios_regressor import Batch
-
     images, padding = picture_preprocess.pad_batch([row.image for row in rows], size)
     targets = jax.tree.map(lambda *parts: np.stack(parts), *(row.targets for row in rows))
     factor = np.stack([row.resize_factor for row in rows])

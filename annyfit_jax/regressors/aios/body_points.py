@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from annyfit_jax.records.npz import open_npz
 from annyfit_jax.regressors.aios.aios_config import ANNY, BodyHead
 from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
 from annyfit_jax.regressors.aios.targets import PARTS, PointLayout, Targets
@@ -134,6 +135,17 @@ def smplx_point_model(model: smplx.SmplxModel, landmarks: dict[str, np.ndarray])
         jnp.asarray(faces[landmarks["dynamic_lmk_faces_idx"]], jnp.int32),
         jnp.asarray(landmarks["dynamic_lmk_bary_coords"], model.dtype),
     )
+
+
+def load_smplx(path: str) -> SmplxPointModel:
+    """The user's SMPL-X file with 10 betas and 10 expressions, and its face landmarks. Raises ValueError without a path."""
+    if not path:
+        raise ValueError("SMPL-X heads need the model file: give body_file='SMPLX_NEUTRAL.npz'")
+    names = ("lmk_faces_idx", "lmk_bary_coords", "dynamic_lmk_faces_idx", "dynamic_lmk_bary_coords")
+    with open_npz(path) as archive:
+        landmarks = {name: np.asarray(archive.read(name)) for name in names}
+    body = smplx.load(path)
+    return jax.tree.map(jnp.asarray, smplx_point_model(body, landmarks))
 
 
 def smplx_points(body: SmplxPointModel, prediction: BodyPrediction) -> Float[Array, "*batch point 3"]:

@@ -15,7 +15,7 @@ from annyfit_jax.exports.training_set import FitRecords, record_name, record_pho
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.regressors.aios.picture_preprocess import normalise
 from annyfit_jax.regressors.multihmr import square_preprocess
-from annyfit_jax.regressors.multihmr.multihmr_regressor import Batch, Targets, blank_targets
+from annyfit_jax.regressors.multihmr.multihmr_batch import Batch, Targets, blank_targets
 from annyfit_jax.training.training_data import Mixed, Size, Source
 
 _SHAPES = ((1, 6), (1, 3), (1, 162, 3), (1, 3))

@@ -1,40 +1,74 @@
 """Photos in, people out as `SceneFit`, the format of fits: report, export and evaluation take them as they are.
 
-predictor = Predictor(regressor, variables, threshold=0.3)
+predictor = regressor.predictor(variables, PredictOptions(threshold=0.2))
 fit = predictor.fit("photo_17", read_photo(path), str(path))
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Float, UInt8
 
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records.fit_files import SceneFit
-from annyfit_jax.regressors.multihmr import square_preprocess
-from annyfit_jax.regressors.multihmr.multihmr_regressor import Batch, MultiHmrRegressor
+from annyfit_jax.regressors.multihmr import head_detection, multihmr_model, multihmr_people, square_preprocess
+from annyfit_jax.regressors.multihmr.multihmr_batch import Batch, People
+from annyfit_jax.regressors.multihmr.multihmr_config import MultiHmrConfig
 from annyfit_jax.regressors.regressed_people import scene_fit
+from annyfit_jax.training.protocol import PredictOptions
 from body_models import anny
+
+
+def predict(
+    config: MultiHmrConfig,
+    variables: nnx.State,
+    batch: Batch,
+    threshold: float | None = None,
+    body: anny.AnnyModel | None = None,
+) -> People:
+    """People whose patch scores at least `threshold` (None: that of the config).
+
+    `body`: `anny.load()`, given where this is compiled.
+    """
+    network = multihmr_model.bind(config, variables)
+    seen = network.see(batch.images)
+    patches = head_detection.detect(
+        seen.scores, config.threshold if threshold is None else threshold, config.max_people
+    )
+    K = multihmr_model.intrinsics_of(config, seen, batch.intrinsics)
+    reading = network.read(seen, patches, K)
+    bodies = multihmr_people.anny_bodies(anny.load() if body is None else body, reading)
+    return People(patches.score, patches.valid, bodies, reading.loc, K)
 
 
 class Predictor:
     """A network with its variables, compiled once."""
 
     def __init__(
-        self, regressor: MultiHmrRegressor, variables: Any, *, threshold: float = 0.3, origin: str = "multihmr"
+        self, config: MultiHmrConfig, variables: Any, options: PredictOptions | None = None, *, origin: str = "multihmr"
     ) -> None:
         """
         Args:
-          threshold: people of a lower score are left out.
+          options: without `short_side` and `long_side`: the network sees square pictures of one size.
           origin: what predictions say they come from (`SceneFit.start_origin`).
+
+        Raises ValueError on an option that the network does not know.
         """
-        self.regressor, self.variables, self.threshold, self.origin = regressor, variables, threshold, origin
-        self._run = jax.jit(regressor.predict, static_argnums=2)
+        options = options or PredictOptions()
+        if options.short_side is not None or options.long_side is not None:
+            raise ValueError(
+                f"short_side, long_side: Multi-HMR sees square pictures of {config.size} pixels; change its size in the config"
+            )
+        self.config, self.variables, self.options, self.origin = config, variables, options, origin
+        self.threshold = config.threshold if options.threshold is None else options.threshold
+        self._run = jax.jit(functools.partial(predict, config), static_argnums=2)
         self._meshes = BodyMeshes()
 
     def fit(
@@ -49,11 +83,13 @@ class Predictor:
         `K`: intrinsics of the photo; None: the network's own.
         """
         height, width = image.shape[:2]
-        picture, placement = square_preprocess.square(image, self.regressor.config.size)
+        picture, placement = square_preprocess.square(image, self.config.size)
         given = None if K is None else jnp.asarray(placement.intrinsics(K), jnp.float32)[None]
         found = self._run(self.variables, Batch(jnp.asarray(picture)[None], given), self.threshold, self._meshes.model)
         found = jax.tree.map(lambda x: np.asarray(x)[0], found)
         kept = np.flatnonzero(found.valid)
+        if self.options.single_person and len(kept):
+            kept = kept[[np.argmax(found.scores[kept])]]
         kept = kept[np.argsort(found.bodies.transl[kept, 2], kind="stable")]
         body = found.bodies
         people = BodyParameters(body.root_rotvec[kept], body.transl[kept], body.pose[kept], body.phenotypes[kept])
@@ -61,8 +97,11 @@ class Predictor:
         heads = placement.back(found.heads[kept])
         notes = [f"score={found.scores[k]:.4f};head={u:.1f},{v:.1f}" for k, (u, v) in zip(kept, heads)]
         labels = (np.array(self._meshes.model.labels.bones[1:]), np.array(anny.PHENOTYPE_LABELS))
-        return scene_fit(
+        fit = scene_fit(
             name, image_path, (width, height), placement.intrinsics_back(found.intrinsics), people, labels,
             keypoints_3d=keypoints, height_m=tall, notes=notes, origin=self.origin,
             asset_version=self._meshes.model.labels.asset_version, scene_notes=[f"threshold={self.threshold:g}"],
         )  # fmt: skip
+        if self.options.save_vertices:
+            fit.vertices = np.asarray(self._meshes.vertices(people), np.float32)
+        return fit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,60 +13,28 @@ from flax import nnx, struct
 from jaxtyping import Array, Bool, Float
 
 from annyfit_jax.people import dense_points
-from annyfit_jax.records.torch_files import read_state_dict
+from annyfit_jax.records.torch_files import read_state_dict, write_state_dict
 from annyfit_jax.regressors.multihmr import (
     head_detection,
     multihmr_checkpoint,
     multihmr_losses,
     multihmr_model,
     multihmr_people,
+    multihmr_predictions,
     ray_embedding,
     rig,
 )
 from annyfit_jax.regressors.multihmr.head_detection import Patches
+from annyfit_jax.regressors.multihmr.multihmr_batch import Batch, People, Targets
 from annyfit_jax.regressors.multihmr.multihmr_config import LossConfig, MultiHmrConfig
 from annyfit_jax.regressors.multihmr.multihmr_losses import Body
 from annyfit_jax.regressors.multihmr.multihmr_people import Bodies
-from annyfit_jax.training.protocol import Group
+from annyfit_jax.training.protocol import Group, PredictOptions, Regressor
 from body_models import anny
 from body_models.rotations import rotvec_to_matrix
 
 _NEAREST_M = 0.01
 """People nearer than this are not learned from (the released training code)."""
-
-
-class Targets(NamedTuple):
-    """The true people of each picture, nearest first; P rows, padding is finite and does not matter."""
-
-    people: Bool[Array, "batch P"]
-    root_rotvec: Float[Array, "batch P 3"]
-    transl: Float[Array, "batch P 3"]
-    """Root bone, camera axes, metres."""
-    pose: Float[Array, "batch P 162 3"]
-    phenotypes: Float[Array, "batch P 6"]
-    weight: Float[Array, "batch P"]
-    """How much a person counts; 1 where labels are equally good."""
-
-
-class Batch(NamedTuple):
-    """Square pictures, and in training their people."""
-
-    images: Float[Array, "batch S S 3"]
-    """Normalised RGB (`preprocess.square`)."""
-    intrinsics: Float[Array, "batch 3 3"] | None
-    """Of the square pictures, pixels. None: those that the network sees (not in training)."""
-    targets: Targets | None = None
-
-
-class People(NamedTuple):
-    """Candidates of each picture, best first. Keep those with `valid`."""
-
-    scores: Float[Array, "batch person"]
-    valid: Bool[Array, "batch person"]
-    bodies: Bodies
-    heads: Float[Array, "batch person 2"]
-    """Pixels of the square picture."""
-    intrinsics: Float[Array, "batch 3 3"]
 
 
 @struct.dataclass
@@ -78,7 +46,7 @@ class AnnyBodies:
 
 
 @dataclass(frozen=True)
-class MultiHmrRegressor:
+class MultiHmrRegressor(Regressor[Batch, People]):
     """See `annyfit_jax.training.protocol.Regressor`."""
 
     config: MultiHmrConfig = field(default_factory=MultiHmrConfig)
@@ -87,6 +55,11 @@ class MultiHmrRegressor:
     def __post_init__(self) -> None:
         if self.config.body != "anny":
             raise ValueError("only the Anny variant is trained; the SMPL-X variant is for imported weights")
+
+    @property
+    def score_threshold(self) -> float:
+        """Of the config."""
+        return self.config.threshold
 
     def init(self, key: jax.Array) -> nnx.State:
         """Variables to train from scratch."""
@@ -130,16 +103,14 @@ class MultiHmrRegressor:
         return multihmr_losses.total(values, self.loss_config), values
 
     def predict(
-        self, variables: nnx.State, batch: Batch, threshold: float = 0.3, body: anny.AnnyModel | None = None
+        self, variables: nnx.State, batch: Batch, threshold: float | None = None, body: anny.AnnyModel | None = None
     ) -> People:
-        """People whose patch scores at least `threshold`. `body`: `anny.load()`, given where this is compiled."""
-        network = multihmr_model.bind(self.config, variables)
-        seen = network.see(batch.images)
-        patches = head_detection.detect(seen.scores, threshold, self.config.max_people)
-        K = multihmr_model.intrinsics_of(self.config, seen, batch.intrinsics)
-        reading = network.read(seen, patches, K)
-        bodies = multihmr_people.anny_bodies(anny.load() if body is None else body, reading)
-        return People(patches.score, patches.valid, bodies, reading.loc, K)
+        """See `multihmr_predictions.predict`."""
+        return multihmr_predictions.predict(self.config, variables, batch, threshold, body)
+
+    def predictor(self, variables: nnx.State, options: PredictOptions | None = None) -> multihmr_predictions.Predictor:
+        """See `multihmr_predictions.Predictor`."""
+        return multihmr_predictions.Predictor(self.config, variables, options)
 
     def start_from(self, variables: nnx.State, path: str) -> nnx.State:
         """Takes over what a PyTorch checkpoint has under the same names (Multi-HMR, DINOv2).
@@ -149,6 +120,14 @@ class MultiHmrRegressor:
         started, taken, unused = multihmr_checkpoint.start_from(self.config, variables, read_state_dict(path))
         logging.info("%s: %d tensors taken over, %d not used", path, len(taken), len(unused))
         return started
+
+    def read_checkpoint(self, path: str | Path) -> tuple[nnx.State, tuple[str, ...]]:
+        """Variables of an official state dict. Raises CheckpointError."""
+        return multihmr_checkpoint.from_torch(self.config, read_state_dict(path, multihmr_checkpoint.ENTRY))
+
+    def write_checkpoint(self, path: str | Path, variables: nnx.State) -> None:
+        """An official state dict."""
+        write_state_dict(path, multihmr_checkpoint.to_torch(self.config, variables), multihmr_checkpoint.ENTRY)
 
     def groups(self, variables: nnx.State) -> nnx.State:
         """The vision transformer is the backbone; its mask token belongs to another training."""
@@ -206,14 +185,3 @@ def _first_in_patch(patches: Patches, side: int) -> Bool[Array, "batch P"]:
     same = index[:, :, None] == index[:, None, :]
     earlier = np.tri(index.shape[1], k=-1, dtype=bool)
     return ~(same & earlier).any(-1)
-
-
-def blank_targets(batch: int, rows: int) -> Targets:
-    """Nobody, as host arrays of the shapes of training."""
-    shapes: dict[str, Any] = {
-        "root_rotvec": (3,), "transl": (3,), "pose": (162, 3), "phenotypes": (6,), "weight": (),
-    }  # fmt: skip
-    fields = {name: np.zeros((batch, rows, *shape), np.float32) for name, shape in shapes.items()}
-    fields["transl"][..., 2] = 1.0
-    fields["phenotypes"][:] = 0.5
-    return Targets(people=np.zeros((batch, rows), bool), **fields)  # pyright: ignore[reportArgumentType]

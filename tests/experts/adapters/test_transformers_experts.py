@@ -717,7 +717,7 @@ def test_photos_through_tiny_models_to_fits(tmp_path):
     from annyfit_jax.fit.fitter import Fitter
     from annyfit_jax.inputs import open_input
     from body_models import anny
-    from experiments import precompute
+    from experts import photos_to_cues
 
     detector, pose = tiny_detr("rtdetr"), tiny_vitpose(17, 1)
     with torch.no_grad():
@@ -739,13 +739,13 @@ def test_photos_through_tiny_models_to_fits(tmp_path):
     }  # fmt: skip
     assignments = [f"{cue}.licence=mit" for cue in made]
     assignments += [f"{cue}.checkpoint={saved(tmp_path / cue, *parts)}" for cue, parts in made.items()]
-    options = precompute.Options(
+    options = photos_to_cues.PrecomputeOptions(
         str(require_shared("data/real")),
         str(tmp_path / "out"),
         assignments=[*assignments, "words.max_side=80"],
         limit=2,
     )
-    state = precompute.run(options)
+    state = photos_to_cues.precompute(options)
     assert state.finished
     assert (tmp_path / "out" / "failures.jsonl").read_text() == ""
     source = open_input(str(tmp_path / "out"), with_masks=True, with_depth_map=True)
@@ -755,7 +755,7 @@ def test_photos_through_tiny_models_to_fits(tmp_path):
     assert scene.depth_map is not None
     assert scene.extra["probabilities_age"].shape == (len(scene), 6)
     assert json.loads(json.dumps(scene.extra["provenance"]))["licences"] == ["mit"]
-    config = configs.load_config(Path(precompute.__file__).parent / "configs" / "annyfit_keypoints.py")
+    config = configs.load_config(REPO / "experiments" / "configs" / "annyfit_keypoints.py")
     last = dataclasses.replace(config.stages[-1], steps=2)
     fitter = Fitter(dataclasses.replace(config, stages=(last,)), anny.load(), jax.local_devices()[:1])
     (fit,) = fitter.collect(fitter.dispatch([fitter.prepare(scene)]))

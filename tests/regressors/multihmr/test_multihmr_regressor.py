@@ -14,8 +14,9 @@ from helpers import REPO
 
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.regressors.multihmr import multihmr_feed, ray_embedding, rig
+from annyfit_jax.regressors.multihmr.multihmr_batch import Batch, Targets, blank_targets
 from annyfit_jax.regressors.multihmr.multihmr_config import HeadConfig, LossConfig, MultiHmrConfig
-from annyfit_jax.regressors.multihmr.multihmr_regressor import Batch, MultiHmrRegressor, Targets, blank_targets
+from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
 from annyfit_jax.regressors.vit import VitConfig
 from annyfit_jax.training import training_state as states
 from annyfit_jax.training.training_config import OptimiserConfig, load_config
@@ -201,10 +202,10 @@ def test_steps_bring_the_loss_down():
 def test_predictions_are_fits(tmp_path):
     """They store, load, and project onto the heads that the network found; the camera of the photo is used."""
     from annyfit_jax.records import fit_files
-    from annyfit_jax.regressors.multihmr.multihmr_predictions import Predictor
+    from annyfit_jax.training.protocol import PredictOptions
 
     made = MultiHmrRegressor(SMALL)
-    predictor = Predictor(made, made.init(jax.random.key(3)), threshold=0.0)
+    predictor = made.predictor(made.init(jax.random.key(3)), PredictOptions(threshold=0.0))
     image = np.random.default_rng(1).integers(0, 255, (60, 100, 3)).astype(np.uint8)
     K = np.array([[90.0, 0, 50], [0, 90.0, 30], [0, 0, 1]])
     for camera_of_photo in (None, K):

@@ -1,0 +1,148 @@
+"""Fits in a format for other programs, by its name: one function in front of the writers of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from absl import logging
+
+from annyfit_jax.exports import exported_people, scene_files
+from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
+from annyfit_jax.records.fit_files import FitFileError, SceneFit
+
+_TABLE_NAMES = {"parquet": "people.parquet", "coco": "annotations.json"}
+"""Formats of one file, and its name where --output is a folder."""
+FORMATS = (*scene_files.FORMATS, "parquet", "coco", "humandata", "tfds")
+_NAMES_SHOWN = 20
+
+
+def export_fits(
+    fits: str,
+    output: str,
+    file_format: str,
+    scenes: Sequence[str] = (),
+    frame: str = "camera",
+    *,
+    images: str = "",
+    scenes_per_shard: int = 512,
+    people_per_file: int = 10_000,
+    smplx_model: str = "",
+    log_every_s: float = 10.0,
+) -> tuple[list[Path], list[str]]:
+    """Writes fits in one of `FORMATS`; returns the files written and the names of scenes without a mesh.
+
+    Args:
+      fits: output of a job, folder of fits, or one fit (`open_fits`).
+      output: folder; of `parquet` and `coco` a file or a folder.
+      scenes: names; all by default.
+      frame: `npz`, `glb`, `ply`: origin at the camera or on the floor.
+      images: folder of the photos, or for `tfds` a cue dataset that has them.
+      smplx_model: `humandata`: the user's model file, for fits of SMPL-X.
+
+    Raises FileNotFoundError without fits, FitFileError on a broken one, ValueError on an unknown format, frame or scene,
+    DatasetError where the folder holds another dataset.
+    """
+    if file_format not in FORMATS:
+        raise ValueError(f"--format={file_format}: expected one of {', '.join(FORMATS)}")
+    if frame not in scene_files.FRAMES:
+        raise ValueError(f"--frame={frame}: expected one of {', '.join(scene_files.FRAMES)}")
+    source = open_fits(fits, details=False)
+    known = set(source.names) if scenes else set()
+    unknown = [name for name in scenes if name not in known]
+    if unknown:
+        shown = ", ".join(source.names[:_NAMES_SHOWN]) + (", ..." if len(known) > _NAMES_SHOWN else "")
+        raise ValueError(f"--scenes: no fit of {', '.join(unknown)} in {fits}; there are {shown}")
+    if source.unfinished:
+        logging.warning("%s: %d scenes of the job are not done yet and left out", fits, source.unfinished)
+
+    def outcomes() -> Iterator[Outcome]:
+        chosen = map(source.outcome, scenes) if scenes else source.outcomes()
+        return exported_people.with_progress(chosen, len(scenes) or source.total, "scenes", log_every_s)
+
+    def fitted() -> Iterator[SceneFit]:
+        return (outcome.fit for outcome in outcomes() if outcome.fitted)
+
+    if file_format in scene_files.FORMATS:
+        return _scene_files(source, fitted(), Path(output), file_format, frame)
+    if file_format == "tfds":
+        return _training_set(source, output, scenes, images, scenes_per_shard), []
+    if file_format == "humandata":
+        return _humandata(fitted(), output, images, people_per_file, smplx_model), []
+    return _one_file(outcomes, fitted, Path(output), file_format, images), []
+
+
+def _scene_files(
+    source: FitSource, fits: Iterable[SceneFit], folder: Path, file_format: str, frame: str
+) -> tuple[list[Path], list[str]]:
+    from annyfit_jax.people.body_meshes import BodyMeshes
+
+    meshes = BodyMeshes() if file_format != "npz" or frame == "world" else None
+    written: list[Path] = []
+    empty: list[str] = []
+    for fit in fits:
+        if Path(fit.name).name != fit.name:
+            raise FitFileError(f"{source.where(fit.name)}: the name cannot be a file name")
+        rows, vertices = scene_files.drawable(fit), None
+        if meshes is not None:
+            if fit.asset_version != meshes.model.labels.asset_version:
+                raise ValueError(
+                    f"{source.where(fit.name)}: asset_version {fit.asset_version}, but this program's body is "
+                    f"{meshes.model.labels.asset_version}"
+                )
+            vertices = meshes.vertices(fit.parameters.select(rows))
+        transform = scene_files.camera_to_frame(frame, vertices)
+        path = folder / f"{fit.name}.{file_format}"
+        if file_format == "npz":
+            scene_files.export_npz(fit, path, transform, frame)
+        elif meshes is None or vertices is None or not len(rows):
+            empty.append(fit.name)
+            continue
+        else:
+            write = scene_files.export_glb if file_format == "glb" else scene_files.export_ply
+            write(fit, path, vertices, meshes.faces, transform, frame)
+        written.append(path)
+    return written, empty
+
+
+def _one_file(
+    outcomes: Callable[[], Iterable[Outcome]], fitted: Callable[[], Iterable[SceneFit]], path: Path, file_format: str,
+    images: str,
+) -> list[Path]:  # fmt: skip
+    from annyfit_jax.exports import coco_export, tables
+
+    name = _TABLE_NAMES[file_format]
+    path = path if path.suffix == Path(name).suffix and not path.is_dir() else path / name
+    if file_format == "parquet":
+        logging.info("%d people", tables.write_people(outcomes(), path))
+    else:
+        logging.info("%d images, %d people", *coco_export.write_coco(fitted(), path, image_root=images or None))
+    return [path]
+
+
+def _humandata(
+    fits: Iterable[SceneFit], folder: str, images: str, people_per_file: int, smplx_model: str
+) -> list[Path]:
+    from annyfit_jax.exports import humandata_export
+    from body_models import smplx
+
+    model = smplx.load(smplx_model) if smplx_model else None
+    return humandata_export.write_humandata(
+        fits, folder, people_per_file=people_per_file, image_root=images or None, smplx_model=model
+    )
+
+
+def _training_set(
+    source: FitSource, folder: str, scenes: Sequence[str], images: str, scenes_per_shard: int
+) -> list[Path]:
+    from annyfit_jax.exports import training_set
+
+    photo = training_set.photos_from(images) if images else None
+    state = training_set.write_training_set(
+        source, folder, names=scenes, photo=photo, scenes_per_shard=scenes_per_shard,
+        on_shard=lambda shard: logging.info("shard %d written", shard),
+    )  # fmt: skip
+    if not state.finished:
+        raise ValueError(f"{folder}: no scene could be written; the reasons are in set_aside.jsonl")
+    logging.info("%d scenes, %d fitted people, %d scenes set aside", state.scenes, state.people, state.set_aside)
+    return sorted(Path(folder).glob("*.array_record-*"))

@@ -1,0 +1,80 @@
+"""Scenes of any input packed into a cue dataset: the shards that TFDS, Grain and the fitting program read."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from annyfit_jax.inputs import cue_dataset
+from annyfit_jax.inputs.photos import jpeg_bytes
+from annyfit_jax.inputs.scene_source import SceneSource
+from annyfit_jax.people.scene import Scene, SceneError
+
+
+def pack_scenes(
+    source: SceneSource,
+    output: str | Path,
+    *,
+    options: dict[str, Any] | None = None,
+    cues: dict[str, Any] | None = None,
+    limit: int | None = None,
+    with_images: bool = False,
+    scenes_per_shard: int = cue_dataset.DEFAULT_SCENES_PER_SHARD,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> cue_dataset.Progress:
+    """Writes this process's share of a dataset; shards that are finished already are kept.
+
+    Args:
+      source: opened with masks and depth maps.
+      options: what `source` was opened with; a dataset is only continued with the same.
+      cues: `{cue: {"expert", "version", "licence"}}`, stored with every scene.
+      limit: only the first so many scenes.
+      with_images: also store the photos, as JPEG.
+
+    Raises DatasetError where the folder holds another dataset. A scene that cannot be read is set aside with the reason.
+    """
+    total = min(len(source), limit or len(source))
+    described = {
+        "input": Path(source.location).name, "kind": source.kind, "options": options or {}, "provenance": cues or {},
+        "names": hashlib.sha256(json.dumps(source.names[:total]).encode()).hexdigest(), "images": with_images,
+    }  # fmt: skip
+    plan = cue_dataset.Plan(total, described, scenes_per_shard)
+    logging.info("%s: %d scenes (%s), %d shards", source.location, total, source.kind, plan.num_shards)
+    # Records of a dataset that is packed again keep saying where they first came from.
+    origin = {} if source.kind == "cues" else {"reader": source.kind, "input": Path(source.location).name}
+    started = time.monotonic()
+    return cue_dataset.write(
+        output,
+        plan,
+        functools.partial(read_scenes, source),
+        process_index=process_index,
+        process_count=process_count,
+        photo=functools.partial(photo_of, source) if with_images else None,
+        provenance=origin | ({"cues": cues} if cues else {}),
+        on_shard=lambda shard: logging.info("shard %d written, %.0f s", shard, time.monotonic() - started),
+    )
+
+
+def read_scenes(source: SceneSource, indices: range) -> Iterator[Scene | cue_dataset.SetAside]:
+    """The scenes of a range, each read when its turn comes; those that cannot be read with the reason."""
+    for index in indices:
+        try:
+            yield source.load(index)
+        except SceneError as error:
+            yield cue_dataset.SetAside(source.names[index], str(error))
+
+
+def photo_of(source: SceneSource, scene: Scene) -> bytes:
+    """The scene's photo as JPEG, upright; empty where there is none. Raises SceneError on a broken one."""
+    packed = source.photo(source.names.index(scene.name))
+    if packed or not scene.image_path or not Path(scene.image_path).is_file():
+        return packed
+    return jpeg_bytes(scene.image_path)

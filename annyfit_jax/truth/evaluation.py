@@ -1,0 +1,84 @@
+"""Fits judged against ground truth or hand labels, beside the start that they came from.
+
+    report = evaluate("out/job", "SCENES", "synthetic", bootstrap=500)
+    print(evaluation_table.table(report["pooled"], report.get("intervals")))
+
+What a metric is stands in `annyfit_jax.metrics`. `synthetic` and `layers` compare the people of a scene one by one
+(`scene_evaluation`); the published protocols look for the labelled people among the fitted ones (`image_evaluation`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from annyfit_jax import metrics
+from annyfit_jax.people.scene import SceneError
+from annyfit_jax.truth.image_evaluation import judge_images
+from annyfit_jax.truth.scene_evaluation import Columns, judge_scenes
+from annyfit_jax.truth.truth_source import PROTOCOLS, TruthOptions
+
+SCENE_PROTOCOLS = ("synthetic", "layers")
+WITHOUT_FIT = ("missed", "left_out")
+SCENE_SETTINGS = {
+    "synthetic": {
+        "people": "those fitted, known by their place in the scene",
+        "joints": "COCO-17, root = middle of the hips; depth and position of the root bone",
+        "units": "px; mpjpe, pa in mm; depth, height, transl in m; age_years in years; else shares",
+    },
+    "layers": {
+        "people": "those fitted, known by their place in the scene",
+        "joints": "labelled COCO-17; depth of the root bone",
+        "units": "px; err2d_box in square roots of box areas; else shares",
+    },
+}
+ALL_PROTOCOLS = (*SCENE_PROTOCOLS, *PROTOCOLS)
+
+
+def evaluate(
+    fits: str,
+    truth: str,
+    protocol: str,
+    *,
+    options: TruthOptions | None = None,
+    predictions: str = "fits",
+    parts: str | None = None,
+    without_fit: str = "missed",
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Metrics of the start and of the fit: `pooled`, `per_scene`, `intervals`, `settings`, and what was left out.
+
+    Args:
+      protocol: `synthetic`, `layers` or one of `truth.PROTOCOLS`.
+      options: choices of the truth readers.
+      predictions: what `fits` holds (`truth.protocols.KINDS`); anything but `fits` has one column, `fit`.
+      parts: folder with the vertex numbers of hands, face and body.
+      bootstrap: rounds of the confidence intervals; 0 = none.
+
+    Raises FileNotFoundError without fits, SceneError where the truth cannot be read or lacks what the protocol needs,
+    ValueError where no scene of the truth has a fit or a fit does not have the truth's people.
+    """
+    collected: dict[str, Columns] = {}
+    report: dict[str, Any] = {"protocol": protocol, "fits": fits, "truth": truth}
+    if protocol in SCENE_PROTOCOLS:
+        if predictions != "fits":
+            raise SceneError(f"protocol {protocol}: predictions of kind {predictions} cannot be judged")
+        pool = {"synthetic": metrics.pool, "layers": metrics.pool_labelled}[protocol]
+        left_out = judge_scenes(fits, truth, protocol, collected) | {"settings": dict(SCENE_SETTINGS[protocol])}
+    else:
+        found = judge_images(
+            fits, truth, protocol, options or TruthOptions(), predictions, parts, without_fit, collected
+        )
+        pool, left_out = found.pop("pool"), found
+    columns = {name: [scene[name] for scene in collected.values()] for name in next(iter(collected.values()))}
+    report |= {
+        "pooled": {name: pool(scenes) for name, scenes in columns.items()},
+        "per_scene": {
+            name: {key: pool([errors]) for key, errors in scene.items()} for name, scene in collected.items()
+        },
+        **left_out,
+    }
+    if bootstrap:
+        report["intervals"] = metrics.intervals(columns, pool, rounds=bootstrap, seed=seed)
+        report["settings"]["intervals"] = f"95 %, {bootstrap} draws of {len(collected)} scenes, seed {seed}"
+    return report

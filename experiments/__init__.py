@@ -1,0 +1,1 @@
+"""The programs that users run: `annyfit PROGRAM`, or `python -m experiments.PROGRAM`."""

@@ -1,0 +1,158 @@
+"""From a folder of photos to a cue dataset: boxes, masks, keypoints, depth, words, by one expert after another.
+
+    state = precompute(PrecomputeOptions(images="photos", output="dataset"))
+
+It may be stopped and continued, and shared by processes; what each expert said is kept beside the dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from annyfit_jax.inputs import SceneSource, cue_dataset, open_input
+from annyfit_jax.inputs.photos import jpeg_bytes, names_photos
+from annyfit_jax.jobs.durable_files import publish
+from annyfit_jax.jobs.hosts import find_process
+from annyfit_jax.people.scene import Scene, SceneError
+from experts import assemble, registry
+from experts.adapters.coco_file import cues_in
+from experts.interfaces import ExpertError
+from experts.pipeline import Collection, Stages, failures
+from experts.registry import ExpertSet
+
+
+@dataclass(frozen=True)
+class PrecomputeOptions:
+    """What is asked about which photos, and by whom."""
+
+    images: str
+    output: str
+    experts: str = "default"
+    assignments: Sequence[str] = ()
+    """`cue=expert`, `cue.option=value` or `people.rule=value`."""
+    annotations: str = ""
+    masks: str = ""
+    depth: str = ""
+    words: str = ""
+    allow_noncommercial: bool = False
+    stages: str = ""
+    photos_per_shard: int = 64
+    batch: int = 8
+    limit: int | None = None
+    with_images: bool = False
+    process_index: int | None = None
+    process_count: int | None = None
+    retry_failed: bool = False
+    lease_s: float = 120.0
+    log_every_s: float = 10.0
+
+
+def precompute(options: PrecomputeOptions, stop: threading.Event | None = None) -> cue_dataset.Progress:
+    """Asks every expert about every photo of this process's share and packs the answers; returns the state of the dataset.
+
+    Raises SceneError, ExpertError, DatasetError, ValueError (input), JobWriteError, OSError (disk), Interrupted.
+    """
+    process = find_process(options.process_index, options.process_count)
+    experts = registry.build(options.experts, [*precomputed(options), *options.assignments])
+    _check(experts)
+    registry.check_licences(experts, options.allow_noncommercial)
+    collection = Collection.of_folder(options.images, options.photos_per_shard, options.limit)
+    output = Path(options.output)
+    stages = Stages(
+        Path(options.stages) if options.stages else output / "stages", collection, experts, process, options.batch,
+        options.lease_s, options.log_every_s, options.retry_failed, stop or threading.Event(),
+    )  # fmt: skip
+    logging.info("%s: %d photos; process %d of %d (%s)", options.images, len(collection.names), *process)
+    stages.run()
+
+    described = {
+        "photos": collection.checksum(),
+        "experts": stages.keys,
+        "people": registry.options_of(experts.people),
+        "images": options.with_images,
+    }
+    plan = cue_dataset.Plan(len(collection.names), described, options.photos_per_shard)
+    for unit in stages.redone:  # their shards hold what the experts said before
+        (output / plan.seal(unit)).unlink(missing_ok=True)
+
+    def photo(scene: Scene) -> bytes:
+        return jpeg_bytes(scene.image_path or "")
+
+    state = cue_dataset.write(
+        output,
+        plan,
+        lambda indices: assemble.scenes(stages, indices),
+        process_index=process.index,
+        process_count=process.count,
+        photo=photo if options.with_images else None,
+        provenance=assemble.provenance(stages),
+    )
+    if state.shards_done == state.num_shards:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failures(stages))
+        publish(output / "failures.jsonl", lines.encode())
+    return state
+
+
+def precomputed(options: PrecomputeOptions) -> list[str]:
+    """What the flags for existing cues mean as assignments; --set comes after them, and a cue it chooses is not taken."""
+    chosen = {assignment.partition("=")[0] for assignment in options.assignments}
+    result = []
+    if options.words and not options.annotations:
+        raise ValueError("--words names people by annotation id: give --annotations as well")
+    if options.annotations:
+        found = cues_in(options.annotations) | ({"words"} if options.words else set())
+        for cue in sorted(found - chosen):
+            result += [f"{cue}=coco", f"{cue}.path={options.annotations}"]
+        if options.words and "words" not in chosen:
+            result.append(f"words.words_file={options.words}")
+    for cue, folder in (("segmenter", options.masks), ("depth", options.depth)):
+        if folder and cue not in chosen:
+            result += [f"{cue}=folder", f"{cue}.path={folder}"]
+    return result
+
+
+def _check(experts: ExpertSet) -> None:
+    for cue in ("detector", "keypoints", "camera"):
+        if getattr(experts, cue) is None:
+            raise ExpertError(
+                f"no expert for {cue}: nobody could be fitted; choose one with --set={cue}=NAME, or give --annotations"
+            )
+
+
+# ------------------------------------------------------------------------------------------------ photos as scenes
+
+
+def are_photos(location: str) -> bool:
+    """Whether a location is photos, and not scenes that perhaps have their photos beside them."""
+    path, signs = Path(location), ("preprocessed", "dataset_info.json", "plan.json")
+    scenes = path.is_dir() and (any((path / sign).exists() for sign in signs) or any(path.glob("*.npz")))
+    return not scenes and names_photos(location)
+
+
+def scenes_of_photos(
+    options: PrecomputeOptions, stop: threading.Event | None = None
+) -> tuple[SceneSource, dict[str, Any]]:
+    """Detects the people of photos; the scenes, and what decides them for the identity of a job.
+
+    Args:
+      options: `output` is the folder of all cues: there is a folder in it per choice of photos and experts, and one with what
+        the experts said.
+
+    Raises SceneError where there is nobody in any photo; else as `precompute`.
+    """
+    photos = Collection.of_folder(options.images, options.photos_per_shard, options.limit).checksum()
+    key = hashlib.sha256("\n".join([photos, options.experts, *options.assignments]).encode()).hexdigest()[:12]
+    folder = Path(options.output) / key
+    state = precompute(replace(options, output=str(folder), stages=str(Path(options.output) / "stages")), stop)
+    if not state.scenes and state.finished is False:
+        raise SceneError(f"{options.images}: nobody to fit in any photo; the reasons are in {folder / 'set_aside.jsonl'}")
+    logging.info("%d people in %d photos; %d photos without", state.people, state.scenes, state.set_aside)
+    return open_input(str(folder)), {"photos": photos, "experts": [options.experts, *options.assignments]}

@@ -1,0 +1,247 @@
+"""What all programs share: complete help, wrong usage in one line with the nearest name, exit codes, short programs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from absl import app, flags
+from helpers import REPO
+
+from annyfit_jax.distillation.distillation_steps import STEPS
+from annyfit_jax.exports.export_fits import FORMATS
+from annyfit_jax.exports.scene_files import FRAMES
+from annyfit_jax.jobs import job_plan
+from annyfit_jax.jobs.durable_files import JobWriteError
+from annyfit_jax.jobs.runner import Interrupted
+from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records import shards
+from annyfit_jax.truth.ablation import WORLDS
+from annyfit_jax.truth.evaluation import ALL_PROTOCOLS
+from annyfit_jax.truth.image_evaluation import WITHOUT_FIT
+from annyfit_jax.truth.protocols import KINDS
+from experiments import program
+from experiments.program import PROGRAMS, Usage
+
+FOLDER = REPO / "experiments"
+SHARED = ("program", "input_flags", "__init__")
+LONGEST = 150
+
+
+@pytest.fixture
+def usage_of():
+    """module -> its `Usage`; the flags leave the table of this process with the test."""
+    before = set(flags.FLAGS)
+
+    def define(module: str) -> Usage:
+        forget()
+        return importlib.import_module(f"experiments.{module}").define_flags()
+
+    def forget() -> None:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+
+    yield define
+    forget()
+
+
+def call(*command: str, cwd=REPO) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPO)}
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, capture_output=True, text=True, check=False, env=environment
+    )
+
+
+# ------------------------------------------------------------------------------------------------ programs
+
+
+def test_every_program_is_listed_with_a_line():
+    modules = {path.stem for path in FOLDER.glob("*.py")} - set(SHARED)
+    assert modules == set(PROGRAMS.values())
+    lines = program.listing().splitlines()
+    for name, module in PROGRAMS.items():
+        (line,) = [line for line in lines if line.startswith(f"  {name} ")]
+        assert program.summary(module).endswith(".") and line.endswith(program.summary(module))
+        assert len(line) <= 110
+
+
+@pytest.mark.parametrize("module", PROGRAMS.values())
+def test_programs_are_thin(module):
+    """Under 150 lines, no classes: what a program does can be called from Python without it."""
+    text = (FOLDER / f"{module}.py").read_text()
+    assert len(text.splitlines()) < LONGEST
+    assert not [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+    others = set(PROGRAMS.values()) - {module}
+    imported = re.findall(r"from experiments import ([\w, ]+)", text) + re.findall(r"from experiments\.(\w+)", text)
+    assert not {name for names in imported for name in names.split(", ")} & others, "programs do not import programs"
+
+
+def test_no_program_hides_a_module_of_python():
+    """`python experiments/fit.py` puts this folder first on the path."""
+    assert not {path.stem for path in FOLDER.glob("*.py")} & set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("way", [["-m", "annyfit_cli", "status"], ["-m", "experiments.status"], ["experiments/status.py"]])
+def test_ways_to_start_a_program(way, tmp_path):
+    done = call(*way, f"--output={tmp_path}")
+    assert done.returncode == 2
+    assert done.stderr == f"annyfit status: {tmp_path}: no readable job.json, expected the --output of experiments.fit\n"
+
+
+# ------------------------------------------------------------------------------------------------ help
+
+
+@pytest.mark.parametrize(("name", "module"), PROGRAMS.items())
+def test_help_shows_every_flag_with_its_default_and_nothing_else(usage_of, name, module):
+    before = set(flags.FLAGS)
+    usage = usage_of(module)
+    defined = set(flags.FLAGS) - before
+    assert set(usage.flags) == defined, "each flag is in a group"
+    assert set(usage.required) <= defined
+    text = program.help_text(name, "What it does.", usage)
+    shown = re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE)
+    assert sorted(shown) == sorted(defined) and len(shown) == len(set(shown))
+    blocks = re.split(r"^  --", text, flags=re.MULTILINE)[1:]
+    assert all(re.search(r"\(required\)|\(default: .+\)|[Dd]efault", re.sub(r"\s+", " ", block)) for block in blocks), text
+    assert "alsologtostderr" not in text and not any("repeat this option" in block for block in blocks)
+
+
+def test_help_of_a_program_as_a_user_calls_it():
+    done = call("-m", "experiments.export", "--help")
+    assert done.returncode == 0 and not done.stderr
+    assert done.stdout.startswith("annyfit export: Export fits for other programs")
+    assert "  --format=npz|glb|ply|parquet|coco|humandata|tfds\n      What to write. (default: npz)" in done.stdout
+    assert "verbosity" not in done.stdout
+
+
+def test_choices_and_defaults_are_those_of_the_library(usage_of):
+    """They are written again in the programs, whose help must not wait for JAX."""
+
+    def choices(name: str) -> tuple[str, ...]:
+        flag = flags.FLAGS[name]
+        assert isinstance(flag, flags.EnumFlag)
+        return tuple(flag.parser.enum_values)
+
+    usage_of("export")
+    assert (choices("format"), choices("frame")) == (FORMATS, tuple(FRAMES))
+    usage_of("evaluate")
+    assert choices("protocol") == ALL_PROTOCOLS
+    assert (choices("predictions"), choices("without_fit")) == (KINDS, WITHOUT_FIT)
+    usage_of("distill")
+    assert flags.FLAGS["steps"].default == list(STEPS)
+    usage_of("ablate")
+    assert all(world in (flags.FLAGS["worlds"].help or "") for world in WORLDS)
+    usage_of("fit")
+    assert flags.FLAGS["scenes_per_shard"].default == job_plan.DEFAULT_SCENES_PER_SHARD
+    for module in ("pack", "synthesize"):
+        usage_of(module)
+        assert flags.FLAGS["scenes_per_shard"].default == shards.DEFAULT_SCENES_PER_SHARD
+
+
+# ------------------------------------------------------------------------------------------------ wrong usage
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "expected"),
+    [
+        ("fit", ["--imput=a"], "there is no flag --imput; did you mean --input?"),
+        ("fit", ["--nopicturs"], "there is no flag --nopicturs; did you mean --pictures?"),
+        ("fit", ["--zzz"], "there is no flag --zzz; annyfit fit --help lists the flags"),
+        ("fit", [], "--input and --output are missing"),
+        ("fit", ["--input=", "--output=a"], "--input is missing"),
+        ("fit", ["--input=a", "--output=b", "c"], "'c' is not understood; flags are given as --name=value"),
+        ("fit", ["--limit=few"], "--limit=few: expected a whole number"),
+        ("fit", ["--lease_s=long"], "--lease_s=long: expected a number"),
+        ("fit", ["--limit=0"], "--limit=0: Expected integer in range"),
+        ("export", ["--format=parqet"], "did you mean parquet?"),
+        ("evaluate", ["--protocol=relativehuman"], "did you mean relative_human?"),
+    ],
+)
+def test_wrong_flags_are_named(usage_of, module, arguments, expected):
+    said = program.complaint_about(module, usage_of(module), ["annyfit", *arguments])
+    assert expected in said and "\n" not in said
+
+
+def test_right_flags_are_accepted(usage_of):
+    assert program.complaint_about("fit", usage_of("fit"), ["annyfit", "--input=a", "--output=b", "--set=x=1"]) == ""
+    assert flags.FLAGS["set"].value == ["x=1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fti"], "annyfit: there is no program 'fti'; did you mean fit?"),
+        (["qqq"], "annyfit: there is no program 'qqq'; `annyfit` alone lists the programs"),
+        (["--input=a"], "annyfit: the name of a program comes first, got --input=a; `annyfit` alone lists the programs"),
+        (["distill", "--config=distill_tiny", "--output=o", "--steps=fitt"], "annyfit distill: --steps: there is no step 'fitt'; did you mean fit?"),
+        (["train", "--config=aios_any", "--output=o"], "annyfit train: --config=aios_any: no such file; did you mean aios_anny?"),
+        (["predict", "--config=aios", "--images=a", "--output=o"], "annyfit predict: give either --run or --checkpoint"),
+        (["synthesize", "--scenes=1"], "annyfit synthesize: --output is missing"),
+        (["inspect"], "annyfit inspect: --cues and --output are missing"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments, expected, tmp_path):
+    done = call("-m", "annyfit_cli", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected + "\n")
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"], ["-h"]])
+def test_the_front_door_lists_the_programs(arguments):
+    done = call("-m", "annyfit_cli", *arguments)
+    assert (done.returncode, done.stdout) == (0, program.listing() + "\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SceneError("a.npz: broken"), 2), (app.UsageError("no"), 2), (FileNotFoundError("a"), 2), (ValueError("a"), 2),
+        (JobWriteError("disk"), 74), (PermissionError("a"), 74), (Interrupted(), 75), (RuntimeError("a mistake"), None),
+    ],
+)  # fmt: skip
+def test_exit_codes(error, code):
+    assert program.exit_code(error) == code
+
+
+def test_errors_of_the_operating_system_name_the_file():
+    with pytest.raises(OSError) as caught:
+        open("/nowhere/at/all")
+    assert program._said(caught.value) == "/nowhere/at/all: cannot be read or written (No such file or directory)"
+    assert "again" in program._said(Interrupted())
+
+
+# ------------------------------------------------------------------------------------------------ configs, compiled programs
+
+
+def test_configs_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = str(FOLDER / "configs" / "annyfit_plus.py")
+    assert program.find_config("annyfit_plus") == program.find_config("annyfit_plus.py") == shipped
+    assert program.find_config("experiments/configs/annyfit_plus.py") == shipped
+    with pytest.raises(FileNotFoundError, match="did you mean annyfit_plus"):
+        program.find_config("anyfit_plus")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        program.find_config("elsewhere/annyfit_plus.py")
+    (tmp_path / "annyfit_plus.py").write_text("")
+    assert program.find_config("annyfit_plus.py") == "annyfit_plus.py", "a file that is there comes first"
+
+
+@pytest.mark.parametrize(("told", "expected"), [({}, "kept"), ({"JAX_COMPILATION_CACHE_DIR": "x"}, None)])
+def test_the_compile_cache_is_where_the_user_says(usage_of, monkeypatch, told, expected):
+    import jax
+
+    changes: dict[str, str] = {}
+    monkeypatch.setattr(jax, "config", SimpleNamespace(update=changes.__setitem__))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    usage = usage_of("train")
+    assert not program.complaint_about("train", usage, ["annyfit", "--config=a", "--output=b", "--compile_cache=kept"])
+    program.use_compile_cache()
+    assert changes.get("jax_compilation_cache_dir") == expected
