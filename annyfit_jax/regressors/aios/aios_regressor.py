@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     """Pictures of one padded size, and in training their people."""
 
     images: Float[Array, "batch H W 3"]
-    """Normalised RGB (`preprocess.normalise`), zero where padded."""
+    """Normalised RGB (`picture_preprocess.normalise`), zero where padded."""
     padding: Bool[Array, "batch H W"]
     image_size: Float[Array, "batch 2"]
     """(width, height) without padding, pixels."""

@@ -52,7 +52,7 @@ class Batch(NamedTuple):
     """Square pictures, and in training their people."""
 
     images: Float[Array, "batch S S 3"]
-    """Normalised RGB (`preprocess.square`)."""
+    """Normalised RGB (`square_preprocess.square`)."""
     intrinsics: Float[Array, "batch 3 3"] | None
     """Of the square pictures, pixels. None: those that the network sees (not in training)."""
     targets: Targets | None = None
