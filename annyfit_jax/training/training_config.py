@@ -58,7 +58,7 @@ class TrainConfig:
     log_every: int = 50
     checkpoint_every: int = 1000
     pictures_every: int = 0
-    """Steps between pictures of the batch with the people that the averaged network predicts (`pictures` of the regressor); 0: none."""
+    """Steps between pictures of the batch with the people that the averaged network predicts; 0: no pictures."""
     pictures: int = 4
     """How many pictures are drawn."""
     keep_checkpoints: int = 3
