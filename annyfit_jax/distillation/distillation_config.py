@@ -53,7 +53,7 @@ class Labels:
     cues: tuple[str, ...] = CUES
     """Cues that the fits are given besides 2D points."""
     threshold: float = trust.THRESHOLD
-    """Fits: people of a lower trust score are not learned from (they stay in the picture as somebody)."""
+    """Fits: people of a lower trust score are not learned from; they stay in the picture."""
 
     def __post_init__(self) -> None:
         if self.source not in ("fits", "teacher", "truth"):
@@ -70,7 +70,7 @@ class Student:
     labels: str
     """Name of the labels."""
     every: int = 1
-    """Take each so-manieth labelled scene: less of the same quality."""
+    """n: only every n-th labelled scene is used, which is less data of the same quality."""
     uncertainty: bool = False
     """Weigh people by the spread of their fits."""
     title: str = ""
@@ -96,7 +96,7 @@ class DistillConfig:
     checkpoint: str = ""
     """Weights of the teacher in PyTorch's format."""
     ceiling: str = ""
-    """Student whose labels are exact: what the share of a gap that is closed is measured by."""
+    """Student whose labels are exact. The gap between it and the teacher is what other students can close."""
     main: str = ""
     """Student that the report shows in pictures."""
     batch: int = 8
@@ -120,7 +120,7 @@ class DistillConfig:
 
 
 MAY_CHANGE = ("students", "ceiling", "main", "bootstrap", "batch")
-"""What may differ when a distillation goes on in a folder."""
+"""Fields that may differ when a distillation is continued in its folder."""
 
 
 def load_config(path: str | Path, assignments: Iterable[str] = ()) -> DistillConfig:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 EQUAL_DEPTH_M = 0.2
 MISS_FINE = 0.3
-"""A missed person counts as so much of a wrong pair."""
+"""Share of a wrong pair that a missed person counts as."""
 AGE_NAMES = ("adult", "teen", "kid", "baby")
 """Age codes 0 to 3 of Relative Human; -1 is unknown."""
 

@@ -4,7 +4,7 @@
 |---|---|
 | `precision`, `recall`, `f1` | published: rounded to 2 decimals, over the number of **predictions** in images that have any, not of people |
 | `mPCKh_0.6` | published: mean PCKh of all matched people, those with fewer than two labelled joints as -1; misses do not enter |
-| `PCRD_0.2`, `PCRD_0.2_<class>` | published: `ordering.pcrd`, a missed person counts as 0.3 of a wrong pair |
+| `PCRD_0.2`, `PCRD_0.2_<class>` | published: `depth_order.pcrd`, a missed person counts as 0.3 of a wrong pair |
 | `age_f1`, `gender_f1` | macro F1 over all classes, matched people with a label (no public evaluator; our reading) |
 | `people_precision`, `people_recall`, `people_f1` | over people, not rounded, after `greedy_matching.match_people` |
 | `mPCKh_labelled` | PCKh of the people with two labelled joints or more, after `match_people` |

@@ -43,7 +43,7 @@ from annyfit_jax.metrics.word_scores import (
 )
 
 PCKH_SHARE = 0.6
-"""Of the head length in the image; Relative Human's PCKh (`keypoints`) has another threshold."""
+"""Of the head length in the image; Relative Human's PCKh (`keypoint_scores`) has another threshold."""
 _MM = 1000.0
 
 

@@ -1,4 +1,4 @@
-"""EHF, UBody, ARCTIC, EgoBody: one SMPL-X person per image, meshes compared as a whole and by parts (AiOS, section 13).
+"""EHF, UBody, ARCTIC, EgoBody: one SMPL-X person per image, meshes compared as a whole and by parts (AiOS's protocol).
 
 | name | what, mm |
 |---|---|

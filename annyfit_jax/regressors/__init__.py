@@ -1,4 +1,5 @@
-"""Networks that regress people from one image. `protocol.Regressor` is what a trainer may expect of each of them."""
+"""Networks that regress people from one image. A trainer knows them by
+`annyfit_jax.training.protocol.Regressor`."""
 
 from annyfit_jax.training.protocol import Regressor
 

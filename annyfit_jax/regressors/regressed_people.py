@@ -1,4 +1,4 @@
-"""People that no optimiser has seen, as `SceneFit`, the format of fits."""
+"""Predicted people, which no optimiser has changed, as `SceneFit`, the format of fits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scene_fit(
     asset_version: str = "",
     scene_notes: list[str] | None = None,
 ) -> SceneFit:
-    """Parameters that no optimiser has seen, as a fit: all `ok`, the start is the result, no losses.
+    """Predicted parameters as a fit: everybody is `ok`, the start is the result, and there are no losses.
 
     `labels`: names of the posed bones and of the shape coefficients. Without `keypoints_2d` none is seen, and the
     reprojection error is not known.

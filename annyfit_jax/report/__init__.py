@@ -2,7 +2,7 @@
 
 | module | subject |
 |---|---|
-| `columns` | what is known of each person, as named numbers |
+| `report_columns` | what is known of each person, as named numbers |
 | `people_table` | all scenes and people as columns, cut into files that script tags load |
 | `charts` | histograms over everybody, counts of what failed |
 | `choice` | which scenes get pictures |

@@ -1,4 +1,4 @@
-"""All scenes and people of a report as columns, written as files of so many scenes each.
+"""All scenes and people of a report as columns, written as files with a fixed number of scenes each.
 
 A file is a script `Report.chunk(index, {...})` with the columns of consecutive scenes:
 
@@ -68,7 +68,7 @@ class Table:
         return np.concatenate([[0], np.cumsum(self.people, dtype=np.int64)])
 
     def columns(self) -> Columns:
-        """Every column that somebody has a number in, over all people, in the order of `columns.ALL`."""
+        """Every column that somebody has a number in, over all people, in the order of `report_columns.ALL`."""
         known = [
             column.key
             for column in ALL

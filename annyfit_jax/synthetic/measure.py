@@ -1,4 +1,4 @@
-"""What the noise of rendered scenes comes to: errors of cues and starts against the truth, and a sheet of pictures (numpy)."""
+"""The errors that the noise of rendered scenes causes in cues and starts, and a sheet of pictures (numpy)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NEUTRAL = list(GENDER_CLASSES).index("neutral")
 def measure(scenes: Sequence[RenderedScene]) -> dict[str, float]:
     """Figures by name; the unit is part of the name. A mean of nothing is NaN.
 
-    `size` is the larger side of a person's true keypoints in pixels; medians of errors are over found joints, so that wild
+    `size` is the larger side of a person's true keypoints in pixels; medians of errors are over detected joints, so that wild
     detections do not decide them.
     """
     level = _pool(scenes, "gt_joint_visibility")
@@ -87,7 +87,7 @@ def _starts(scenes: Sequence[RenderedScene], age: np.ndarray) -> dict[str, float
 
 
 def sheet(scenes: Sequence[RenderedScene], columns: int, tile: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Pictures side by side in tiles of so many pixels, each fitted into its tile."""
+    """Pictures side by side in square tiles, each fitted into its tile."""
     from PIL import Image
 
     rows = -(-len(scenes) // columns)

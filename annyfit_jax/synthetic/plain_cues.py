@@ -11,7 +11,7 @@ from annyfit_jax.people.words import AGE_CLASSES, GENDER_CLASSES
 
 DEPTH_M = (2.0, 9.0)
 _NEIGHBOUR_SHARE, _NEIGHBOUR_GAP_M = 0.35, 0.06
-"""So many people stand at somebody else's depth, so closely."""
+"""Share of the people who stand at somebody else's depth, and how closely, metres."""
 _TRIES = 24
 _MIN_INSIDE, _FEW_INSIDE, _MIN_GAP_M, _NEAREST_M = 9, 5, 0.45, 0.4
 _NUM_JOINTS = len(COCO17)
@@ -166,7 +166,10 @@ def median_depth(
 def words(
     rng: np.random.Generator, age: Int[np.ndarray, "n"], gender: Int[np.ndarray, "n"]
 ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-    """Age and gender anchors of a vision-language model that confuses neighbours and shrugs at babies; -1 = unusable."""
+    """Age and gender anchors of a vision-language model that confuses neighbouring classes; -1 = unusable.
+
+    It is often unsure about the sex of babies and toddlers.
+    """
     n = len(age)
     slips = np.where(rng.random(n) < 0.12, rng.choice([-1, 1], n), 0)
     age_word = (age + slips).clip(0, len(AGE_CLASSES) - 1)

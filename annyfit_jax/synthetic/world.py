@@ -241,7 +241,7 @@ class World:
         y = near - 0.5 * size[1] - rng.uniform(0.0, 0.5)
         x = rng.uniform(skin[..., 0].min(), skin[..., 0].max())
         corners = layout.box(np.array([x, y]), size, rng.normal(0.0, 0.15))
-        # Nothing may stand on the photographer's toes.
+        # A box keeps some distance from the camera.
         return [corners] if camera.place(corners)[:, 2].min() > self.config.camera.nearest else []
 
     # -------------------------------------------------------------------------------------------- observation
@@ -330,7 +330,7 @@ def _visible_share(placed: _Placed, normals: np.ndarray, view: render.View) -> F
 
 
 def jpeg(scene: Scene) -> bytes:
-    """The picture of a rendered scene as JPEG bytes; empty for other scenes. For `cues.dataset.write(photo=...)`."""
+    """The picture of a rendered scene as JPEG bytes; empty for other scenes. For `cue_dataset.write(photo=...)`."""
     from PIL import Image
 
     image = getattr(scene, "image", None)

@@ -83,7 +83,7 @@ class Regressor(Protocol[Batch_contra, Prediction_co]):
     def loss(
         self, variables: Variables, constants: Constants, batch: Batch_contra, key: jax.Array
     ) -> tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]:
-        """The training loss of a batch and its unweighted terms. `key` is for whatever is random in it."""
+        """The training loss of a batch and its unweighted terms. `key` decides everything random in it."""
         ...
 
     def predict(self, variables: Variables, batch: Batch_contra, threshold: float) -> Prediction_co:

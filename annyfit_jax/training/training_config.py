@@ -58,9 +58,9 @@ class TrainConfig:
     log_every: int = 50
     checkpoint_every: int = 1000
     pictures_every: int = 0
-    """Draw what the averaged network sees in the batch at hand, where the regressor knows how to (`pictures`); 0: never."""
+    """Steps between pictures of the batch with the people that the averaged network predicts; 0: no pictures."""
     pictures: int = 4
-    """How many."""
+    """How many pictures are drawn."""
     keep_checkpoints: int = 3
     reader_threads: int = 8
 
@@ -76,7 +76,7 @@ class TrainConfig:
 MAY_CHANGE = (
     "steps", "log_every", "checkpoint_every", "keep_checkpoints", "reader_threads", "pictures_every", "pictures",
 )  # fmt: skip
-"""What a run that goes on may have otherwise than before."""
+"""Fields that may differ when a run is continued."""
 
 
 def load_config(path: str | Path, assignments: Iterable[str] = ()) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""Batches for training: sources mixed by probabilities, augmented, in an order that a run can go on with to the sample.
+"""Batches for training: sources mixed by probabilities and augmented, in an order that a continued run takes up exactly.
 
 A `Feed` says where pictures come from and what a row of a batch is; this module decides which row comes when. Row i of a seed
 is always the same, whatever the number of processes; process p of P takes rows p, p + P, ...

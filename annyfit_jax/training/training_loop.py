@@ -1,4 +1,4 @@
-"""A training run in a folder: made, or continued where it was interrupted.
+"""A training run in a folder: started, or continued where it was interrupted.
 
 | in the folder | what |
 | --- | --- |

@@ -1,4 +1,4 @@
-"""Metrics of a run: `metrics.jsonl` with a line per logged step, TensorBoard where asked for, and how fast it goes."""
+"""Metrics of a run: `metrics.jsonl` with a line per logged step, TensorBoard where asked for, and the speed of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SMPL-X truth in HumanData `.npz` (`exports.humandata`), the layout in which AiOS has ARCTIC, EgoBody and UBody.
+"""SMPL-X truth in HumanData `.npz` (`exports.humandata_export`), the layout in which AiOS has ARCTIC, EgoBody and UBody.
 
 | key | what is read |
 |---|---|
@@ -11,12 +11,12 @@
 | `meta` | an entry per person, or one for all: `width`, `height`, `focal_length`, `principal_point`, `gender`, `smplx_valid`, and UBody's `iscrowd`, `num_keypoints`, `valid_label` |
 | `misc` | `flat_hand_mean`: hand poses are relative to the flat hand, not to the mean hand |
 
-Every person is an item of its own, called like the prediction of its picture (`inputs.images.scene_names` of the whole path), with
+Every person is an item of its own, called like the prediction of its picture (`inputs.photos.scene_names` of the whole path), with
 `-1`, `-2`, ... behind it where a picture has several. Fits may also be called by the end of the path, where no other picture has the same.
 
-As in AiOS: gender picks the model where `--smplx` is a folder; hands, jaw and expression of a part without a box are zero; eyes are at
-rest. Otherwise than there: a file without boxes of parts does not put them to rest, `flat_hand_mean` is heeded, and with one model
-file for everybody `betas_neutral` take the place of `betas`. These two, the names of keys, and what AiOS does are from public code.
+As in AiOS, the gender picks the model where `--smplx` is a folder, hands, jaw and expression of a part without a box are zero, and the
+eyes are at rest. Unlike AiOS, a file without boxes of parts does not put the parts to rest, `flat_hand_mean` is respected, and with one
+model file for everybody `betas_neutral` replaces `betas`. The last two, the names of keys, and what AiOS does are from public code.
 """  # noqa: E501 (table rows)
 
 from __future__ import annotations

@@ -6,8 +6,9 @@
 | `agora` | limbs: matched and judged by the 12 joints that both bodies name alike; no vertex figures | everything | refused | everything, of SMPL-X and of SMPL |
 | `ehf`, `ubody`, `arctic`, `egobody` | `mpjpe_body`, `pa_mpjpe_body`; no vertex figures | everything | everything | refused |
 
-Parameters of SMPL-X fits hold no expression: faces are judged with none, unless the fits store their vertices. Of the people in an image AiOS judges the one with the best score
-(`experiments.predict --single_person`); among several fits the one nearest in 2D is judged here. A figure that cannot be had is NaN, printed as n.a.; `settings` says why.
+Parameters of SMPL-X fits hold no expression, so faces are judged without one, unless the fits store their vertices. AiOS judges the
+best-scoring person of an image (`experiments.predict --single_person`); of several fits, the one nearest in 2D is judged here. A figure
+that cannot be computed is NaN and is printed as n.a.; `settings` says why.
 """  # noqa: E501 (table rows)
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def image_protocol(
 
     Args:
       body: what the predictions are of, one of `BODIES[kind]`; default the first.
-      parts: vertex numbers by part (`truth.parts.read_parts`), for SMPL-X and SMPL predictions.
+      parts: vertex numbers by part (`smplx_parts.read_parts`), for SMPL-X and SMPL predictions.
       regressor: SMPL-X joint regressor, for meshes of the data sets with one person per image.
 
     Raises SceneError where the protocol cannot judge that kind.

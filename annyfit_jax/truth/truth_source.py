@@ -26,12 +26,12 @@ class TruthOptions:
     cameras: tuple[str, ...] = ()
     """panoptic: names of HD cameras such as `00_16`; default those with a folder in `hdImgs`, else 00_16 and 00_30."""
     frame_step: int = 1
-    """panoptic: take every so many-th frame of a sequence; HumanData: every so many-th picture of a file."""
+    """panoptic: n reads only every n-th frame of a sequence; HumanData: every n-th picture of a file."""
     smplx: str | None = None
     """ehf, ubody, arctic, egobody: the user's SMPL-X model file, for its joint regressor and to pose the truth, or a folder
     with a file per gender (`smplx_truth`)."""
     pattern: str = ""
-    """all: regular expression; only images whose name or group it is found in are read."""
+    """all: regular expression; only images whose name or group matches it are read."""
 
     def __post_init__(self) -> None:
         if self.frame_step < 1:

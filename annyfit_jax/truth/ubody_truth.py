@@ -9,7 +9,7 @@
 `smplx_param`: `root_pose` (3), `body_pose` (63), `lhand_pose`, `rhand_pose` (45, relative to the mean hand), `jaw_pose` (3), `shape` (10), `expr`
 (10), `trans` (3), in camera axes; `cam_param`: `focal` (2), `princpt` (2). Crowds, people without keypoints and those with `valid_label` 0 are left out. A
 person is called `<scene>-<video>-<picture>-<annotation id>`; fits may also be called by video and picture, or by the picture alone. Only
-vertices inside the picture count. A HumanData `.npz`, or a folder of them, is read by `humandata.py`.
+vertices inside the picture count. A HumanData `.npz`, or a folder of them, is read by `humandata_truth`.
 """  # noqa: E501 (table rows)
 
 from __future__ import annotations

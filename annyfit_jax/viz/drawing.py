@@ -111,7 +111,7 @@ def draw_keypoints(
     skeleton = observed if projected is None else np.asarray(projected, dtype=np.float64).reshape(-1, 17, 2)
     layer = Image.new("RGBA", (width * _SMOOTH, height * _SMOOTH))
     draw = ImageDraw.Draw(layer)
-    # A body near the camera plane projects arbitrarily far away; beyond this a line tells nothing.
+    # A body near the camera plane projects arbitrarily far away; beyond this distance a line shows nothing.
     reach = 8 * max(width, height)
 
     def stroke(points: np.ndarray) -> float:

@@ -40,7 +40,7 @@ class DataSet:
     has_3d: bool = True
     """Whether 3D points are to be trusted."""
     every: int = 1
-    """Take each so-manieth picture."""
+    """n: only every n-th picture is used."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("humandata", "fits"):

@@ -29,7 +29,7 @@ from annyfit_jax.regressors.layers import NORMAL, HostRandom
 
 
 class LayerOutput(NamedTuple):
-    """What one decoder layer says. Boxes and joints in shares of the unpadded image; None where a stage has no such output.
+    """The outputs of one decoder layer. Boxes and joints in shares of the unpadded image; None: not in this stage.
 
     `query` is 900 in the first two layers and the number of people after them.
     """
@@ -151,7 +151,7 @@ def apply(
     """Runs the network.
 
     Args:
-      images: normalised RGB (`preprocess.normalise`), zero where padded.
+      images: normalised RGB (`picture_preprocess.normalise`), zero where padded.
       padding: True on padding, which is at the right and bottom.
       denoising: training only; see `denoising.make`.
 

@@ -1,4 +1,4 @@
-"""What a network in training sees: pictures of a batch with its people and the true ones."""
+"""Pictures of a training batch with the people that the network predicts and the true ones."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class HumanDataSource:
         Args:
           images: folder that `image_path` is relative to.
           has_3d: whether the 3D points are to be trusted (COCO: no).
-          every: take each so-manieth picture.
+          every: n uses only every n-th picture.
 
         Raises SceneError naming file and field.
         """

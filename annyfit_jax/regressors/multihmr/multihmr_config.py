@@ -62,7 +62,7 @@ def smplx_config(**changes) -> MultiHmrConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms (Multi-HMR's released code; the Anny variant's are not published and taken over)."""
+    """Weights of the terms, from Multi-HMR's released code. Those of the Anny variant are not published; it uses the same."""
 
     bce: float = 10.0
     offset: float = 1.0

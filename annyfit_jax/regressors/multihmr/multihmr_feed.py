@@ -36,7 +36,7 @@ class FitSet:
     """Share of the rows that come from it; 0: not opened."""
     path: str = ""
     every: int = 1
-    """Take each so-manieth picture."""
+    """n: only every n-th picture is used."""
     uncertainty: bool = False
     """Weigh people by how sure their fit is (`certainty`); people whose fit does not say count 1."""
     in_memory: bool = False

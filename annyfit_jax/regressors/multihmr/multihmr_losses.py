@@ -1,7 +1,7 @@
 """The training loss of Multi-HMR: every term, and their weighted sum.
 
-Terms and weights are those of the released SMPL-X training code. What the Anny variant was trained with is not published;
-`fov`, and that rotations count only where they are predicted, are inferred.
+Terms and weights are those of the released SMPL-X training code. The loss of the Anny variant is not published: `fov`,
+and that rotations count only where they are predicted, are inferred.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The networks: square pictures in, scores of patches and the people of chosen patches out.
 
-Multi-HMR: Baradel et al., ECCV 2024. The Anny variant: the released `multi_hmr_anny`. What a number means stands in
-`Reading`; bodies are made from it in `people`.
+Multi-HMR: Baradel et al., ECCV 2024. The Anny variant: the released `multi_hmr_anny`. `Reading` says what each
+number means; `multihmr_people` makes bodies of it.
 """
 
 from __future__ import annotations
