@@ -30,6 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from absl import app, flags, logging
 
 from annyfit_jax.people.scene import Scene, SceneError
@@ -62,6 +63,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("expert", [], "Photos: cue=expert, cue.option=value, people.rule=value.")
     flags.DEFINE_integer("limit", None, "Only the first so many scenes.", lower_bound=1)
     flags.DEFINE_bool("pictures", False, "Also write index.html with overlays, top and side views.")
+    flags.DEFINE_string("compare", "", "With --pictures: folder of another job, whose fits of the photos stand beside.")
+    flags.DEFINE_string("credits", "", "With --pictures: COCO file that credits the photos. Default: --input.")
     flags.DEFINE_bool("save_vertices", False, "Store posed vertices in the fit files (160 kB a person).")
     flags.DEFINE_bool("fit_files", None, "Write fits/<scene>.npz. Default: yes, except for cue datasets.")
     flags.DEFINE_integer("scenes_per_shard", 256, "Scenes of a unit of work and of its shard.", lower_bound=1)
@@ -170,7 +173,7 @@ def run(stop: threading.Event) -> None:
         f"{aside} scenes set aside: {folder / 'fits' if _with_fit_files(source) else folder}"
     )
     if FLAGS.pictures:
-        _write_pictures(folder, source.names[:total], model)
+        _write_pictures(folder, source, total, model)
 
 
 def _with_fit_files(source: SceneSource) -> bool:
@@ -260,20 +263,52 @@ def _use_compile_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(FLAGS.compile_cache).expanduser()))
 
 
-def _write_pictures(folder: Path, names: tuple[str, ...], model) -> None:
-    """OUT/index.html from the fit files."""
+def _write_pictures(folder: Path, source: SceneSource, total: int, model) -> None:
+    """OUT/index.html from the fit files; of photos with the cues that were found, and with another job's fits beside."""
+    from annyfit_jax.inputs import open_input
+    from annyfit_jax.inputs.photos import names_photos
     from annyfit_jax.people.body_meshes import BodyMeshes
     from annyfit_jax.records import fit_files as results
     from annyfit_jax.report.scene_pages import coco_credits, parameters, scene_page
-    from annyfit_jax.viz import write_page
+    from annyfit_jax.viz import ScenePage, write_page
+    from annyfit_jax.viz.page import overlay_picture
 
-    meshes, credits, pages = BodyMeshes(model), coco_credits(FLAGS.input), []
-    for path in (folder / "fits" / f"{name}.npz" for name in sorted(names)):
-        if path.exists():  # scenes set aside have no fit
-            fit = results.load(path)
-            vertices = meshes.vertices(parameters(fit)) if fit.vertices is None else fit.vertices
-            pages.append(scene_page(fit, vertices, model.faces, credits.get(Path(fit.image_path).name, "")))
+    meshes, credits, pages = BodyMeshes(model), coco_credits(FLAGS.credits or FLAGS.input), []
+
+    def page_of(path: Path) -> ScenePage:
+        fit = results.load(path)
+        vertices = meshes.vertices(parameters(fit)) if fit.vertices is None else fit.vertices
+        return scene_page(fit, vertices, model.faces, credits.get(Path(fit.image_path).name, ""))
+
+    photos = source.kind == "cues" and names_photos(FLAGS.input)
+    cues = open_input(source.location, with_masks=True) if photos else source
+    found = [name for name in sorted(source.names[:total]) if (folder / "fits" / f"{name}.npz").exists()]
+    logging.info("drawing %d scenes", len(found))  # scenes set aside have no fit
+    for name in found:
+        page = page_of(folder / "fits" / f"{name}.npz")
+        if photos and page.photo is not None:
+            page.before = _cue_pictures(cues.load(cues.names.index(name)), page.photo)
+        other = Path(FLAGS.compare) / "fits" / f"{name}.npz"
+        if FLAGS.compare and other.exists():
+            page.after = [
+                (f"For comparison: {Path(FLAGS.compare).name.replace('_', ' ')}", overlay_picture(page_of(other)))
+            ]
+        pages.append(page)
     print(f"open {write_page(folder, pages, title='Anny-Fit', intro_html=_INTRO)}")
+
+
+def _cue_pictures(scene: Scene, photo: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """What the networks found: boxes with keypoints, and masks."""
+    from annyfit_jax.viz import draw_keypoints
+    from experts.cue_pictures import draw_boxes, draw_masks
+
+    points = draw_keypoints(photo, scene.keypoints, None)
+    pictures = []
+    if scene.boxes is not None:
+        pictures.append(("Found: boxes and keypoints", draw_boxes(points, scene.boxes, scene.person_ids)))
+    if scene.masks is not None and scene.masks.any():
+        pictures.append(("Found: masks", draw_masks(photo, scene.masks)))
+    return pictures
 
 
 if __name__ == "__main__":
