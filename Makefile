@@ -48,7 +48,9 @@ $(PARITY_STAMP): pyproject.toml
 
 demo: setup
 	$(BIN)/python -m experiments.fit --input=$(DEMO_DATA)/annotations.json --images=$(DEMO_DATA)/photos \
-		--output=$(DEMO_OUTPUT) --pictures --overwrite
+		--output=$(DEMO_OUTPUT)/from_clicked_keypoints --overwrite
+	$(BIN)/python -m experiments.fit --input=$(DEMO_DATA)/photos --output=$(DEMO_OUTPUT) --pictures --overwrite \
+		--compare=$(DEMO_OUTPUT)/from_clicked_keypoints --credits=$(DEMO_DATA)/annotations.json
 	@echo "The demo is in $(CURDIR)/$(DEMO_OUTPUT): open $(CURDIR)/$(DEMO_OUTPUT)/index.html"
 
 test: setup

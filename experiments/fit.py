@@ -58,6 +58,8 @@ def define_flags() -> program.Usage:
             "Results": (
                 flags.DEFINE_string("output", None, "Folder of the job, made or continued."),
                 flags.DEFINE_bool("pictures", False, "Also write index.html with overlays, top and side views."),
+                flags.DEFINE_string("compare", None, "With --pictures: folder of another job, whose fits stand beside."),
+                flags.DEFINE_string("credits", None, "With --pictures: COCO file that credits the photos. Default: --input."),
                 flags.DEFINE_bool("save_vertices", False, "Store posed vertices in the fit files (160 kB a person)."),
                 flags.DEFINE_bool("fit_files", None, "Write fits/<scene>.npz. Default: yes, except for cue datasets."),
                 flags.DEFINE_integer("scenes_per_shard", 256, "Scenes of a unit of work and of its shard.", lower_bound=1),
@@ -90,10 +92,15 @@ def define_flags() -> program.Usage:
 def main() -> None:
     from annyfit_jax.jobs.fit_job import JobOptions, by_start, fit_job, identity_of, one_config
     from annyfit_jax.report.scene_pages import write_scene_pages
+    from experts.cue_pictures import found_in_photo
     from experts.photos_to_cues import are_photos, scenes_of_photos
 
     photos = are_photos(FLAGS.input)
-    config = one_config(_config(FLAGS.config)) if FLAGS.config else by_start(_config("annyfit"), _config("annyfit_keypoints"))
+    config = (
+        one_config(_config(FLAGS.config))
+        if FLAGS.config
+        else by_start(_config("annyfit"), _config("annyfit_keypoints"))
+    )
     with program.stopping() as stop:
         if photos:
             source, identity = scenes_of_photos(_precompute_options(), stop)
@@ -116,7 +123,11 @@ def main() -> None:
     place = folder / "fits" if options.writes_fit_files(source) else folder
     print(f"{state.scenes} scenes, {fitted} of {people} people fitted, {state.set_aside} scenes set aside: {place}")
     if FLAGS.pictures:
-        print(f"open {write_scene_pages(folder, source.names[: options.limit], annotations=FLAGS.input)}")
+        page = write_scene_pages(
+            folder, source.names[: options.limit], annotations=FLAGS.credits or FLAGS.input, compare=FLAGS.compare,
+            cue_pictures=found_in_photo(source.location) if photos else None,
+        )  # fmt: skip
+        print(f"open {page}")
 
 
 def _precompute_options() -> PrecomputeOptions:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from annyfit_jax.inputs.cue_source import open_cues
+from annyfit_jax.inputs.scene_source import InputOptions
 from annyfit_jax.people.scene import Scene
 from annyfit_jax.viz import draw_keypoints, palette
 
@@ -141,3 +145,25 @@ def word_list(scene: Scene, attribute: str) -> list[str]:
         return [str(word) for word in stored]
     classes = AGE_CLASSES if attribute == "age" else GENDER_CLASSES
     return words_of(getattr(scene, attribute), classes)
+
+
+def found_in_photo(cues: str) -> Callable[[str, np.ndarray], list[tuple[str, np.ndarray]]]:
+    """A function that shows what experts found in a photo: boxes with keypoints, and masks, each with a caption.
+
+    Args:
+      cues: folder of a cue dataset. The function takes the name of one of its scenes and the (H, W, 3) photo.
+    """
+    source = open_cues(cues, InputOptions(with_masks=True))
+    index = {name: i for i, name in enumerate(source.names)}
+
+    def pictures(name: str, photo: UInt8[np.ndarray, "H W 3"]) -> list[tuple[str, np.ndarray]]:
+        scene = source.load(index[name])
+        drawn = []
+        if scene.boxes is not None:
+            points = draw_keypoints(photo, scene.keypoints, None)
+            drawn.append(("Found: boxes and keypoints", draw_boxes(points, scene.boxes, scene.person_ids)))
+        if scene.masks is not None and scene.masks.any():
+            drawn.append(("Found: masks", draw_masks(photo, scene.masks)))
+        return drawn
+
+    return pictures

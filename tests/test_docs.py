@@ -31,7 +31,7 @@ from annyfit_jax.records import fit_files
 from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.synthetic import world_config as worlds
 from annyfit_jax.training import training_config as training_configs
-from experiments.program import PROGRAMS, find_config
+from experiments.program import PROGRAMS
 from experts import registry
 
 GUIDES = [REPO / name for name in ("README.md", "WORKSPACE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -103,7 +103,8 @@ def lines_of_shell(text: str) -> Iterator[str]:
     for _, block in blocks(text, "bash"):
         yield from re.sub(r"\\\n\s*", "", block).splitlines()
     prose = _FENCE.sub("", text)
-    yield from (span.replace("\n", " ") for span in re.findall(r"`((?:[^`]*python -m experiments\.|annyfit [a-z])[^`]+)`", prose))
+    spans = re.findall(r"`((?:[^`]*python -m experiments\.|annyfit [a-z])[^`]+)`", prose)
+    yield from (span.replace("\n", " ") for span in spans)
 
 
 def commands_of(document: Path) -> list[Command]:

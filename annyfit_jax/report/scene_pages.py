@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from annyfit_jax.people.words import age_class, gender_class
 from annyfit_jax.records import fit_files
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.viz import ScenePage, write_page
+from annyfit_jax.viz.page import overlay_picture
 
 _INTRO = (
     "<p>Bodies fitted by <code>annyfit-jax</code> in camera space, in metres. Age runs from 0 (baby) over 0.33 (child) and "
@@ -23,19 +24,44 @@ _INTRO = (
 )
 
 
-def write_scene_pages(folder: str | Path, names: Iterable[str], *, annotations: str = "") -> Path:
+Pictures = list[tuple[str, np.ndarray]]
+"""Captions and (h, w, 3) uint8 pictures."""
+
+
+def write_scene_pages(
+    folder: str | Path,
+    names: Iterable[str],
+    *,
+    annotations: str = "",
+    compare: str | Path | None = None,
+    cue_pictures: Callable[[str, np.ndarray], Pictures] | None = None,
+) -> Path:
     """Writes `index.html` into the folder of a job, with pictures of its fit files; returns its path.
 
     Args:
       names: of the scenes; those without a fit are left out.
       annotations: COCO file that credits the photos.
+      compare: folder of another job, whose fits of the same scenes stand beside.
+      cue_pictures: what to show of a scene's cues, from its name and its (H, W, 3) photo.
     """
     meshes, credits, pages = BodyMeshes(), coco_credits(annotations), []
-    for path in (Path(folder) / "fits" / f"{name}.npz" for name in sorted(names)):
-        if path.exists():  # scenes set aside have no fit
-            fit = fit_files.load(path)
-            vertices = meshes.vertices(fit.parameters) if fit.vertices is None else fit.vertices
-            pages.append(scene_page(fit, vertices, meshes.faces, credits.get(Path(fit.image_path).name, "")))
+
+    def page_of(path: Path) -> ScenePage:
+        fit = fit_files.load(path)
+        vertices = meshes.vertices(fit.parameters) if fit.vertices is None else fit.vertices
+        return scene_page(fit, vertices, meshes.faces, credits.get(Path(fit.image_path).name, ""))
+
+    for name in sorted(names):
+        path = Path(folder) / "fits" / f"{name}.npz"
+        if not path.exists():  # scenes set aside have no fit
+            continue
+        page = page_of(path)
+        if cue_pictures is not None and page.photo is not None:
+            page.before = cue_pictures(name, page.photo)
+        if compare is not None and (other := Path(compare) / "fits" / path.name).exists():
+            caption = f"For comparison: {Path(compare).name.replace('_', ' ')}"
+            page.after = [(caption, overlay_picture(page_of(other)))]
+        pages.append(page)
     return write_page(Path(folder), pages, title="Anny-Fit", intro_html=_INTRO)
 
 

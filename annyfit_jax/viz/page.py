@@ -50,6 +50,10 @@ class ScenePage:
     notes: list[str] = field(default_factory=list)
     image_size: tuple[int, int] | None = None
     """(width, height) where there is no photo; default: twice the principal point."""
+    before: list[tuple[str, UInt8[np.ndarray, "h w 3"]]] = field(default_factory=list)
+    """(caption, picture): more pictures before the fitted bodies, such as cues."""
+    after: list[tuple[str, UInt8[np.ndarray, "h w 3"]]] = field(default_factory=list)
+    """(caption, picture): more pictures after the keypoints, such as another fit of the photo."""
 
 
 def write_page(out_dir: Path, scenes: Sequence[ScenePage], title: str, intro_html: str = "") -> Path:
@@ -117,6 +121,8 @@ def _section(scene: ScenePage, slug: str, out_dir: Path) -> str:
     credit = f'<span class="credit">{scene.credit_html}</span>' if scene.credit_html else ""
     if scene.photo is not None:
         add("photo", photo, "Photo", f"Photo {scene.name}", credit)
+    for number, (caption, picture) in enumerate(scene.before):
+        add(f"before{number}", picture, html.escape(caption), f"{caption}: {scene.name}")
     add("overlay", numbered, "Fitted bodies", f"Fitted bodies drawn over {scene.name}")
     if scene.keypoints is not None:
         scaled = scene.keypoints * np.array([factor, factor, 1.0])
@@ -125,6 +131,8 @@ def _section(scene: ScenePage, slug: str, out_dir: Path) -> str:
         # Paler bodies: the skeletons have the same colours.
         pale = drawing.overlay(photo, raster, scene.vertices, scene.faces, alpha=0.4)
         add("keypoints", drawing.draw_keypoints(pale, scaled, projected), caption, f"Keypoints of {scene.name}")
+    for number, (caption, picture) in enumerate(scene.after):
+        add(f"after{number}", picture, html.escape(caption), f"{caption}: {scene.name}")
     for kind, draw, caption in (
         ("top", drawing.top_view, "From above"),
         ("side", drawing.side_view, "From the camera’s right"),
@@ -138,6 +146,15 @@ def _section(scene: ScenePage, slug: str, out_dir: Path) -> str:
         f'<div class="pictures">{"".join(figures[:-2])}</div>\n<div class="views">{"".join(figures[-2:])}</div>\n'
         f"{_table(scene)}\n" + (f'<ul class="notes">{notes}</ul>\n' if notes else "") + "</section>"
     )
+
+
+def overlay_picture(scene: ScenePage, max_side: int = _MAX_SIDE) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with the fitted bodies over it, no side longer than `max_side`."""
+    photo, intrinsics, _ = page_photo(scene, max_side)
+    height, width = photo.shape[:2]
+    large = np.diag([_SUPERSAMPLING, _SUPERSAMPLING, 1.0]) @ intrinsics
+    raster = rasterise(scene.vertices, scene.faces, large, (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
+    return drawing.overlay(photo, raster, scene.vertices, scene.faces)
 
 
 def page_photo(scene: ScenePage, max_side: int) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "3 3"], float]:

@@ -87,11 +87,15 @@ def test_no_program_hides_a_module_of_python():
     assert not {path.stem for path in FOLDER.glob("*.py")} & set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("way", [["-m", "annyfit_cli", "status"], ["-m", "experiments.status"], ["experiments/status.py"]])
+@pytest.mark.parametrize(
+    "way", [["-m", "annyfit_cli", "status"], ["-m", "experiments.status"], ["experiments/status.py"]]
+)
 def test_ways_to_start_a_program(way, tmp_path):
     done = call(*way, f"--output={tmp_path}")
     assert done.returncode == 2
-    assert done.stderr == f"annyfit status: {tmp_path}: no readable job.json, expected the --output of experiments.fit\n"
+    assert (
+        done.stderr == f"annyfit status: {tmp_path}: no readable job.json, expected the --output of experiments.fit\n"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ help
@@ -108,7 +112,9 @@ def test_help_shows_every_flag_with_its_default_and_nothing_else(usage_of, name,
     shown = re.findall(r"^  --(?:\[no\])?(\w+)", text, re.MULTILINE)
     assert sorted(shown) == sorted(defined) and len(shown) == len(set(shown))
     blocks = re.split(r"^  --", text, flags=re.MULTILINE)[1:]
-    assert all(re.search(r"\(required\)|\(default: .+\)|[Dd]efault", re.sub(r"\s+", " ", block)) for block in blocks), text
+    assert all(re.search(r"\(required\)|\(default: .+\)|[Dd]efault", re.sub(r"\s+", " ", block)) for block in blocks), (
+        text
+    )
     assert "alsologtostderr" not in text and not any("repeat this option" in block for block in blocks)
 
 
