@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from absl import flags
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from annyfit_jax.fit import fitter
 from body_models import anny
@@ -29,8 +29,10 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 flags.FLAGS.mark_as_parsed()
 
-# A machine that is busy is not a failure.
-settings.register_profile("patient", deadline=None)
+# A machine that is slow or busy is not a failure. Our tests mean a fixture to be made once per test, not per example.
+settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 settings.load_profile("patient")
 
 # The devices share two cores: each would solve a list of its own, most of them empty. `test_data_parallel` names its devices.

@@ -15,7 +15,7 @@ import smplx_synthetic
 from export_cases import make_job
 from fitted_people import make_fit
 from helpers import max_abs, require_shared
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib import format as npy
 
@@ -272,7 +272,7 @@ def test_pickles_are_not_executed(tmp_path):
     assert not flag.exists()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_whatever_happens_to_the_bytes_it_is_a_file_or_one_error(tmp_path, data):
     whole = tmp_path / "whole.npz"

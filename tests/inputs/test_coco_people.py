@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import SHARED
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -18,7 +18,7 @@ from annyfit_jax.people.scene import COCO17, SceneError
 
 REAL = SHARED / "data" / "real"
 needs_shared = pytest.mark.skipif(not REAL.is_dir(), reason="shared/data is not beside the checkout")
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, deadline=None)
 
 
 def _survives(load) -> None:

@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 from helpers import SHARED
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -21,7 +21,7 @@ from annyfit_jax.inputs.official import PHENOTYPES, bone_order, confidence_from_
 from annyfit_jax.people.scene import SceneError
 
 REAL = SHARED / "data" / "real"
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, deadline=None)
 
 
 def _survives(load) -> None:

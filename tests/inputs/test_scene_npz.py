@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import SHARED
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annyfit_jax.inputs import open_input, read_scene_npz
@@ -18,7 +18,7 @@ from annyfit_jax.people.scene import BodyParameters, SceneError
 
 SCENES = SHARED / "data" / "annyfit_scenes"
 needs_shared = pytest.mark.skipif(not SCENES.is_dir(), reason="shared/data is not beside the checkout")
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, deadline=None)
 
 
 BODY_SHAPES = {"root_rotvec": (3,), "transl": (3,), "pose": (162, 3), "shape": (6,)}

@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 from fitted_people import make_fit
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annyfit_jax.records import files, fit_files
@@ -121,7 +121,7 @@ def test_an_array_of_another_shape_is_named(tmp_path, field, value, message):
         fit_files.load(path)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_whatever_happens_to_the_bytes_it_is_a_fit_or_one_error(tmp_path, data):
     path = tmp_path / "photo.npz"

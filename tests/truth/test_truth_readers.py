@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import smplx_synthetic
 from helpers import GOLDENS
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from truth_files import agora_frame, bodies, human_data, objects, old_frame, write_ply
@@ -27,7 +27,7 @@ from annyfit_jax.truth.foreign_predictions import agora_body, agora_files, read_
 from annyfit_jax.truth.panoptic_truth import read_calibration
 from annyfit_jax.truth.smplx_parts import read_parts
 
-fuzz = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(max_examples=40, deadline=None)
 
 
 class Bomb:
@@ -856,7 +856,7 @@ def test_wrong_humandata_is_named(tmp_path, smplx_file, ubody_people, change, me
 
 
 @given(*damage)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 def test_damaged_humandata_is_one_clear_error(tmp_path, smplx_file, ubody_people, changes, cut):
     whole = tmp_path / "whole.npz"
     if not whole.is_file():
