@@ -63,9 +63,7 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_bool("save_vertices", False, "Store posed vertices in the fit files (160 kB a person)."),
                 flags.DEFINE_bool("fit_files", None, "Write fits/<scene>.npz. Default: yes, except for cue datasets."),
                 flags.DEFINE_integer("scenes_per_shard", 256, "Scenes of a unit of work and of its shard.", lower_bound=1),
-                flags.DEFINE_bool(
-                    "overwrite", False, "Remove the results of an earlier job in --output first (one process only)."
-                ),
+                flags.DEFINE_bool("overwrite", False, "First remove what an earlier job left in --output (one process only)."),
                 flags.DEFINE_bool("retry_failed", False, "Fit the failed scenes of finished units again."),
             ),
             "Processes": (
