@@ -47,14 +47,14 @@ def write_report(config: DistillConfig, folder: Path, held_out: Path) -> Path:
         raise FileNotFoundError(f"{folder / 'metrics'}: no teacher.json; run the step evaluate first")
     labels = {entry.name: read_json(folder / "labels" / f"{entry.name}.json") or {} for entry in config.labels}
     students = [student for student in config.students if student.name in networks]
-    found = {
+    report = {
         "networks": {name: networks[name] for name in (TEACHER, *(student.name for student in students))},
         "labels": labels,
         "gap_closed": gaps(config, networks),
         "seconds": read_json(folder / "seconds.json") or {},
         "steps": {"teacher": config.teacher.steps, "student": config.train.steps, "batch": config.train.batch},
     }
-    write_json(folder / "report.json", found)
+    write_json(folder / "report.json", report)
     chart = curves(config, students, networks, labels)
     if chart is not None:
         write_bytes(folder / "curve.png", chart)
@@ -62,7 +62,7 @@ def write_report(config: DistillConfig, folder: Path, held_out: Path) -> Path:
         write_bytes(folder / "people.jpg", pictures(folder, held_out, (TEACHER, config.main)))
     target = folder / "report.md"
     kept = target.read_text().partition(_READING)[1:] if target.is_file() else ("", "")
-    write_text(target, markdown(config, students, found) + ("\n" + "".join(kept) if kept[0] else ""))
+    write_text(target, markdown(config, students, report) + ("\n" + "".join(kept) if kept[0] else ""))
     return target
 
 
@@ -93,9 +93,9 @@ def _share(first: float | None, value: float | None, last: float | None) -> floa
     return (value - first) / (last - first)
 
 
-def markdown(config: DistillConfig, students: Sequence[Student], found: Mapping[str, Any]) -> str:
+def markdown(config: DistillConfig, students: Sequence[Student], report: Mapping[str, Any]) -> str:
     """The tables."""
-    networks, labels = found["networks"], found["labels"]
+    networks, labels = report["networks"], report["labels"]
     size = networks[TEACHER]["pooled"]
     given = ", given" if config.checkpoint else f": {config.teacher.steps} steps of {config.teacher.batch}"
     lines = [
@@ -113,7 +113,7 @@ def markdown(config: DistillConfig, students: Sequence[Student], found: Mapping[
     for name, title, people in rows:
         cells = [_cell(metric, networks[name]) for metric in COLUMNS]
         lines.append(f"| {title} | {'' if people is None else f'{people:.0f}'} | " + " | ".join(cells) + " |")
-    if found["gap_closed"]:
+    if report["gap_closed"]:
         lines += [
             "",
             "Share of the way from the teacher to the ceiling, where the intervals of the two do not overlap:",
@@ -121,7 +121,7 @@ def markdown(config: DistillConfig, students: Sequence[Student], found: Mapping[
         ]
         lines += ["| network | " + " | ".join(COLUMNS.values()) + " |", "|---" * (1 + len(COLUMNS)) + "|"]
         for student in students:
-            shares = found["gap_closed"][student.name]
+            shares = report["gap_closed"][student.name]
             cells = ["" if math.isnan(shares[m]) else f"{100 * shares[m]:.0f} %" for m in COLUMNS]
             lines.append(f"| {student.title or student.name} | " + " | ".join(cells) + " |")
     lines += ["", "Labels, against the truth of the stream (people who count in the loss):", ""]
@@ -136,8 +136,8 @@ def markdown(config: DistillConfig, students: Sequence[Student], found: Mapping[
             f"| {name} | {entry.get('scenes', '')} | {entry.get('people', '')} | {entry.get('all_people', '')} | "
             + " | ".join(cells) + " |"
         )  # fmt: skip
-    if found["seconds"]:
-        spent = [f"{step} {s['processor']:.0f} ({s['clock']:.0f})" for step, s in found["seconds"].items()]
+    if report["seconds"]:
+        spent = [f"{step} {s['processor']:.0f} ({s['clock']:.0f})" for step, s in report["seconds"].items()]
         lines += ["", "Seconds of processor (of clock): " + ", ".join(spent) + "."]
     return "\n".join(lines) + "\n"
 

@@ -97,18 +97,18 @@ def image_errors(
     valid = everybody if truth.valid is None else truth.valid
     counted = valid if truth.counted is None else truth.counted
     kid = ~everybody if truth.kid is None else truth.kid
-    found = greedy_matching.match_2d_greedy(
+    matches = greedy_matching.match_2d_greedy(
         predicted_2d, truth_2d, iou_threshold=greedy_matching.IOU_THRESHOLD["agora"], counted=counted
     )
     plain = greedy_matching.match_people(predicted_2d, truth_2d, None, greedy_matching.IOU_THRESHOLD["agora"], counted)
-    p, g = found.pairs.T
+    p, g = matches.pairs.T
     missed = valid.copy()
     missed[g] = False
     body = slice(body_joints)
     out = {
         "count": np.array([valid.sum()]),
         "miss": np.array([missed.sum()]),
-        "false_positives": np.array([len(found.false_positives)]),
+        "false_positives": np.array([len(matches.false_positives)]),
         "plain_count": np.array([counted.sum()]),
         "plain_miss": np.array([len(plain.misses)]),
         "plain_false_positives": np.array([len(plain.false_positives)]),

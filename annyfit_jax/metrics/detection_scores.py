@@ -37,8 +37,8 @@ def average_precision(images: Sequence[Detections], threshold: float) -> float:
     scores = np.concatenate([image.scores for image in images])
     hits = np.concatenate([_hits(image, threshold) for image in images])
     hits = hits[np.argsort(-scores, kind="stable")]
-    found = np.cumsum(hits)
-    recall, precision = found / people, found / np.arange(1, len(hits) + 1)
+    true_positives = np.cumsum(hits)
+    recall, precision = true_positives / people, true_positives / np.arange(1, len(hits) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     at = np.searchsorted(recall, _RECALLS, side="left")
     return float(np.append(precision, 0.0)[np.minimum(at, len(precision))].mean())

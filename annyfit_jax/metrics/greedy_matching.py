@@ -132,9 +132,9 @@ def match_people(
         if overlap[i, j] >= iou_threshold and not taken_p[i] and not taken_g[j]:
             taken_p[i] = taken_g[j] = True
             (pairs if counted is None or counted[j] else ignored).append((i, j))
-    found = _matches(pairs, p, g, (visible > 0) if counted is None else counted & (visible > 0))
-    spare = np.setdiff1d(found.false_positives, [i for i, _ in ignored]).astype(np.int64)
-    return found._replace(false_positives=spare)
+    matches = _matches(pairs, p, g, (visible > 0) if counted is None else counted & (visible > 0))
+    spare = np.setdiff1d(matches.false_positives, [i for i, _ in ignored]).astype(np.int64)
+    return matches._replace(false_positives=spare)
 
 
 def precision_recall_f1(count: int, misses: int, false_positives: int) -> tuple[float, float, float]:
@@ -169,6 +169,8 @@ def _checked(
 
 
 def _matches(pairs: list[tuple[int, int]], p: int, g: int, counted: np.ndarray | None) -> Matches:
-    found = np.array(pairs, np.int64).reshape(-1, 2)
+    matched_pairs = np.array(pairs, np.int64).reshape(-1, 2)
     people = np.arange(g) if counted is None else np.flatnonzero(counted)
-    return Matches(found, np.setdiff1d(np.arange(p), found[:, 0]), np.setdiff1d(people, found[:, 1]))
+    return Matches(
+        matched_pairs, np.setdiff1d(np.arange(p), matched_pairs[:, 0]), np.setdiff1d(people, matched_pairs[:, 1])
+    )

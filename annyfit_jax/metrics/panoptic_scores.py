@@ -60,13 +60,15 @@ def bev_errors(
     truth_2d, labelled, visible, target = (x[keep] for x in (truth_2d, labelled, visible, at_root(truth_3d, roots[1])))
     if len(predicted_2d) == 0:
         return np.full(len(truth_2d), MISS_MM)
-    found = greedy_matching.match_2d_greedy(predicted_2d, truth_2d, labelled, greedy_matching.IOU_THRESHOLD["panoptic"])
-    if not len(found.pairs):
+    matches = greedy_matching.match_2d_greedy(
+        predicted_2d, truth_2d, labelled, greedy_matching.IOU_THRESHOLD["panoptic"]
+    )
+    if not len(matches.pairs):
         return np.full(len(truth_2d), MISS_MM)
     root = predicted_3d[:, roots[0]] if predicted_roots is None else predicted_roots
-    p, g = found.pairs.T
+    p, g = matches.pairs.T
     errors = distances(predicted_3d[p] - root[p, None], target[g]) * visible[g] * _MM
-    return np.concatenate([errors.mean(-1), np.full(len(found.misses), MISS_MM)])
+    return np.concatenate([errors.mean(-1), np.full(len(matches.misses), MISS_MM)])
 
 
 def bev_targets(truth: TruthPeople) -> tuple[Float[np.ndarray, "g 14 2"], Float[np.ndarray, "g 14 3"]]:
@@ -122,19 +124,19 @@ def _annyfit_errors(predicted: PredictedPeople, truth: TruthPeople) -> Errors:
     inside = ((pixels > 0) & (pixels < np.asarray(truth.image_size))).all(-1)
     # A person to be found: both hips known (they are the root), enough joints inside the picture.
     counted = seen[:, hips].all(1) & ((seen & inside).sum(1) >= MIN_JOINTS_INSIDE)
-    found = greedy_matching.match_people(
+    matches = greedy_matching.match_people(
         pick(predicted.joints_2d, predicted.names, names), pixels, seen & inside,
         greedy_matching.IOU_THRESHOLD["panoptic"], counted,
     )  # fmt: skip
-    p, g = found.pairs.T
+    p, g = matches.pairs.T
     p3, g3, visible = ours[p], target[g], seen[g]
     rooted = distances(at_root(p3, hips), at_root(g3, hips))
     one_similarity = joint_pa_mpjpe(p3, g3, visible) * _MM
     middle = lambda x: x[:, hips].mean(1)  # noqa: E731
     return {
         "count": np.array([int(counted.sum())]),
-        "misses": np.array([len(found.misses)]),
-        "false_positives": np.array([len(found.false_positives)]),
+        "misses": np.array([len(matches.misses)]),
+        "false_positives": np.array([len(matches.false_positives)]),
         "root_mpjpe": _per_person(rooted, visible) * _MM,
         "joint_pa_mpjpe": np.array([one_similarity] if len(p) else []),
         "pa_mpjpe": visible_pa_mpjpe(p3, g3, visible) * _MM,

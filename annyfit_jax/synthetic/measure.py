@@ -24,7 +24,7 @@ def measure(scenes: Sequence[RenderedScene]) -> dict[str, float]:
     detections do not decide them.
     """
     level = _pool(scenes, "gt_joint_visibility")
-    found = np.concatenate([s.keypoints[..., 2] > 0 for s in scenes])
+    is_detected = np.concatenate([s.keypoints[..., 2] > 0 for s in scenes])
     truth_px = _pool(scenes, "gt_coco2d")
     size = np.ptp(truth_px, axis=1).max(-1)[:, None]
     error = 100 * np.linalg.norm(np.concatenate([s.keypoints[..., :2] for s in scenes]) - truth_px, axis=-1) / size
@@ -40,9 +40,9 @@ def measure(scenes: Sequence[RenderedScene]) -> dict[str, float]:
     for name, value in _LEVELS.items():
         here = level == value
         out[f"joints {name}"] = _mean(here)
-        out[f"joints {name}: missed"] = 1 - _mean(found[here])
-        out[f"joints {name}: median error, % of size"] = _median(error[here & found])
-        out[f"joints {name}: error above 10 % of size"] = _mean(error[here & found] > 10)
+        out[f"joints {name}: missed"] = 1 - _mean(is_detected[here])
+        out[f"joints {name}: median error, % of size"] = _median(error[here & is_detected])
+        out[f"joints {name}: error above 10 % of size"] = _mean(error[here & is_detected] > 10)
     return out | _depth(scenes) | _words(scenes, age) | _starts(scenes, age)
 
 

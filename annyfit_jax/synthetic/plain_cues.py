@@ -115,9 +115,9 @@ def detect_keypoints(
     image_size: tuple[int, int],
 ) -> Float[np.ndarray, "n 17 3"]:
     """COCO-17 detections x, y, confidence; 6 % and whatever is outside the image are missing (zeros)."""
-    found = _detect(rng, pixels, hidden, sigma[:, None], rng.uniform(0.6, 0.98, hidden.shape), extent, 0.02)
-    found[~inside(pixels, image_size) | (rng.random(hidden.shape) < 0.06)] = 0.0
-    return found
+    detections = _detect(rng, pixels, hidden, sigma[:, None], rng.uniform(0.6, 0.98, hidden.shape), extent, 0.02)
+    detections[~inside(pixels, image_size) | (rng.random(hidden.shape) < 0.06)] = 0.0
+    return detections
 
 
 def detect_dense(
@@ -132,9 +132,9 @@ def detect_dense(
     """Dense detections x, y, confidence; `away` marks points on the far side of their own body."""
     shape = hidden.shape
     confidence = np.where(away, rng.uniform(0.25, 0.7, shape), rng.uniform(0.6, 0.98, shape))
-    found = _detect(rng, pixels, hidden, sigma[:, None] * np.where(away, 1.4, 1.0), confidence, extent, 0.01)
-    found[..., 2] = np.where(inside(pixels, image_size), found[..., 2], rng.uniform(0.0, 0.1, shape))
-    return found
+    detections = _detect(rng, pixels, hidden, sigma[:, None] * np.where(away, 1.4, 1.0), confidence, extent, 0.01)
+    detections[..., 2] = np.where(inside(pixels, image_size), detections[..., 2], rng.uniform(0.0, 0.1, shape))
+    return detections
 
 
 def _detect(

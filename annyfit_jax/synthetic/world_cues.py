@@ -119,18 +119,20 @@ def detect_joints(
 ) -> Float[np.ndarray, "n 17 3"]:
     """COCO-17 detections x, y, confidence; zeros where a joint is not found or outside the picture."""
     sigma = sigma[:, None] * _level_factor(level, noise)
-    found = _detections(rng, pixels, level, rng.normal(size=pixels.shape) * sigma[..., None], size, noise.wild, noise)
+    detections = _detections(
+        rng, pixels, level, rng.normal(size=pixels.shape) * sigma[..., None], size, noise.wild, noise
+    )
     for indices in _SIDES.values():
         swap = rng.random(len(pixels)) < noise.swapped
         left, right = indices
         rows = np.flatnonzero(swap)[:, None]
-        found[rows, left + right] = found[rows, right + left]
+        detections[rows, left + right] = detections[rows, right + left]
     chance = np.where(
         level == HIDDEN, noise.missed_hidden, np.where(level == SELF_HIDDEN, 0.5 * noise.missed_hidden, noise.missed)
     )
     missed = rng.random(level.shape) < np.minimum(chance * harder(size, noise)[:, None], 0.95)
-    found[missed | (level == OUTSIDE)] = 0.0
-    return found
+    detections[missed | (level == OUTSIDE)] = 0.0
+    return detections
 
 
 def detect_dense(

@@ -50,8 +50,8 @@ class Checkpoints:
         parts: dict[str, Any] = {"state": ocp.args.StandardRestore(shapes)}  # pyright: ignore
         if data is not None:
             parts["data"] = CheckpointRestore(data)  # pyright: ignore
-        found = self._manager.restore(self.latest, args=ocp.args.Composite(**parts))
-        return TrainState(**found["state"])
+        checkpoint = self._manager.restore(self.latest, args=ocp.args.Composite(**parts))
+        return TrainState(**checkpoint["state"])
 
     def close(self) -> None:
         """Waits for what is being written."""

@@ -110,15 +110,15 @@ def rows(
     return own.to_iter_dataset(options).batch(batch, drop_remainder=True, batch_fn=list)
 
 
-def padded(feed: Feed, found: Sequence[Any]) -> Any:
+def padded(feed: Feed, rows: Sequence[Any]) -> Any:
     """Rows as a batch; all processes pad to one size."""
-    size = feed.size(found)
+    size = feed.size(rows)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
         size = tuple(int(v) for v in np.max(multihost_utils.process_allgather(np.array(size)), axis=0))
         assert len(size) == 2
-    return feed.batch(found, size)
+    return feed.batch(rows, size)
 
 
 def smallest_bucket(need: Size, buckets: Sequence[Size]) -> Size:

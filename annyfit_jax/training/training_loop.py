@@ -70,10 +70,10 @@ def train(
     while done < config.steps and not _stopped(stop):
         batch = training_data.padded(config.feed, next(rows))
         clock.add(config.batch, 3.0 * processes * cost.of(batch))  # the gradient costs twice the forward pass
-        state, found = step(state, constants, states.on_devices(batch, mesh, split=True))
+        state, step_metrics = step(state, constants, states.on_devices(batch, mesh, split=True))
         done += 1
         if done % config.log_every == 0 or done == config.steps:
-            values = {name: float(value) for name, value in jax.device_get(found).items()}
+            values = {name: float(value) for name, value in jax.device_get(step_metrics).items()}
             values |= clock.look()
             log.write(done, values)
             logging.info("step %d of %d: %s", done, config.steps, spell(values))

@@ -108,10 +108,10 @@ class Clock:
         """`TIMING` of the steps since the last look; `mfu` is the share of the devices' peak, where that is known."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         tflops = self._flops / seconds / 1e12
-        found = {"seconds": seconds, "images_per_second": self._images / seconds, "tflops": tflops}
+        timing = {"seconds": seconds, "images_per_second": self._images / seconds, "tflops": tflops}
         devices = jax.devices()
         peak = peak_tflops(devices[0].device_kind)
         if peak is not None:
-            found["mfu"] = tflops / (peak * len(devices))
+            timing["mfu"] = tflops / (peak * len(devices))
         self.__init__()
-        return found
+        return timing

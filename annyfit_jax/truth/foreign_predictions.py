@@ -187,14 +187,14 @@ def read_meshes(path: str | Path, regressor: Float[np.ndarray, "55 10475"]) -> P
 
 def agora_files(folder: str | Path) -> dict[str, list[Path]]:
     """Image stem -> its prediction files `<stem>_personId_<k>.pkl`, by k. Raises SceneError where there is none."""
-    found: dict[str, list[tuple[int, Path]]] = {}
+    by_stem: dict[str, list[tuple[int, Path]]] = {}
     for file in Path(folder).glob("*_personId_*.pkl"):
         stem, _, number = file.stem.rpartition("_personId_")
         if number.isdigit():
-            found.setdefault(stem, []).append((int(number), file))
-    if not found:
+            by_stem.setdefault(stem, []).append((int(number), file))
+    if not by_stem:
         raise SceneError(f"{folder}: no AGORA predictions (<image>_personId_<k>.pkl)")
-    return {stem: [file for _, file in sorted(files)] for stem, files in found.items()}
+    return {stem: [file for _, file in sorted(files)] for stem, files in by_stem.items()}
 
 
 def agora_body(files: list[Path]) -> str:

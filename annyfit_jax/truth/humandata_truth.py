@@ -162,11 +162,13 @@ def _parameters(people: _People, row: int, where: str, own_model: bool) -> Offic
     }
     betas = "betas_neutral" if not own_model and "betas_neutral" in body else "betas"
     rest = {name: np.zeros(size) for name, size in _OPTIONAL.items()} | {"expression": np.zeros(_NUM_EXPRESSION)}
-    found = {name: flat_numbers(body, name, _OPTIONAL.get(name, "expression"), where) for name in rest if name in body}
+    optional = {
+        name: flat_numbers(body, name, _OPTIONAL.get(name, "expression"), where) for name in rest if name in body
+    }
     return OfficialParameters(
         **{name: flat_numbers(body, name, size, where) for name, size in _NEEDED.items()},
         betas=flat_numbers(body, betas, "betas", where),
-        **{**rest, **found},
+        **{**rest, **optional},
     )
 
 
@@ -182,8 +184,8 @@ def _read(path: Path) -> _People:
     content = read_humandata(path)
     n = len(content["image_path"])
     if "smplx" not in content:
-        found = ", ".join(key for key in ("smpl", "smplh", "anny") if key in content) or "no body"
-        raise SceneError(f"{path}: smplx: missing, the file has {found}; truth is SMPL-X here")
+        bodies = ", ".join(key for key in ("smpl", "smplh", "anny") if key in content) or "no body"
+        raise SceneError(f"{path}: smplx: missing, the file has {bodies}; truth is SMPL-X here")
     for key in (*_NEEDED, "betas"):
         if key not in content["smplx"]:
             raise SceneError(f"{path}: smplx: {key}: missing")

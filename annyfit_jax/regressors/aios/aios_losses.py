@@ -99,17 +99,17 @@ def loss(
     named: Terms = {}
     weighted: list[Array] = []
 
-    def add(layers: Sequence[int | None], found: Terms) -> None:
-        weights = np.array([[weight(config, term, layer) for layer in layers] for term in found], np.float32)
-        weighted.append((jnp.stack(list(found.values())) * weights).sum())
+    def add(layers: Sequence[int | None], terms: Terms) -> None:
+        weights = np.array([[weight(config, term, layer) for layer in layers] for term in terms], np.float32)
+        weighted.append((jnp.stack(list(terms.values())) * weights).sum())
         for index, layer in enumerate(layers):
-            named.update({_term_name(layer, term): values[index] for term, values in found.items()})
+            named.update({_term_name(layer, term): values[index] for term, values in terms.items()})
 
     groups = []
     for (_, wanted), layers in _alike(outputs, config).items():
         terms_of = functools.partial(_layer_terms, targets=targets, wanted=wanted, slips=config.slips)
-        found, matched, body = jax.vmap(terms_of)(_stacked([output for _, output in layers]))
-        add([layer for layer, _ in layers], found)
+        terms, matched, body = jax.vmap(terms_of)(_stacked([output for _, output in layers]))
+        add([layer for layer, _ in layers], terms)
         if body is not None:
             groups.append(([layer for layer, _ in layers], wanted, matched, body))
     if groups:
@@ -190,14 +190,14 @@ def _layer_terms(
 
     # Only matched queries go on: the body model is evaluated for true people, not for every query.
     ours = jax.tree.map(pick, output)
-    found = {"classes": _class_loss(output.logits, query) / people}
-    found |= _box_terms(ours.boxes, targets.boxes, matched, people.astype(jnp.float32), "person")
-    found |= _part_box_terms(ours, targets, matched)
-    found |= _joint_terms(ours, targets, matched, wanted, slips)
+    terms = {"classes": _class_loss(output.logits, query) / people}
+    terms |= _box_terms(ours.boxes, targets.boxes, matched, people.astype(jnp.float32), "person")
+    terms |= _part_box_terms(ours, targets, matched)
+    terms |= _joint_terms(ours, targets, matched, wanted, slips)
     body = ours.body if wanted.body else None
     if body is not None:
-        found |= _parameter_terms(body, targets, matched, wanted, slips)
-    return found, matched, body
+        terms |= _parameter_terms(body, targets, matched, wanted, slips)
+    return terms, matched, body
 
 
 # ------------------------------------------------------------------------------------------------ classes and boxes
@@ -230,9 +230,9 @@ def _part_box_terms(ours: LayerOutput, targets: Targets, matched: Float[Array, "
         return {}
     counted = matched[..., None] * targets.part_boxes_valid
     terms_of = functools.partial(_box_terms, name="part")
-    found = jax.vmap(terms_of, in_axes=(0, 2, 2, 0))(jnp.stack(boxes), targets.part_boxes, counted, counted.sum((0, 1)))
+    terms = jax.vmap(terms_of, in_axes=(0, 2, 2, 0))(jnp.stack(boxes), targets.part_boxes, counted, counted.sum((0, 1)))
     return {
-        term.replace("part", name): values[index] for term, values in found.items() for index, name in enumerate(_SIDES)
+        term.replace("part", name): values[index] for term, values in terms.items() for index, name in enumerate(_SIDES)
     }
 
 
@@ -267,17 +267,17 @@ def _joint_terms(
         oks = loss_terms.oks_loss(xy, true[..., :2], visible, area, sigmas)
         return {f"joints_l1_{name}": loss_terms.mean_over(l1, count), f"oks_{name}": loss_terms.mean_over(oks, count)}
 
-    found = {}
+    terms = {}
     if ours.body_joints is not None and wanted.body:
-        found |= of("body", ours.body_joints, targets.body_joints, loss_terms.BODY_SIGMAS, matched)
+        terms |= of("body", ours.body_joints, targets.body_joints, loss_terms.BODY_SIGMAS, matched)
     sides = (ours.left_hand_joints, ours.right_hand_joints, ours.face_joints)
     if wanted.parts:
         for index, (name, xy) in enumerate(zip(_SIDES, sides)):
             if xy is not None:
                 counted_by = targets.part_joints[:, :, 0, :, 2] if slips and name == "face" else None
                 used = matched * targets.part_boxes_valid[:, :, index]
-                found |= of(name, xy, targets.part_joints[:, :, index], loss_terms.PART_SIGMAS, used, counted_by)
-    return found
+                terms |= of(name, xy, targets.part_joints[:, :, index], loss_terms.PART_SIGMAS, used, counted_by)
+    return terms
 
 
 # ------------------------------------------------------------------------------------------------ the body model
@@ -291,7 +291,7 @@ def _parameter_terms(
     def masked(difference: Array, valid: Array) -> Array:
         return loss_terms.mean_over(jnp.abs(difference).sum(-1) * valid * matched, valid * matched)
 
-    found = {"shape": masked(body.shape - targets.body.shape, targets.body.shape_valid)}
+    terms = {"shape": masked(body.shape - targets.body.shape, targets.body.shape_valid)}
     for part in PARTS if wanted.parts else ("body",):
         ours = getattr(body.rotations, part)
         if ours is None:
@@ -300,15 +300,15 @@ def _parameter_terms(
         error = jnp.abs(ours - rotvec_to_matrix(getattr(targets.body.rotvecs, part))).sum((-2, -1)) * valid
         counted = loss_terms.any_of(valid)
         if part == "body":
-            found["rotation_root"] = loss_terms.mean_over(error[..., 0], counted)
-            found["rotation_body"] = loss_terms.mean_over(error[..., 1:], counted)
+            terms["rotation_root"] = loss_terms.mean_over(error[..., 0], counted)
+            terms["rotation_body"] = loss_terms.mean_over(error[..., 1:], counted)
         elif part == "face" and slips:
-            found["rotation_face"] = error.sum()
+            terms["rotation_face"] = error.sum()
         else:
-            found[f"rotation_{part}"] = loss_terms.mean_over(error, counted)
+            terms[f"rotation_{part}"] = loss_terms.mean_over(error, counted)
     if wanted.parts and body.expression is not None:
-        found["expression"] = masked(body.expression - targets.body.expression, targets.body.expression_valid)
-    return found
+        terms["expression"] = masked(body.expression - targets.body.expression, targets.body.expression_valid)
+    return terms
 
 
 def _point_terms(
@@ -325,7 +325,7 @@ def _point_terms(
     size = jnp.broadcast_to(targets.image_size[:, None], (*camera_.shape[:2], 2))
     projected = weak_perspective.project(points, camera_, size, focal) / size[..., None, :]
     has_3d = targets.has_3d[:, None, None]
-    found = {}
+    terms = {}
     for part in PARTS if wanted.parts else ("body",):
         span = layout.span(part)
 
@@ -343,6 +343,6 @@ def _point_terms(
                 points - points[:, :, root, None],
                 true[..., :3] - true[:, :, layout.pelvis, None, :3],
             )
-            found[f"{name}_{part}"] = of(ours_from - true_from, true[..., 3] * has_3d)
-        found[f"points2d_{part}"] = of(projected - targets.image_points[..., :2], targets.image_points[..., 2])
-    return found
+            terms[f"{name}_{part}"] = of(ours_from - true_from, true[..., 3] * has_3d)
+        terms[f"points2d_{part}"] = of(projected - targets.image_points[..., :2], targets.image_points[..., 2])
+    return terms

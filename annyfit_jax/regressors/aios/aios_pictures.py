@@ -24,11 +24,11 @@ def draw(
 ) -> list[UInt8[np.ndarray, "h w 3"]]:
     """The pictures of a batch (host arrays) without padding: true joints as dots, predicted bodies as skeletons."""
     predictor, run = _predictor(config, body_file)
-    found = jax.tree.map(np.asarray, run(variables, batch._replace(targets=None), threshold))
+    people = jax.tree.map(np.asarray, run(variables, batch._replace(targets=None), threshold))
     drawn = []
     for k, size in enumerate(np.asarray(batch.image_size)):
         width, height = (int(side) for side in size)
-        own = jax.tree.map(lambda x, row=k: x[row], found)
+        own = jax.tree.map(lambda x, row=k: x[row], people)
         joints = predictor.joints(own, np.flatnonzero(own.valid))
         # The camera is that of the picture before it was resized.
         K = np.diag([*np.asarray(batch.resize_factor)[k], 1.0]) @ own.intrinsics

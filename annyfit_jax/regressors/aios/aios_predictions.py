@@ -84,30 +84,34 @@ class Predictor:
         images, padding = picture_preprocess.pad_batch([row], bucket)
         full, factor = np.array([size], np.float32), np.array([[size[0] / width, size[1] / height]], np.float32)
         fields: dict[str, Any] = {"images": images, "padding": padding, "image_size": full, "resize_factor": factor}
-        found = self._run(self.variables, Batch(**fields), self.threshold)
+        candidates = self._run(self.variables, Batch(**fields), self.threshold)
         if self.single:
-            found = single_person(found)
-        return jax.tree.map(lambda x: np.asarray(x)[0], found)
+            candidates = single_person(candidates)
+        return jax.tree.map(lambda x: np.asarray(x)[0], candidates)
 
     def fit(self, name: str, image: UInt8[np.ndarray, "h w 3"], image_path: str = "") -> SceneFit:
         """The people above the threshold, best first; ids are their ranks, notes their scores and boxes."""
-        found = self.people(image)
-        kept = np.flatnonzero(found.valid)
-        parameters, labels = self._parameters(found, kept)
+        candidates = self.people(image)
+        kept = np.flatnonzero(candidates.valid)
+        parameters, labels = self._parameters(candidates, kept)
         keypoints, height = self._measures(parameters)
-        score = [f"score={found.scores[k]:.4f};box=" + ",".join(f"{v:.1f}" for v in found.boxes[k]) for k in kept]
+        score = [
+            f"score={candidates.scores[k]:.4f};box=" + ",".join(f"{v:.1f}" for v in candidates.boxes[k]) for k in kept
+        ]
         fit = scene_fit(
-            name, image_path, (image.shape[1], image.shape[0]), found.intrinsics, parameters, labels,
+            name, image_path, (image.shape[1], image.shape[0]), candidates.intrinsics, parameters, labels,
             keypoints_3d=keypoints, height_m=height, notes=score, origin=self.origin,
             asset_version=self._asset_version, scene_notes=self._scene_notes(),
         )  # fmt: skip
         if self.save_vertices:
-            fit.vertices = self._vertices(parameters, None if found.expression is None else found.expression[kept])
+            fit.vertices = self._vertices(
+                parameters, None if candidates.expression is None else candidates.expression[kept]
+            )
         return fit
 
-    def joints(self, found: Any, kept: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 17 3"]:
+    def joints(self, candidates: Any, kept: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 17 3"]:
         """COCO-17 of some candidates (`people`), metres, camera axes."""
-        return self._measures(self._parameters(found, kept)[0])[0]
+        return self._measures(self._parameters(candidates, kept)[0])[0]
 
     @property
     def _asset_version(self) -> str:
@@ -121,10 +125,10 @@ class Predictor:
             notes.append("expression_in_vertices_only" if self.save_vertices else "expression_not_stored")
         return notes
 
-    def _parameters(self, found: Any, kept: np.ndarray) -> tuple[BodyParameters, tuple[np.ndarray, np.ndarray]]:
+    def _parameters(self, candidates: Any, kept: np.ndarray) -> tuple[BodyParameters, tuple[np.ndarray, np.ndarray]]:
         """Parameters of fits, and the names of bones and shape coefficients."""
         rotvecs = {
-            bone: getattr(found.rotvecs, part)[kept, k]
+            bone: getattr(candidates.rotvecs, part)[kept, k]
             for part, bones in self.head.parts.items()
             for k, bone in enumerate(bones)
         }
@@ -132,7 +136,7 @@ class Predictor:
         bones = anny_bones() if is_anny else smplx.JOINTS[1:]
         rest = np.zeros((len(kept), 3), np.float32)
         pose = np.stack([rotvecs.get(bone, rest) for bone in bones], 1)
-        shape, transl = found.shape[kept], found.transl[kept]
+        shape, transl = candidates.shape[kept], candidates.transl[kept]
         if is_anny:
             names = anny.PHENOTYPE_LABELS
             shape = shape[:, : len(names)]  # the rest is not part of fits: at its default
@@ -141,7 +145,7 @@ class Predictor:
             names = tuple(f"beta{k}" for k in range(shape.shape[1]))
             for part, mean in zip((self.head.left_hand, self.head.right_hand), np.asarray(self._smplx.hand_means)):
                 pose[:, [bones.index(bone) for bone in part]] += mean.reshape(-1, 3)
-            expression = None if found.expression is None else found.expression[kept]
+            expression = None if candidates.expression is None else candidates.expression[kept]
             transl = np.asarray(smplx.translation_from_transl(self._smplx, shape, transl, expression))
         root = rotvecs[self.head.body[0]]
         return BodyParameters(root, transl, pose, shape), (np.array(bones), np.array(names))

@@ -102,9 +102,9 @@ def _draw(random: np.random.Generator, example: Example, config: Augmentation, c
             single = share < config.single
             count = 1 if single else 1 + int((share - config.single) / (1.0 - config.single) * len(real))
             real = real[:count]
-        found = picture_preprocess.crop_window(real, example.size)
-        if min(found[2:]) >= 1:
-            window = tuple(float(v) for v in found)  # pyright: ignore[reportAssignmentType]
+        around_people = picture_preprocess.crop_window(real, example.size)
+        if min(around_people[2:]) >= 1:
+            window = tuple(float(v) for v in around_people)  # pyright: ignore[reportAssignmentType]
     size = picture_preprocess.output_size((window[2], window[3]), short, config.long_limit)
     return _Draws(flip, window, size, colour)  # pyright: ignore[reportArgumentType]
 

@@ -124,9 +124,9 @@ def smplx_point_model(model: smplx.SmplxModel, landmarks: dict[str, np.ndarray])
         "dynamic_lmk_bary_coords": (79, _CONTOUR, 3),
     }  # fmt: skip
     for name, shape in shapes.items():
-        found = None if name not in landmarks else np.shape(landmarks[name])
-        if found != shape:
-            raise ValueError(f"SMPL-X landmarks: {name} must have shape {shape}, got {found}")
+        actual = None if name not in landmarks else np.shape(landmarks[name])
+        if actual != shape:
+            raise ValueError(f"SMPL-X landmarks: {name} must have shape {shape}, got {actual}")
     faces = np.asarray(model.faces)
     return SmplxPointModel(
         model,

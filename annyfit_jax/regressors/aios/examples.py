@@ -67,12 +67,12 @@ def pixels(example: Example) -> UInt8[np.ndarray, "h w 3"]:
     photo = example.photo
     try:
         with Image.open(io.BytesIO(photo) if isinstance(photo, bytes) else photo) as image:
-            found = np.asarray(image.convert("RGB"))
+            rgb = np.asarray(image.convert("RGB"))
     except Exception as error:  # image decoders fail in many ways
         raise SceneError(f"{example.name}: cannot be read as an image ({type(error).__name__}: {error})") from error
-    if found.shape[1::-1] != tuple(example.size):
-        raise SceneError(f"{example.name}: a picture of {found.shape[1::-1]} pixels, annotated for {example.size}")
-    return found
+    if rgb.shape[1::-1] != tuple(example.size):
+        raise SceneError(f"{example.name}: a picture of {rgb.shape[1::-1]} pixels, annotated for {example.size}")
+    return rgb
 
 
 def rotations_by_part(
@@ -174,16 +174,16 @@ class HumanDataSource:
         else:
             order = (("global_orient", 0, 1), ("body_pose", 1, 22))
             for name, first, last in order:
-                found = entry(name, 3)
-                if found is not None:
-                    rotvecs |= {bone: found[:, k] for k, bone in enumerate(self.head.body[first:last])}
+                values = entry(name, 3)
+                if values is not None:
+                    rotvecs |= {bone: values[:, k] for k, bone in enumerate(self.head.body[first:last])}
             for name, bones in (
                 ("left_hand_pose", self.head.left_hand), ("right_hand_pose", self.head.right_hand),
                 ("jaw_pose", self.head.face),
             ):  # fmt: skip
-                found = entry(name, 3)
-                if found is not None:
-                    rotvecs |= {bone: found[:, k] for k, bone in enumerate(bones)}
+                values = entry(name, 3)
+                if values is not None:
+                    rotvecs |= {bone: values[:, k] for k, bone in enumerate(bones)}
             shape = _padded(entry("betas", 1), n, self.head.shape)
         expression = entry("expression", 1)
         known = valid if expression is not None else np.zeros(n, np.float32)
@@ -209,12 +209,12 @@ def _keypoints(content: Mapping[str, Any], kind: str, rows: slice) -> np.ndarray
     """137 points with confidence, float64; zeros where the file has none."""
     for key in (f"keypoints{kind}_original", f"keypoints{kind}_smplx", f"keypoints{kind}"):
         if key in content:
-            found = np.asarray(content[key], np.float64)[rows]
+            keypoints = np.asarray(content[key], np.float64)[rows]
             mask = content.get(f"{key}_mask")
-            found = found[:, list(TRUE_FROM_144)].copy()
+            keypoints = keypoints[:, list(TRUE_FROM_144)].copy()
             if mask is not None:
-                found[..., -1] *= np.asarray(mask)[list(TRUE_FROM_144)] > 0
-            return found
+                keypoints[..., -1] *= np.asarray(mask)[list(TRUE_FROM_144)] > 0
+            return keypoints
     return np.zeros((rows.stop - rows.start, 137, 3 if kind == "2d" else 4))
 
 

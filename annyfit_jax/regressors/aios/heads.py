@@ -75,8 +75,8 @@ class RefinementHeads(nnx.Module):
             ends = np.cumsum([contents[name].shape[2] for name in names])[:-1]
             place, size = self._centre_and_size(names[0], layer)
             content = jnp.concatenate([contents[name] for name in names], axis=2)
-            found = jnp.concatenate([place(content), size(content)], axis=-1)
-            moves |= dict(zip(names, jnp.split(found, ends, axis=2)))
+            part_moves = jnp.concatenate([place(content), size(content)], axis=-1)
+            moves |= dict(zip(names, jnp.split(part_moves, ends, axis=2)))
         moved = jnp.concatenate([moves[name] for name in contents], axis=2).reshape(x.shape[0], -1, 4)
         return jnp.concatenate([self.person[layer](x[:, :first]), moved], axis=1) if first else moved
 

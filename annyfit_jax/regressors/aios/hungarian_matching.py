@@ -113,18 +113,18 @@ def _assign_rows(
     def add(row: Array, state: tuple) -> tuple:
         u, v, column_of, row_of = state
         row = row.astype(jnp.int32)
-        found = search(row, u, v, row_of)
-        others = found.rows & (jnp.arange(rows) != row)
-        u = u + jnp.where(others, found.length - found.shortest[column_of], 0.0)
-        u = u.at[row].add(jnp.where(use_row[row], found.length, 0.0))
-        v = v - jnp.where(found.columns, found.length - found.shortest, 0.0)
+        tree = search(row, u, v, row_of)
+        others = tree.rows & (jnp.arange(rows) != row)
+        u = u + jnp.where(others, tree.length - tree.shortest[column_of], 0.0)
+        u = u.at[row].add(jnp.where(use_row[row], tree.length, 0.0))
+        v = v - jnp.where(tree.columns, tree.length - tree.shortest, 0.0)
 
         def turn(path: tuple) -> tuple:
             column, column_of, row_of, _ = path
-            before = found.via[column]
+            before = tree.via[column]
             return column_of[before], column_of.at[before].set(column), row_of.at[column].set(before), before == row
 
-        path = (found.column, column_of, row_of, ~use_row[row])
+        path = (tree.column, column_of, row_of, ~use_row[row])
         _, column_of, row_of, _ = jax.lax.while_loop(lambda path: ~path[3], turn, path)
         return u, v, column_of, row_of
 

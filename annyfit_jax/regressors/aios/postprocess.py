@@ -91,8 +91,8 @@ def people(
     )
 
 
-def single_person(found: People) -> People:
+def single_person(candidates: People) -> People:
     """Keeps the best person only, for data sets with one per image."""
-    first = jnp.argmax(found.valid, axis=1)
-    is_first = np.arange(found.valid.shape[1]) == first[:, None]
-    return found._replace(valid=found.valid & is_first)
+    first = jnp.argmax(candidates.valid, axis=1)
+    is_first = np.arange(candidates.valid.shape[1]) == first[:, None]
+    return candidates._replace(valid=candidates.valid & is_first)

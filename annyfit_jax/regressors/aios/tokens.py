@@ -48,11 +48,11 @@ def size(layout: Layout) -> int:
 
 def spans(layout: Layout) -> dict[str, tuple[int, ...]]:
     """Group -> indices of its tokens within a person."""
-    found, start = {}, 0
+    indices, start = {}, 0
     for name, count in layout:
-        found[name] = tuple(range(start, start + count))
+        indices[name] = tuple(range(start, start + count))
         start += count
-    return found
+    return indices
 
 
 class Visibility(NamedTuple):

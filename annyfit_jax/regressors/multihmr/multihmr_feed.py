@@ -99,14 +99,14 @@ class MultiHmrFeed:
 
     def row(self, source: str, example: Any, random: np.random.Generator) -> Row:
         """Square picture, camera and people of a record; mirrored at times."""
-        found = example if isinstance(example, Decoded) else self._decoded(source, example)
-        pixels, K, fields = found.pixels, found.intrinsics, found.fields
+        record = example if isinstance(example, Decoded) else self._decoded(source, example)
+        pixels, K, fields = record.pixels, record.intrinsics, record.fields
         if random.random() < self.flip:
             pixels, K, fields = pixels[:, ::-1], _mirrored_camera(K, self.side), mirrored(fields)
         image = normalise(pixels.astype(np.float32))
         if self.colour:
             image = image * random.uniform(1 - self.colour, 1 + self.colour, 3).astype(np.float32)
-        return Row(image, K.astype(np.float32), self._targets(fields, found.known, found.weight))
+        return Row(image, K.astype(np.float32), self._targets(fields, record.known, record.weight))
 
     def _decoded(self, source: str, example: Any) -> Decoded:
         """A record as far as nothing is random. Raises SceneError where it cannot be learned from."""

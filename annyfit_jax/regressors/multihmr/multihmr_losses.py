@@ -38,9 +38,9 @@ class Body(NamedTuple):
 
 def detection(scores: Float[Array, "*grid"], positive: Float[Array, "*grid"]) -> Float[Array, ""]:
     """Focal loss over all patches (Law and Deng, "CornerNet", ECCV 2018, eq. 1, one positive per person, no Gaussian)."""
-    found = jnp.log(scores + _LOG_FLOOR) * (1.0 - scores) ** 2 * positive
+    hits = jnp.log(scores + _LOG_FLOOR) * (1.0 - scores) ** 2 * positive
     missed = jnp.log(1.0 - scores + _LOG_FLOOR) * scores**2 * (1.0 - positive)
-    return -(found.sum() + missed.sum()) / jnp.maximum(positive.sum(), 1.0)
+    return -(hits.sum() + missed.sum()) / jnp.maximum(positive.sum(), 1.0)
 
 
 def terms(

@@ -85,20 +85,20 @@ class Predictor:
         height, width = image.shape[:2]
         picture, placement = square_preprocess.square(image, self.config.size)
         given = None if K is None else jnp.asarray(placement.intrinsics(K), jnp.float32)[None]
-        found = self._run(self.variables, Batch(jnp.asarray(picture)[None], given), self.threshold, self._meshes.model)
-        found = jax.tree.map(lambda x: np.asarray(x)[0], found)
-        kept = np.flatnonzero(found.valid)
+        candidates = self._run(self.variables, Batch(jnp.asarray(picture)[None], given), self.threshold, self._meshes.model)
+        candidates = jax.tree.map(lambda x: np.asarray(x)[0], candidates)
+        kept = np.flatnonzero(candidates.valid)
         if self.options.single_person and len(kept):
-            kept = kept[[np.argmax(found.scores[kept])]]
-        kept = kept[np.argsort(found.bodies.transl[kept, 2], kind="stable")]
-        body = found.bodies
+            kept = kept[[np.argmax(candidates.scores[kept])]]
+        kept = kept[np.argsort(candidates.bodies.transl[kept, 2], kind="stable")]
+        body = candidates.bodies
         people = BodyParameters(body.root_rotvec[kept], body.transl[kept], body.pose[kept], body.phenotypes[kept])
         keypoints, tall = self._meshes.keypoints_and_height(people)
-        heads = placement.back(found.heads[kept])
-        notes = [f"score={found.scores[k]:.4f};head={u:.1f},{v:.1f}" for k, (u, v) in zip(kept, heads)]
+        heads = placement.back(candidates.heads[kept])
+        notes = [f"score={candidates.scores[k]:.4f};head={u:.1f},{v:.1f}" for k, (u, v) in zip(kept, heads)]
         labels = (np.array(self._meshes.model.labels.bones[1:]), np.array(anny.PHENOTYPE_LABELS))
         fit = scene_fit(
-            name, image_path, (width, height), placement.intrinsics_back(found.intrinsics), people, labels,
+            name, image_path, (width, height), placement.intrinsics_back(candidates.intrinsics), people, labels,
             keypoints_3d=keypoints, height_m=tall, notes=notes, origin=self.origin,
             asset_version=self._meshes.model.labels.asset_version, scene_notes=[f"threshold={self.threshold:g}"],
         )  # fmt: skip
