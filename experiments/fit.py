@@ -93,7 +93,11 @@ def main() -> None:
     from experts.photos_to_cues import are_photos, scenes_of_photos
 
     photos = are_photos(FLAGS.input)
-    config = one_config(_config(FLAGS.config)) if FLAGS.config else by_start(_config("annyfit"), _config("annyfit_keypoints"))
+    config = (
+        one_config(_config(FLAGS.config))
+        if FLAGS.config
+        else by_start(_config("annyfit"), _config("annyfit_keypoints"))
+    )
     with program.stopping() as stop:
         if photos:
             source, identity = scenes_of_photos(_precompute_options(), stop)

@@ -153,6 +153,8 @@ def scenes_of_photos(
     folder = Path(options.output) / key
     state = precompute(replace(options, output=str(folder), stages=str(Path(options.output) / "stages")), stop)
     if not state.scenes and state.finished is False:
-        raise SceneError(f"{options.images}: nobody to fit in any photo; the reasons are in {folder / 'set_aside.jsonl'}")
+        raise SceneError(
+            f"{options.images}: nobody to fit in any photo; the reasons are in {folder / 'set_aside.jsonl'}"
+        )
     logging.info("%d people in %d photos; %d photos without", state.people, state.scenes, state.set_aside)
     return open_input(str(folder)), {"photos": photos, "experts": [options.experts, *options.assignments]}

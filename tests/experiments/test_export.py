@@ -94,7 +94,9 @@ def test_the_program_says_what_it_did_and_ends_with_its_codes(job, tmp_path):
     assert lost.returncode == 2 and "lost: no fits" in lost.stderr and "Traceback" not in lost.stderr
     # A place that cannot be written to; a full disk is the same kind of error.
     refused = call(f"--fits={job}", "--format=parquet", f"--output={tmp_path / 'a.json' / 'p.parquet'}")
-    assert refused.returncode == 74 and "cannot be read or written" in refused.stderr and "Traceback" not in refused.stderr
+    assert (
+        refused.returncode == 74 and "cannot be read or written" in refused.stderr and "Traceback" not in refused.stderr
+    )
 
 
 # ------------------------------------------------------------------------------------------------ what formats share
