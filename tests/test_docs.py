@@ -40,6 +40,8 @@ TUTORIALS = REPO / "docs" / "tutorials"
 PACKAGES = ("annyfit_jax", "body_models", "experts")
 """Those of the API reference."""
 DEFAULT_CONFIG = {"fit": "experiments/configs/annyfit_keypoints.py", "ablate": "experiments/configs/annyfit.py"}
+OWN_CONFIGS = ("upright.py",)
+"""Of the reader: written in a tutorial, which is run below."""
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"(?:python -m experiments\.|(?<![\w/-])annyfit )([a-z_.\d]+)(?=\s|$)(.*)")
 
@@ -102,8 +104,7 @@ def lines_of_shell(text: str) -> Iterator[str]:
     """Lines of the shell blocks, continued lines joined, and inline code."""
     for _, block in blocks(text, "bash"):
         yield from re.sub(r"\\\n\s*", "", block).splitlines()
-    prose = _FENCE.sub("", text)
-    spans = re.findall(r"`((?:[^`]*python -m experiments\.|annyfit [a-z])[^`]+)`", prose)
+    spans = re.findall(r"`((?:[^`]*python -m experiments\.|annyfit [a-z])[^`]+)`", _FENCE.sub("", text))
     yield from (span.replace("\n", " ") for span in spans)
 
 
@@ -177,14 +178,14 @@ def apply_settings(command: Command) -> int:
     elif command.program == "synthesize":
         preset = worlds.preset((command.values("difficulty") or ["standard"])[0], "multihmr")
         worlds.override(preset, settings)
-    elif path and not path.startswith("experiments/"):
+    elif path and path in OWN_CONFIGS:
         return 0  # a config of the reader's own; that of tutorial 4 is run below
     elif command.program in DEFAULT_CONFIG:
-        apply_overrides(fit_configs.load_config(REPO / path), settings)
+        apply_overrides(fit_configs.load_config(find_config(path)), settings)
     elif command.program in ("train", "predict") and path:
-        training_configs.load_config(REPO / path, settings)
+        training_configs.load_config(find_config(path), settings)
     elif command.program == "distill":
-        distillation_configs.load_config(REPO / path, settings)
+        distillation_configs.load_config(find_config(path), settings)
     return len(settings)
 
 
