@@ -85,7 +85,9 @@ class Predictor:
         height, width = image.shape[:2]
         picture, placement = square_preprocess.square(image, self.config.size)
         given = None if K is None else jnp.asarray(placement.intrinsics(K), jnp.float32)[None]
-        candidates = self._run(self.variables, Batch(jnp.asarray(picture)[None], given), self.threshold, self._meshes.model)
+        candidates = self._run(
+            self.variables, Batch(jnp.asarray(picture)[None], given), self.threshold, self._meshes.model
+        )
         candidates = jax.tree.map(lambda x: np.asarray(x)[0], candidates)
         kept = np.flatnonzero(candidates.valid)
         if self.options.single_person and len(kept):
