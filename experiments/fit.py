@@ -50,8 +50,7 @@ def define_flags() -> program.Usage:
             ),
             "Fit": (
                 program.config_flag(
-                    "Python file with get_config(), or the name of a shipped config such as annyfit_plus. Default: annyfit "
-                    "for scenes with a start, else annyfit_keypoints."
+                    "Python file with get_config(), or a shipped config by name. Default: annyfit, or annyfit_keypoints without a start."
                 ),
                 program.set_flag("path=value changes of the config, e.g. stages.pose.lr.pose=0.002."),
             ),
