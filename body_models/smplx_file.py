@@ -1,22 +1,34 @@
 """Reading an official SMPL-X file (`SMPLX_{NEUTRAL,MALE,FEMALE}.npz` or `.pkl`) without executing anything in it.
 
 The `.npz` holds plain arrays plus a few pickled ones, of which only those that are needed are touched; the `.pkl` is
-one pickle. Both go through the restricted unpickler: numpy arrays are rebuilt, sparse matrices and chumpy arrays become
-inert containers whose state is then turned into arrays here, every other global is refused.
+one pickle. Both go through the restricted unpickler: numpy arrays, sparse matrices and chumpy arrays are rebuilt from their
+state, every other global is refused.
 """
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 from jaxtyping import Float, Int
 
-from body_models.restricted_pickle import NUMPY_GLOBALS, RestrictedUnpickler
+from body_models import restricted_pickle
+from body_models.foreign_npz import open_npz
+from body_models.restricted_pickle import (
+    NUMPY,
+    SCIPY_SPARSE,
+    Budget,
+    ForeignFileError,
+    Names,
+    Stand,
+    foreign,
+    mapped,
+)
 
 NUM_VERTICES = 10475
 NUM_JOINTS = 55
@@ -137,38 +149,21 @@ def _faces(path: Path, faces: np.ndarray) -> np.ndarray:
 
 def _read_npz(path: Path) -> dict[str, Any]:
     """Only the members that are needed; others (some are pickled dictionaries) are never opened."""
-    raw: dict[str, Any] = {}
-    with zipfile.ZipFile(path) as archive:
-        names = set(archive.namelist())
-        for key in _KEYS:
-            member = f"{key}.npy"
-            if member not in names:
-                continue
-            with archive.open(member) as file:
-                raw[key] = _guarded(path, key, lambda file=file: _read_npy(file))
-    return raw
-
-
-def _read_npy(file: Any) -> Any:
-    version = np.lib.format.read_magic(file)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read_header is None:
-        raise ValueError(f"unknown npy version {version}")
-    shape, fortran, dtype = read_header(file)
-    if dtype.hasobject:
-        return RestrictedUnpickler(file, _ALLOWED, encoding="latin1").load()
-    flat = np.frombuffer(file.read(), dtype)
-    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+    try:
+        with open_npz(str(path), _KNOWN) as npz:
+            raw: dict[str, Any] = {}
+            for key in _KEYS:
+                if key in npz:
+                    raw[key] = _guarded(path, key, lambda key=key: npz.read(key))
+            return raw
+    except ForeignFileError as error:
+        raise SmplxFileError(f"{path} is a damaged .npz file: {error}") from error
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
     def load() -> Any:
-        with path.open("rb") as file:
-            # Official pickles were written by Python 2: latin1 is the encoding that preserves their array bytes.
-            return RestrictedUnpickler(file, _ALLOWED, encoding="latin1").load()
+        with mapped(path) as stream:
+            return restricted_pickle.load(stream, _KNOWN, budget=Budget.for_file(path.stat().st_size))
 
     raw = _guarded(path, None, load)
     if not isinstance(raw, dict):
@@ -177,112 +172,65 @@ def _read_pickle(path: Path) -> dict[str, Any]:
 
 
 def _guarded(path: Path, key: str | None, load: Callable[[], Any]) -> Any:
-    """Run a reader; whatever a malformed or malicious file makes it raise becomes one error with the file's name."""
+    """Runs a reader; whatever a malformed or malicious file makes it raise becomes one error with the file's name."""
     try:
-        return load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
+        with foreign("SMPL-X file"):
+            return load()
+    except ForeignFileError as error:
         where = f"{path}: key {key!r}" if key else str(path)
         raise SmplxFileError(f"{where} cannot be read as a SMPL-X file (.npz or .pkl): {error}") from error
-    except zipfile.BadZipFile as error:
-        raise SmplxFileError(f"{path} is a damaged .npz file: {error}") from error
+
+
+def _as_array(path: Path, key: str, value: Any) -> np.ndarray:
+    if isinstance(value, np.ndarray) and value.dtype.hasobject and value.size == 1:
+        value = value.item()
+    if isinstance(value, scipy.sparse.coo_array):
+        if value.shape != (NUM_JOINTS, NUM_VERTICES):
+            raise SmplxFileError(f"{path}: key {key!r} must be ({NUM_JOINTS}, {NUM_VERTICES}), got {value.shape}")
+        return value.toarray()
+    if isinstance(value, list | tuple):
+        value = _guarded(path, key, lambda: np.asarray(value))
+    if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+        raise SmplxFileError(f"{path}: key {key!r} must be an array of numbers, got {type(value).__name__}")
+    return value
 
 
 # ------------------------------------------------------------------------------------------------ inert stand-ins
 
 
-class _Inert:
-    """Takes the place of a foreign class: keeps what the pickle gives it, does nothing."""
-
-    state: Any = None
-
-    def __new__(cls, *args: Any) -> _Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any) -> None:
-        self.arguments = args
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Chumpy(_Inert):
+class _Chumpy(Stand):
     """`chumpy.ch.Ch`: its value is in `x`."""
 
+    def parts(self) -> tuple[Any, ...]:
+        """The value."""
+        return ((self.state or {})["x"],)
 
-class _ChumpySelect(_Inert):
+    def finish(self, *parts: Any) -> Any:
+        """The value."""
+        return parts[0]
+
+
+class _ChumpySelect(Stand):
     """`chumpy.reordering.Select`: entries `idxs` of the flattened `a`, in `preferred_shape`."""
 
+    def parts(self) -> tuple[Any, ...]:
+        """What is selected from, the entries, the shape."""
+        state = self.state or {}
+        return state["a"], state["idxs"], state.get("preferred_shape")
 
-class _CompressedColumns(_Inert):
-    """`scipy.sparse.csc_matrix`."""
-
-
-class _CompressedRows(_Inert):
-    """`scipy.sparse.csr_matrix`."""
-
-
-class _Coordinates(_Inert):
-    """`scipy.sparse.coo_matrix`."""
-
-
-def _reconstruct(cls: type, base: type, state: Any) -> _Inert:
-    """`copyreg._reconstructor` for the stand-ins only (how protocols 0 and 1 make an object)."""
-    if not (isinstance(cls, type) and issubclass(cls, _Inert)):
-        raise pickle.UnpicklingError("refused: only SMPL-X array classes may be reconstructed")
-    return cls()
-
-
-def _allowed_globals() -> dict[tuple[str, str], object]:
-    allowed: dict[tuple[str, str], object] = dict(NUMPY_GLOBALS)
-    for module in ("copy_reg", "copyreg"):
-        allowed[module, "_reconstructor"] = _reconstruct
-    for module in ("__builtin__", "builtins"):
-        allowed[module, "object"] = _Inert
-    for module in ("chumpy.ch", "chumpy"):
-        allowed[module, "Ch"] = _Chumpy
-    allowed["chumpy.reordering", "Select"] = _ChumpySelect
-    for short, cls in (("csc", _CompressedColumns), ("csr", _CompressedRows), ("coo", _Coordinates)):
-        for module in (f"scipy.sparse.{short}", f"scipy.sparse._{short}", "scipy.sparse"):
-            for kind in ("matrix", "array"):
-                allowed[module, f"{short}_{kind}"] = cls
-    return allowed
-
-
-_ALLOWED = _allowed_globals()
-
-
-def _as_array(path: Path, key: str, value: Any) -> np.ndarray:
-    array = _guarded(path, key, lambda: _densify(value))
-    if not isinstance(array, np.ndarray) or array.dtype.hasobject:
-        raise SmplxFileError(f"{path}: key {key!r} must be an array of numbers, got {type(value).__name__}")
-    return array
-
-
-def _densify(value: Any) -> Any:
-    """Stand-ins, and object arrays that hold one, as plain arrays."""
-    if isinstance(value, np.ndarray) and value.dtype.hasobject and value.size == 1:
-        return _densify(value.item())
-    if isinstance(value, (list, tuple)):
-        return np.asarray(value)
-    if not isinstance(value, _Inert):
-        return np.asarray(value) if isinstance(value, np.ndarray) else value
-    state = value.state if isinstance(value.state, dict) else {}
-    if isinstance(value, _Chumpy):
-        return np.asarray(_densify(state["x"]))
-    if isinstance(value, _ChumpySelect):
-        picked = np.asarray(_densify(state["a"])).ravel()[np.asarray(state["idxs"])]
-        shape = state.get("preferred_shape")
+    def finish(self, *parts: Any) -> Any:
+        """The selected entries."""
+        content, entries, shape = parts
+        picked = np.asarray(content).ravel()[np.asarray(entries)]
         return picked if shape is None else picked.reshape(shape)
-    rows, columns = (int(n) for n in (state["_shape"] if "_shape" in state else state["shape"]))
-    if (rows, columns) != (NUM_JOINTS, NUM_VERTICES):
-        raise ValueError(f"sparse matrix must be ({NUM_JOINTS}, {NUM_VERTICES}), got ({rows}, {columns})")
-    data = np.asarray(state["data"])
-    if isinstance(value, _Coordinates):
-        row, column = state["coords"] if "coords" in state else (state["row"], state["col"])
-    else:
-        counts = np.diff(np.asarray(state["indptr"], np.int64))
-        major, minor = np.repeat(np.arange(len(counts)), counts), np.asarray(state["indices"])
-        row, column = (minor, major) if isinstance(value, _CompressedColumns) else (major, minor)
-    dense = np.zeros((rows, columns), data.dtype)
-    np.add.at(dense, (np.asarray(row), np.asarray(column)), data)  # duplicate entries of a sparse matrix add up
-    return dense
+
+
+_KNOWN: Names = MappingProxyType(
+    {
+        **NUMPY,
+        **SCIPY_SPARSE,
+        ("chumpy.ch", "Ch"): _Chumpy,
+        ("chumpy", "Ch"): _Chumpy,
+        ("chumpy.reordering", "Select"): _ChumpySelect,
+    }
+)

@@ -9,7 +9,7 @@ keypoints, `area` of that box (there is no outline), `iscrowd` 0. On top of them
 | annotation | `person_id` | the input's name of the person; `id` is a running number |
 | | `keypoint_confidences` | 17 confidences of the detector, for which COCO's flags have no room |
 | | `age`, `gender` | anchors of the words that the fit was given, absent where it had none |
-| | `anny` | parameters and judgement as in `SceneFit`, `keypoints_3d` its fitted ones; metres and radians in camera axes |
+| | `anny` | `status` and the fields of `SceneFit` that are exported (`Fact.exported`); metres and radians in camera axes |
 | `info` | `anny` | names of bones and phenotypes, axes and units |
 
 Numbers of `anny` are rounded to a millionth of a radian or metre. People without a fit have no annotation, scenes without one
@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from annyfit_jax.exports import exported_people
+from annyfit_jax.people.fitted import FACTS, SceneFit
 from annyfit_jax.people.scene import COCO17
 from annyfit_jax.records.files import replacing, temporary_name
-from annyfit_jax.records.fit_files import SceneFit
 
 SKELETON = (
     (16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9), (8, 10), (9, 11), (2, 3),
@@ -127,11 +127,7 @@ def annotation_entry(fit: SceneFit, row: int, number: int, image: int, box: np.n
         "keypoint_confidences": _rounded(np.where(seen, fit.keypoints_2d[row, :, 2], 0.0)),
         **{name: round(anchor, 6) for name, anchor in words.items() if anchor >= 0},
         "anny": {
-            **{
-                name: _rounded(getattr(fit, name)[row])
-                for name in ("root_rotvec", "transl", "pose", "shape", "height_m", "depth_m", "reprojection_px")
-            },
-            "keypoints_3d": _rounded(fit.fitted_keypoints_3d[row]),
+            **{fact.exported: _rounded(getattr(fit, name)[row]) for name, fact in FACTS.items() if fact.exported},
             "status": str(fit.status[row]),
         },
     }

@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from annyfit_jax.exports.exported_people import number
+from annyfit_jax.people.fitted import FACTS, SceneFit
 from annyfit_jax.records.files import write_bytes, write_npz
-from annyfit_jax.records.fit_files import SceneFit
 
 FORMATS = ("npz", "glb", "ply")
 FRAMES = ("camera", "world")
@@ -103,16 +103,12 @@ def parameter_arrays(fit: SceneFit, transform: Float[np.ndarray, "4 4"], frame: 
     moved = frame == "world"
     root = turn_half_about_x(fit.root_rotvec) if moved else fit.root_rotvec
     floats = {
+        **{fact.exported: getattr(fit, name) for name, fact in FACTS.items() if fact.exported},
         "root_rotvec": root,
         "transl": move(fit.transl, transform),
-        "pose": fit.pose,
-        "shape": fit.shape,
-        "K": fit.K,
-        "height_m": fit.height_m,
-        "depth_m": fit.depth_m,
-        "reprojection_px": fit.reprojection_px,
-        "keypoints_2d": fit.keypoints_2d,
         "keypoints_3d": move(fit.fitted_keypoints_3d, transform),
+        "K": fit.K,
+        "keypoints_2d": fit.keypoints_2d,
         "camera_from_frame": np.linalg.inv(transform),
     }
     return {
@@ -254,8 +250,11 @@ def _person_facts(fit: SceneFit, row: int) -> dict:
     return {
         "person_id": str(fit.person_ids[row]),
         "status": str(fit.status[row]),
-        "height_m": number(fit.height_m[row], 4),
-        "depth_m": number(fit.depth_m[row], 4),
+        **{
+            fact.exported: number(getattr(fit, name)[row], 4)
+            for name, fact in FACTS.items()
+            if fact.exported and fact.shape == ("n",)
+        },
         **{str(label): number(value, 4) for label, value in zip(fit.phenotype_labels, fit.shape[row])},
     }
 

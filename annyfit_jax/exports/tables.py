@@ -5,25 +5,8 @@
 One row per person: fitted, failed, skipped, and set aside by the reader before the fit. A scene that was set aside and whose
 people are not known has one row with a null `person`. Null stands for unknown everywhere.
 
-| column | meaning |
-|---|---|
-| `scene`, `scene_index` | name; position in the input |
-| `scene_status`, `scene_reason` | `ok` = the scene was fitted, else why not, as a word and in full |
-| `person`, `row` | the input's name of the person; row in the fit, null for people set aside by the reader |
-| `status` | `ok`, `failed:<reason>` or `skipped:<reason>` |
-| `notes` | remarks separated by `;`, of people set aside the reason in full |
-| `gender`, `age`, `muscle`, `weight`, `height`, `proportions` | fitted phenotypes, 0 to 1 |
-| `height_m`, `depth_m` | metres: height of the resting body; camera z of the root |
-| `transl_x`, `transl_y`, `transl_z` | metres, camera axes (x right, y down, z forward): head of the root bone |
-| `root_x`, `root_y`, `root_z` | radians: rotation vector of the root bone in camera axes |
-| `reprojection_px`, `start_reprojection_px` | pixels: mean over the seen keypoints, at the end and at the start |
-| `seen_keypoints`, `mean_confidence` | how many of the 17 keypoints the fit was given, and how sure of them the detector was |
-| `box_x0`, `box_y0`, `box_x1`, `box_y1` | pixels: `people.boxes` |
-| `age_cue`, `gender_cue`, `age_word`, `gender_word` | the anchor that the fit was given, and the word nearest to it |
-| `start_origin` | `cue` (feed-forward initialisation) or `keypoints` |
-| `image_path`, `image_width`, `image_height`, `focal_px` | the photo; pixels; K[0, 0] |
-| `config_hash`, `asset_version`, `content_hash` | what the row was computed from: config, body, cues |
-| `person_key` | name of the result, `jobs.rows.person_key` |
+Columns of fields of a fit are declared with them (`annyfit_jax.people.fitted`), the others in `COLUMNS`; a table of all stands
+in `docs/formats.md`.
 """
 
 from __future__ import annotations
@@ -37,28 +20,70 @@ import numpy as np
 from annyfit_jax.exports import exported_people
 from annyfit_jax.jobs.fit_source import Outcome
 from annyfit_jax.jobs.job_rows import word_of
+from annyfit_jax.people.fitted import FACTS, columns
 from annyfit_jax.people.words import age_class, gender_class
 from annyfit_jax.records.files import replacing
-from body_models.anny import PHENOTYPE_LABELS
+from annyfit_jax.records.wire import Field
 
 ROWS_PER_GROUP = 1 << 16
 """People per row group of the file."""
 _ROWS_AT_ONCE = 1 << 12
 """People held as Python objects; the rest of a row group waits in Arrow's compact form."""
 
-COLUMNS: dict[str, str] = {
-    "scene": "string", "scene_index": "int64", "scene_status": "string", "scene_reason": "string", "person": "string",
-    "row": "int32", "status": "string", "notes": "string",
-    **dict.fromkeys(PHENOTYPE_LABELS, "float32"),
-    **dict.fromkeys(("height_m", "depth_m"), "float32"),
-    **{f"{name}_{axis}": "float32" for name in ("transl", "root") for axis in "xyz"},
-    "reprojection_px": "float32", "start_reprojection_px": "float32", "seen_keypoints": "int32", "mean_confidence": "float32",
-    **dict.fromkeys(("box_x0", "box_y0", "box_x1", "box_y1", "age_cue", "gender_cue"), "float32"),
-    "age_word": "string", "gender_word": "string", "start_origin": "string", "image_path": "string", "image_width": "int32",
-    "image_height": "int32", "focal_px": "float32", "config_hash": "string", "asset_version": "string",
-    "content_hash": "string", "person_key": "string",
-}  # fmt: skip
-"""Name and Arrow type of every column, in order."""
+
+def _text(meaning: str) -> Field:
+    return Field("text", meaning=meaning)
+
+
+def _number(unit: str, meaning: str, dtype: str = "float32") -> Field:
+    return Field("array", (), dtype, unit=unit, meaning=meaning)
+
+
+def _of_fit() -> dict[str, Field]:
+    fields = {}
+    for name, fact in FACTS.items():
+        for part in (fact.parts or (name,)) if fact.table else ():
+            meaning = f"{fact.meaning}: {part}" if fact.parts else fact.meaning
+            fields[part] = Field("array", (), "float32", fact.since, unit=fact.unit, meaning=meaning)
+    return fields
+
+
+COLUMNS: dict[str, Field] = {
+    "scene": _text("name"),
+    "scene_index": _number("", "position in the input", "int64"),
+    "scene_status": _text("`ok` = the scene was fitted, else why not, as a word"),
+    "scene_reason": _text("why not, in full"),
+    "person": _text("the input's name of the person"),
+    "row": _number("", "row in the fit, null for people set aside by the reader", "int32"),
+    "status": _text("`ok`, `failed:<reason>` or `skipped:<reason>`"),
+    "notes": _text("remarks separated by `;`, of people set aside the reason in full"),
+    **_of_fit(),
+    "seen_keypoints": _number("of 17", "how many keypoints the fit was given", "int32"),
+    "mean_confidence": _number("", "how sure of them the detector was"),
+    **{
+        f"box_{corner}": _number("pixels", f"{corner} of the box around the seen keypoints")
+        for corner in ("x0", "y0", "x1", "y1")
+    },
+    "age_cue": _number("0 to 1", "the anchor that the fit was given"),
+    "gender_cue": _number("0 to 1", "the anchor that the fit was given"),
+    "age_word": _text("the word nearest to it"),
+    "gender_word": _text("the word nearest to it"),
+    "start_origin": _text("`cue` (feed-forward initialisation) or `keypoints`"),
+    "image_path": _text("the photo"),
+    "image_width": _number("pixels", "width of the photo", "int32"),
+    "image_height": _number("pixels", "height of the photo", "int32"),
+    "focal_px": _number("pixels", "K[0, 0]"),
+    "config_hash": _text("config that the row was computed with"),
+    "asset_version": _text("body that the row was computed with"),
+    "content_hash": _text("cues that the row was computed from"),
+    "person_key": _text("name of the result, `jobs.job_rows.person_key`"),
+}
+"""Every column, in order."""
+
+
+def arrow_type(column: Field) -> str:
+    """Name of a column's type in Arrow."""
+    return "string" if column.kind == "text" else column.dtype
 
 
 def write_people(outcomes: Iterable[Outcome], path: str | Path) -> int:
@@ -66,14 +91,14 @@ def write_people(outcomes: Iterable[Outcome], path: str | Path) -> int:
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+    schema = pa.schema([(name, pa.type_for_alias(arrow_type(column))) for name, column in COLUMNS.items()])
     total = 0
     waiting: list[pa.RecordBatch] = []
     with replacing(path) as temporary, parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for rows in _batches(outcomes):
             total += len(rows)
-            columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
-            waiting.append(pa.RecordBatch.from_arrays(columns, schema=schema))
+            arrays = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
+            waiting.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
             if sum(map(len, waiting)) >= ROWS_PER_GROUP:
                 writer.write_table(pa.Table.from_batches(waiting))
                 waiting.clear()
@@ -119,14 +144,12 @@ def person_rows(outcome: Outcome) -> list[dict[str, Any]]:
     for i, key in zip(range(len(fit)), keys):
         confidence = fit.keypoints_2d[i, seen[i], 2]
         numbers = {
-            # By position: fits of a body of another version come without labels.
-            **dict(zip(PHENOTYPE_LABELS, fit.shape[i])),
-            "height_m": fit.height_m[i],
-            "depth_m": fit.depth_m[i],
-            **{f"transl_{axis}": value for axis, value in zip("xyz", fit.transl[i])},
-            **{f"root_{axis}": value for axis, value in zip("xyz", fit.root_rotvec[i])},
-            "reprojection_px": fit.reprojection_px[i],
-            "start_reprojection_px": fit.start_reprojection_px[i],
+            **{
+                part: number
+                for name, fact in FACTS.items()
+                if fact.table
+                for part, number in columns(name, getattr(fit, name)[i]).items()
+            },
             "mean_confidence": confidence.mean() if len(confidence) else np.nan,
             **dict(zip(("box_x0", "box_y0", "box_x1", "box_y1"), box[i])),
         }

@@ -2,25 +2,8 @@
 
     ds = tfds.builder_from_directory(folder).as_data_source("train")
 
-| feature | shape | meaning |
-|---|---|---|
-| `table_version`, `scene_index` | () | of this table; position in the input of the job, -1 = unknown |
-| `name`, `image_path` | text | |
-| `image_jpeg` | bytes | the photo, empty where it was not asked for |
-| `image_size`, `intrinsics` | (2,), (3, 3) | width, height; pixels |
-| `person_ids`, `person_keys` | n texts | the input's names; names of the results, empty where they are not stored |
-| `fitted` | (n,) bool | the person has a fit: where it is False the parameters are NaN or not to be used |
-| `status`, `notes` | n texts | `ok`, `failed:<reason>`, `skipped:<reason>`; remarks separated by `;` |
-| `boxes` | (n, 4) | x0, y0, x1, y1 in pixels around the seen keypoints (`people.boxes`) |
-| `keypoints_2d` | (n, 17, 3) | COCO keypoints that the fit was given: x, y in pixels, confidence |
-| `keypoints_3d` | (n, 17, 3) | of the fitted body, metres, camera axes |
-| `root_rotvec`, `transl`, `pose`, `shape` | (n, 3), (n, 3), (n, 162, 3), (n, 6) | as in `SceneFit` |
-| `height_m`, `depth_m` | (n,) | metres |
-| `reprojection_px`, `start_reprojection_px`, `seen_keypoints` | (n,) | how far to trust the fit: pixels, pixels, of 17 |
-| `age_cue`, `gender_cue` | (n,) | anchors of the words that the fit was given, -1 = none |
-| `sd_depth_m`, `sd_height_m`, `sd_joints_m` | (n,), (n,), (n, 17) | spread of the fit where its solver reports it, else NaN |
-| `loss_weight` | (n,) | how much the body counts in a loss; 0 = only that somebody is there. 1 unless given |
-| `start_origin`, `config_hash`, `asset_version`, `content_hash` | text | what the fit was computed from |
+Features of a fit are declared with its fields (`annyfit_jax.people.fitted`), the others in `fields`; `docs/formats.md` has a
+table.
 
 `labels.json` beside the shards names bones and phenotypes. Scenes in which nobody was fitted are in `set_aside.jsonl`.
 """
@@ -39,14 +22,15 @@ from annyfit_jax.exports import exported_people
 from annyfit_jax.inputs.cue_source import CueSource, is_cue_dataset, open_cues
 from annyfit_jax.inputs.photos import jpeg_bytes
 from annyfit_jax.jobs.fit_source import FitSource, Outcome
+from annyfit_jax.people.fitted import FACTS, FORMAT_VERSION, Fact, SceneFit
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records import wire
 from annyfit_jax.records.files import write_bytes
-from annyfit_jax.records.fit_files import FitFileError, SceneFit
+from annyfit_jax.records.fit_files import FitFileError
 from annyfit_jax.records.shards import DEFAULT_SCENES_PER_SHARD, Kind, Packed, Plan, Progress, SetAside, write
 from annyfit_jax.records.wire import Field
 
-VERSION = 2
+VERSION = FORMAT_VERSION
 """Version 1 had no spreads and no `loss_weight`."""
 Photo = Callable[[Outcome], bytes]
 Weigh = Callable[[SceneFit], np.ndarray]
@@ -54,25 +38,38 @@ Weigh = Callable[[SceneFit], np.ndarray]
 
 def fields(num_bones: int = 162, num_phenotypes: int = 6) -> dict[str, Field]:
     """The table for a body with so many posed bones and shape parameters."""
-    per_person = {
-        "boxes": (4,), "keypoints_2d": (17, 3), "keypoints_3d": (17, 3), "root_rotvec": (3,), "transl": (3,),
-        "pose": (num_bones, 3), "shape": (num_phenotypes,), "height_m": (), "depth_m": (), "reprojection_px": (),
-        "start_reprojection_px": (), "age_cue": (), "gender_cue": (), "sd_depth_m": (), "sd_height_m": (),
-        "sd_joints_m": (17,), "loss_weight": (),
-    }  # fmt: skip
+
+    def person(*shape: int, unit: str = "", meaning: str, dtype: str = "float32", since: int = 1) -> Field:
+        return Field("array", (None, *shape), dtype, since, per_person=True, unit=unit, meaning=meaning)
+
+    def own(fact: Fact) -> Field:
+        shape = fact.row_shape(num_bones, num_phenotypes)
+        return person(*shape, unit=fact.unit, meaning=fact.meaning, dtype=fact.kind, since=fact.since)
+
+    def text(name: str) -> Field:
+        return Field("texts" if FACTS[name].kind == "texts" else "text", meaning=FACTS[name].meaning)
+
     return {
-        "table_version": Field("int"),
-        "scene_index": Field("int"),
-        "name": Field("text"),
-        "image_path": Field("text"),
-        "image_jpeg": Field("blob"),
-        "image_size": Field("array", (2,), "int32"),
-        "intrinsics": Field("array", (3, 3), "float32"),
-        **dict.fromkeys(("person_ids", "person_keys", "status", "notes"), Field("texts")),
-        "fitted": Field("array", (None,), "bool"),
-        "seen_keypoints": Field("array", (None,), "int32"),
-        **{name: Field("array", (None, *shape), "float32") for name, shape in per_person.items()},
-        **dict.fromkeys(("start_origin", "config_hash", "asset_version", "content_hash"), Field("text")),
+        "table_version": Field("int", meaning="version of this table"),
+        "scene_index": Field("int", meaning="position in the input of the job, -1 = unknown"),
+        "name": text("name"),
+        "image_path": text("image_path"),
+        "image_jpeg": Field("blob", meaning="the photo, empty where it was not asked for"),
+        "image_size": Field("array", (2,), "int32", unit="pixels", meaning="width, height"),
+        "intrinsics": Field("array", (3, 3), "float32", unit="pixels", meaning="pinhole matrix K"),
+        "person_ids": text("person_ids"),
+        "person_keys": Field("texts", meaning="names of the results, empty where they are not stored"),
+        "status": text("status"),
+        "notes": text("notes"),
+        "fitted": person(
+            dtype="bool", meaning="the person has a fit; where it is False the parameters are not to be used"
+        ),
+        "seen_keypoints": person(dtype="int32", unit="of 17", meaning="how many keypoints the fit was given"),
+        "boxes": person(4, unit="pixels", meaning="x0, y0, x1, y1 around the seen keypoints"),
+        **{fact.training: own(fact) for fact in FACTS.values() if fact.training},
+        "loss_weight": person(since=2, meaning="how much the body counts in a loss; 0 = only that somebody is there"),
+        **{name: text(name) for name in ("start_origin", "config_hash", "asset_version")},
+        "content_hash": Field("text", meaning="names the cues that the fit was computed from"),
     }
 
 
@@ -139,10 +136,6 @@ def _pack(
 def example(outcome: Outcome, jpeg: bytes = b"", weigh: Weigh | None = None) -> dict[str, object]:
     """The values of a record, by the names of `fields`."""
     fit = outcome.fit
-    own = (
-        "root_rotvec", "transl", "pose", "shape", "height_m", "depth_m", "reprojection_px", "start_reprojection_px",
-        "sd_depth_m", "sd_height_m", "sd_joints_m",
-    )  # fmt: skip
     texts = {name: [str(text) for text in getattr(fit, name)] for name in ("person_ids", "status", "notes")}
     return {
         "table_version": VERSION,
@@ -157,11 +150,7 @@ def example(outcome: Outcome, jpeg: bytes = b"", weigh: Weigh | None = None) -> 
         "fitted": fit.ok,
         "seen_keypoints": exported_people.seen(fit).sum(1),
         "boxes": exported_people.boxes(fit),
-        "keypoints_2d": fit.keypoints_2d,
-        "keypoints_3d": fit.fitted_keypoints_3d,
-        **{name: getattr(fit, name) for name in own},
-        "age_cue": fit.age_word,
-        "gender_cue": fit.gender_word,
+        **{fact.training: getattr(fit, name) for name, fact in FACTS.items() if fact.training},
         "loss_weight": np.ones(len(fit)) if weigh is None else weigh(fit),
         "start_origin": fit.start_origin,
         "config_hash": fit.config_hash,

@@ -4,25 +4,7 @@ Everything a `Scene` has comes back exactly (numbers are stored as float64), exc
 at half resolution (every second pixel; NaN = unknown) and comes back at full resolution, each value four times. Median
 depths are computed before that and are exact.
 
-| field | shape | meaning |
-|---|---|---|
-| `schema_version` | () | 2; version 1 had neither `depth_layer` nor `provenance` |
-| `content_hash` | text | `content_hash` of the scene |
-| `name`, `image_path` | text | as in `Scene`; an empty path = no photo |
-| `image_size`, `intrinsics` | (2,), (3, 3) | width, height; pixels |
-| `person_ids` | n texts | |
-| `keypoints`, `keypoints_133`, `dense_keypoints` | (n, 17, 3), (n, 133, 3), (n, 138, 3) | x, y in pixels, confidence |
-| `boxes` | (n, 4) | x0, y0, x1, y1 in pixels |
-| `median_depth`, `depth_layer` | (n,) | metres, NaN = unknown; ordinal, -1 = unknown |
-| `age`, `gender`, `age_words`, `gender_words` | (n,), n texts | anchors, -1 = none; the words behind them, empty = none |
-| `start_*`, `truth_*` | (n, 3), (n, 3), (n, 162, 3), (n, 6) | `BodyParameters` |
-| `gt_*`, `hand_*` | n first | noise-free truth and hand labels for evaluation |
-| `mask_size`, `mask_runs`, `mask_counts` | (2,), (n,), (k,) | height, width; number of runs per person; all runs, COCO order |
-| `depth` | (h, w) | metres at half resolution |
-| `image_jpeg` | bytes | the photo, empty = not packed |
-| `skipped_ids`, `skipped_reasons`, `notes` | texts | as in `Scene` |
-| `provenance` | JSON text | cue -> expert, version, licence, and where the record comes from |
-| `extra_names`, `extra_arrays` | texts, bytes | other arrays of `Scene.extra` as `.npy` |
+The fields are declared in `FIELDS`; `docs/formats.md` has a table. Version 1 had neither `depth_layer` nor `provenance`.
 
 A per-person cue that the whole scene lacks has 0 rows. `mask_runs` has 0 rows where there are no masks.
 """
@@ -50,56 +32,69 @@ _HASH_VERSION = b"cues-1"
 _BODY = {"root_rotvec": (3,), "transl": (3,), "pose": (NUM_POSED_BONES, 3), "shape": (NUM_PHENOTYPES,)}
 
 
-def _people(*shape: int, dtype: str = "float64", since: int = 1) -> Field:
-    return Field("array", (None, *shape), dtype, since=since, per_person=True)
+def _people(*shape: int, meaning: str, unit: str = "", dtype: str = "float64", since: int = 1) -> Field:
+    return Field("array", (None, *shape), dtype, since, per_person=True, unit=unit, meaning=meaning)
+
+
+def _bodies(prefix: str, meaning: str) -> dict[str, Field]:
+    units = {
+        "root_rotvec": "radians, camera axes",
+        "transl": "metres, camera axes",
+        "pose": "radians",
+        "shape": "0 to 1",
+    }
+    return {
+        prefix + name: _people(*shape, unit=units[name], meaning=f"`BodyParameters.{name}` {meaning}")
+        for name, shape in _BODY.items()
+    }
 
 
 EXTRAS: dict[str, Field] = {
-    "keypoints_133": _people(NUM_WHOLE_BODY, 3),
-    "gt_coco3d": _people(NUM_JOINTS, 3),
-    "gt_coco2d": _people(NUM_JOINTS, 2),
-    "gt_visible": _people(NUM_JOINTS, dtype="bool"),
-    "gt_head_px": _people(),
-    "gt_body_height": _people(),
-    "gt_age_cat": _people(dtype="int64"),
-    "gt_gender_cat": _people(dtype="int64"),
-    "hand_age": _people(dtype="int64"),
-    "hand_gender": _people(dtype="int64"),
-    "hand_depth_layer": _people(dtype="int64"),
+    "keypoints_133": _people(NUM_WHOLE_BODY, 3, unit="pixels, confidence", meaning="COCO whole-body keypoints"),
+    "gt_coco3d": _people(NUM_JOINTS, 3, unit="metres, camera axes", meaning="true keypoints"),
+    "gt_coco2d": _people(NUM_JOINTS, 2, unit="pixels", meaning="true keypoints, without noise"),
+    "gt_visible": _people(NUM_JOINTS, dtype="bool", meaning="whether a keypoint is visible"),
+    "gt_head_px": _people(unit="pixels", meaning="true size of the head"),
+    "gt_body_height": _people(unit="metres", meaning="true height of the resting body"),
+    "gt_age_cat": _people(dtype="int64", meaning="true class of age"),
+    "gt_gender_cat": _people(dtype="int64", meaning="true class of gender"),
+    "hand_age": _people(dtype="int64", meaning="class of age, labelled by hand"),
+    "hand_gender": _people(dtype="int64", meaning="class of gender, labelled by hand"),
+    "hand_depth_layer": _people(dtype="int64", meaning="depth layer, labelled by hand"),
 }
 """Entries of `Scene.extra` with a field of their own; others go to `extra_arrays`."""
 
 FIELDS: dict[str, Field] = {
-    "schema_version": Field("int"),
-    "content_hash": Field("text"),
-    "name": Field("text"),
-    "image_path": Field("text"),
-    "image_size": Field("array", (2,), "int64"),
-    "intrinsics": Field("array", (3, 3)),
-    "person_ids": Field("texts"),
-    "keypoints": _people(NUM_JOINTS, 3),
-    "dense_keypoints": _people(NUM_DENSE, 3),
-    "boxes": _people(4),
-    "median_depth": _people(),
-    "depth_layer": _people(dtype="int64", since=2),
-    "age": _people(),
-    "gender": _people(),
-    "age_words": Field("texts"),
-    "gender_words": Field("texts"),
-    **{f"start_{name}": _people(*shape) for name, shape in _BODY.items()},
-    **{f"truth_{name}": _people(*shape) for name, shape in _BODY.items()},
+    "schema_version": Field("int", meaning="version of this table"),
+    "content_hash": Field("text", meaning="`content_hash` of the scene"),
+    "name": Field("text", meaning="name of the scene"),
+    "image_path": Field("text", meaning="the photo, empty = none"),
+    "image_size": Field("array", (2,), "int64", unit="pixels", meaning="width, height"),
+    "intrinsics": Field("array", (3, 3), unit="pixels", meaning="pinhole matrix K"),
+    "person_ids": Field("texts", meaning="the input's names of the people"),
+    "keypoints": _people(NUM_JOINTS, 3, unit="pixels, confidence", meaning="COCO keypoints"),
+    "dense_keypoints": _people(NUM_DENSE, 3, unit="pixels, confidence", meaning="dense surface points"),
+    "boxes": _people(4, unit="pixels", meaning="x0, y0, x1, y1"),
+    "median_depth": _people(unit="metres", meaning="median depth inside the mask, NaN = unknown"),
+    "depth_layer": _people(dtype="int64", since=2, meaning="ordinal, smaller is nearer, -1 = unknown"),
+    "age": _people(unit="0 to 1", meaning="anchor of the word for the age, -1 = none"),
+    "gender": _people(unit="0 to 1", meaning="anchor of the word for the gender, -1 = none"),
+    "age_words": Field("texts", meaning="the word behind the anchor, empty = none"),
+    "gender_words": Field("texts", meaning="the word behind the anchor, empty = none"),
+    **_bodies("start_", "of the start"),
+    **_bodies("truth_", "of the truth"),
     **EXTRAS,
-    "mask_size": Field("array", (2,), "int64"),
-    "mask_runs": Field("array", (None,), "int32"),
-    "mask_counts": Field("array", (None,), "int32"),
-    "depth": Field("packed", (None, None), "float16"),
-    "image_jpeg": Field("blob"),
-    "skipped_ids": Field("texts"),
-    "skipped_reasons": Field("texts"),
-    "notes": Field("texts"),
-    "provenance": Field("text", since=2),
-    "extra_names": Field("texts"),
-    "extra_arrays": Field("blobs"),
+    "mask_size": Field("array", (2,), "int64", unit="pixels", meaning="height, width of the masks"),
+    "mask_runs": Field("array", (None,), "int32", meaning="number of runs of each person's mask"),
+    "mask_counts": Field("array", (None,), "int32", meaning="all runs, in COCO's order"),
+    "depth": Field("packed", (None, None), "float16", unit="metres", meaning="depth map at half resolution"),
+    "image_jpeg": Field("blob", meaning="the photo, empty = not packed"),
+    "skipped_ids": Field("texts", meaning="people that the reader set aside"),
+    "skipped_reasons": Field("texts", meaning="why"),
+    "notes": Field("texts", meaning="what the reader assumed"),
+    "provenance": Field("text", since=2, meaning="JSON: cue -> expert, version, licence; where the record comes from"),
+    "extra_names": Field("texts", meaning="names of other arrays of `Scene.extra`"),
+    "extra_arrays": Field("blobs", meaning="the arrays as `.npy`"),
 }
 
 

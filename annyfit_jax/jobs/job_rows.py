@@ -1,20 +1,7 @@
-"""What a job stores per scene: one record with a row per input person, of the fields below.
+"""What a job stores per scene: one record with a row per input person, of the fields of `FIELDS`.
 
-| field | shape | meaning |
-|---|---|---|
-| `row_version`, `scene_index`, `name` | (), (), text | version of this table; position and name in the input |
-| `scene_status`, `scene_reason` | text | `ok` = the scene was fitted; else why not, as a word and in full |
-| `content_hash`, `config_hash`, `asset_version` | text | what the rows were computed from |
-| `image_path`, `image_size`, `K`, `start_origin`, `scene_notes` | text, (2,), (3, 3), text, texts | as in `SceneFit` |
-| `person_ids`, `person_keys` | n texts | the input's name of a person; `person_key` |
-| `person_index` | (n,) | row in the input scene, -1 = set aside by the reader |
-| `status`, `notes` | n texts | `ok`, `failed:<reason>` or `skipped:<reason>`; remarks separated by `;` |
-| `root_rotvec`, `transl`, `pose`, `shape` | (n, 3), (n, 3), (n, 162, 3), (n, 6) | as in `SceneFit`, NaN without a fit |
-| `height_m`, `depth_m`, `reprojection_px`, `start_reprojection_px`, `age_word`, `gender_word` | (n,) | as in `SceneFit` |
-| `keypoints_2d`, `fitted_keypoints_3d` | (n, 17, 3) | as in `SceneFit` |
-| those of `results.ADDED` | (n, ...) | as in `SceneFit`: depth cue, spreads, convergence; NaN = unknown; since version 2 |
-
-Start and loss curves are not in it; the `.npz` per scene of small jobs has them.
+The arrays with a row per person are those of `annyfit_jax.people.fitted.ROWS`. Start and loss curves are not in it; the `.npz`
+per scene of small jobs has them. A table of all fields stands in `docs/formats.md`.
 """
 
 from __future__ import annotations
@@ -29,35 +16,45 @@ from typing import Any
 import numpy as np
 
 from annyfit_jax.inputs.cue_schema import content_hash as hash_cues
+from annyfit_jax.people.fitted import FACTS, FORMAT_VERSION, ROWS, Fact, SceneFit, columns
 from annyfit_jax.people.scene import Scene
 from annyfit_jax.records import wire
-from annyfit_jax.records.fit_files import ADDED, SceneFit
 from annyfit_jax.records.wire import Field, Record
 
-ROW_VERSION = 2
-"""Version 1, still read, has none of `results.ADDED`."""
+ROW_VERSION = FORMAT_VERSION
+"""Older versions, still read, have fewer of the fields of `fitted.ROWS`."""
 PARAMETERS = ("root_rotvec", "transl", "pose", "shape")
-_ARRAYS: dict[str, tuple[int, ...]] = {
-    "root_rotvec": (3,), "transl": (3,), "pose": (162, 3), "shape": (6,), "height_m": (), "depth_m": (),
-    "reprojection_px": (), "start_reprojection_px": (), "age_word": (), "gender_word": (), "keypoints_2d": (17, 3),
-    "fitted_keypoints_3d": (17, 3), **ADDED,
-}  # fmt: skip
-"""Per-person float32 arrays and the shape of a row."""
-_SCENE_TEXTS = (
-    "name", "scene_status", "scene_reason", "content_hash", "config_hash", "asset_version", "image_path", "start_origin",
-)  # fmt: skip
-_TEXT_LISTS = ("scene_notes", "person_ids", "person_keys", "status", "notes")
-_PERSON_TEXTS = _TEXT_LISTS[1:]
+_PERSON_TEXTS = ("person_ids", "person_keys", "status", "notes")
+
+
+def _as_in_fit(name: str, kind: Any, shape: tuple[int | None, ...] = (), dtype: str = "float64") -> Field:
+    fact = FACTS[name]
+    return Field(kind, shape, dtype, unit=fact.unit, meaning=fact.meaning)
+
+
+def _person_array(name: str, fact: Fact) -> Field:
+    return Field(
+        "array", (None, *fact.row_shape()), fact.kind, fact.since, per_person=True, unit=fact.unit, meaning=fact.meaning
+    )
+
 
 FIELDS: dict[str, Field] = {
-    "row_version": Field("int"),
-    "scene_index": Field("int"),
-    **dict.fromkeys(_SCENE_TEXTS, Field("text")),
-    **dict.fromkeys(_TEXT_LISTS, Field("texts")),
-    "image_size": Field("array", (2,), "int32"),
-    "K": Field("array", (3, 3), "float32"),
-    "person_index": Field("array", (None,), "int32"),
-    **{name: Field("array", (None, *shape), "float32") for name, shape in _ARRAYS.items()},
+    "row_version": Field("int", meaning="version of this table"),
+    "scene_index": Field("int", meaning="position in the input"),
+    "name": _as_in_fit("name", "text"),
+    "scene_status": Field("text", meaning="`ok` = the scene was fitted, else why not, as a word"),
+    "scene_reason": Field("text", meaning="why not, in full"),
+    "content_hash": Field("text", meaning="names the cues that the rows were computed from"),
+    **{name: _as_in_fit(name, "text") for name in ("config_hash", "asset_version", "image_path", "start_origin")},
+    "scene_notes": _as_in_fit("scene_notes", "texts"),
+    "person_ids": _as_in_fit("person_ids", "texts"),
+    "person_keys": Field("texts", meaning="names of the results, `person_key`"),
+    "status": _as_in_fit("status", "texts"),
+    "notes": _as_in_fit("notes", "texts"),
+    "image_size": _as_in_fit("image_size", "array", (2,), "int32"),
+    "K": _as_in_fit("K", "array", (3, 3), "float32"),
+    "person_index": Field("array", (None,), "int32", meaning="row in the input scene, -1 = set aside by the reader"),
+    **{name: _person_array(name, fact) for name, fact in ROWS.items()},
 }
 
 
@@ -160,7 +157,7 @@ def row_of_fit(info: SceneInfo, fit: SceneFit) -> SceneRow:
         image_size=np.asarray(fit.image_size, np.int32), K=np.asarray(fit.K, np.float32),
         person_ids=list(info.person_ids), person_index=np.arange(n, dtype=np.int32),
         status=[str(s) for s in fit.status], notes=[str(note) for note in fit.notes],
-        arrays={name: np.asarray(getattr(fit, name), np.float32) for name in _ARRAYS},
+        arrays={name: np.asarray(getattr(fit, name), fact.kind) for name, fact in ROWS.items()},
     )  # fmt: skip
     return _completed(row, info)
 
@@ -175,7 +172,7 @@ def row_without_fit(info: SceneInfo, status: str, reason: str, asset_version: st
         K=np.full((3, 3), np.nan, np.float32) if info.intrinsics is None else info.intrinsics,
         person_ids=list(info.person_ids), person_index=np.arange(n, dtype=np.int32),
         status=[status] * n, notes=[""] * n,
-        arrays={name: _absent(name, n) for name in _ARRAYS},
+        arrays={name: fact.absent(n) for name, fact in ROWS.items()},
     )  # fmt: skip
     return _completed(row, info)
 
@@ -183,7 +180,7 @@ def row_without_fit(info: SceneInfo, status: str, reason: str, asset_version: st
 def _completed(row: SceneRow, info: SceneInfo) -> SceneRow:
     """Adds the people that the reader set aside, and the keys."""
     aside = info.set_aside
-    arrays = {name: np.concatenate([array, _absent(name, len(aside))]) for name, array in row.arrays.items()}
+    arrays = {name: np.concatenate([array, ROWS[name].absent(len(aside))]) for name, array in row.arrays.items()}
     people = [*(str(i) for i in row.person_index), *(f"set aside {person}" for person, _ in aside)]
     return replace(
         row,
@@ -194,10 +191,6 @@ def _completed(row: SceneRow, info: SceneInfo) -> SceneRow:
         notes=[*row.notes, *(reason for _, reason in aside)],
         arrays=arrays,
     )
-
-
-def _absent(name: str, n: int) -> np.ndarray:
-    return np.full((n, *_ARRAYS[name]), -1.0 if name.endswith("_word") else np.nan, np.float32)
 
 
 def word_of(reason: str) -> str:
@@ -220,10 +213,11 @@ def encode(row: SceneRow) -> bytes:
     for name in (*_PERSON_TEXTS, "person_index"):
         if len(getattr(row, name)) != n:
             raise ValueError(f"scene {row.name}: {name}: expected {n} entries, got {len(getattr(row, name))}")
-    for name, shape in _ARRAYS.items():
-        if row.arrays[name].shape != (n, *shape):
-            raise ValueError(f"scene {row.name}: {name}: expected shape {(n, *shape)}, got {row.arrays[name].shape}")
-    own = {name: getattr(row, name) for name in FIELDS if name not in _ARRAYS and name != "row_version"}
+    for name, fact in ROWS.items():
+        expected = (n, *fact.row_shape())
+        if row.arrays[name].shape != expected:
+            raise ValueError(f"scene {row.name}: {name}: expected shape {expected}, got {row.arrays[name].shape}")
+    own = {name: getattr(row, name) for name in FIELDS if name not in ROWS and name != "row_version"}
     return wire.serialize({"row_version": ROW_VERSION, **own, **row.arrays}, FIELDS)
 
 
@@ -231,13 +225,13 @@ def decode(serialized: bytes, where: str = "record") -> SceneRow:
     """The row of a record. Raises SceneError (record, field, expectation) on a broken one."""
     record = Record(serialized, where)
     version = record.read("row_version", FIELDS["row_version"])
-    if version not in (1, ROW_VERSION):
+    if version not in range(1, ROW_VERSION + 1):
         raise ValueError(f"{where}: written by another version of this program")
-    stored = {name: field for name, field in FIELDS.items() if version > 1 or name not in ADDED}
+    stored = {name: field for name, field in FIELDS.items() if field.since <= version}
     values = {name: record.read(name, field) for name, field in stored.items() if name != "row_version"}
     n = len(values["status"])
-    arrays = {name: values[name] if name in values else _absent(name, n) for name in _ARRAYS}
-    return SceneRow(**{k: v for k, v in values.items() if k not in _ARRAYS}, arrays=arrays)
+    arrays = {name: values[name] if name in values else fact.absent(n) for name, fact in ROWS.items()}
+    return SceneRow(**{k: v for k, v in values.items() if k not in ROWS}, arrays=arrays)
 
 
 # ------------------------------------------------------------------------------------------------ tables
@@ -253,20 +247,24 @@ def counts(rows: Sequence[SceneRow]) -> dict[str, Any]:
 
 
 def people_table(row: SceneRow) -> list[dict[str, Any]]:
-    """One JSON-able entry per person, as `results.people_rows` with the person's key."""
+    """One JSON-able entry per person, a line of `people.jsonl`: the fields and parts that `Fact.listed` names."""
 
     def number(value: np.floating) -> float | None:
         return round(float(value), 4) if np.isfinite(value) else None
 
-    a = row.arrays
+    def listed(i: int) -> dict[str, float | None]:
+        values: dict[str, Any] = {}
+        for name, fact in ROWS.items():
+            if fact.listed:
+                values |= columns(name, row.arrays[name][i])
+        return {name: number(values[name]) for fact in ROWS.values() for name in fact.listed}
+
     return [
         {
             "scene": row.name,
             "person": row.person_ids[i],
             "status": row.status[i],
-            "age": number(a["shape"][i, 1]),
-            "gender": number(a["shape"][i, 0]),
-            **{k: number(a[k][i]) for k in ("height_m", "depth_m", "reprojection_px", "start_reprojection_px")},
+            **listed(i),
             "notes": row.notes[i],
             "key": row.person_keys[i],
         }

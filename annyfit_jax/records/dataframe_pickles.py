@@ -7,74 +7,56 @@ the text columns of pandas 3.
 
 from __future__ import annotations
 
-import collections
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from annyfit_jax.people.scene import SceneError
-from body_models.restricted_pickle import NUMPY_GLOBALS, RestrictedUnpickler
-
-_CONTAINERS: dict[tuple[str, str], object] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    **{
-        (module, kind.__name__): kind
-        for module in ("builtins", "__builtin__")
-        for kind in (dict, list, tuple, set, frozenset)
-    },
-}
+from body_models.restricted_pickle import CONTAINERS, NUMPY, Budget, ForeignFileError, Names, Stand, load, mapped
 
 
-def read_pickle(path: str | Path, more: Mapping[tuple[str, str], object] | None = None) -> Any:
+def read_pickle(path: str | Path, more: Names | None = None) -> Any:
     """The content of a pickle of numbers, text, containers and arrays. Raises SceneError; no code of the file runs."""
     try:
-        with Path(path).open("rb") as file:
-            return RestrictedUnpickler(file, {**_CONTAINERS, **NUMPY_GLOBALS, **(more or {})}, encoding="latin1").load()
+        with mapped(path) as stream:
+            budget = Budget.for_file(Path(path).stat().st_size)
+            return load(stream, {**CONTAINERS, **NUMPY, **(more or {})}, budget=budget)
     except OSError as error:
         raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
-    except pickle.UnpicklingError as error:
+    except ForeignFileError as error:
         raise SceneError(f"{path}: {error}") from error
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise SceneError(f"{path}: not a readable pickle ({type(error).__name__}: {error})") from error
 
 
 # ------------------------------------------------------------------------------------------------ data frames
 
 
-class _Stand:
-    """Stands for a pandas object: keeps its arguments and its state, does nothing."""
+class _Pandas(Stand):
+    """Stands for a pandas object: keeps its arguments and its state."""
 
-    def __new__(cls, *args: Any) -> Self:
-        stand = super().__new__(cls)
-        stand.args, stand.state = args, None
-        return stand
+    def parts(self) -> tuple[Any, ...]:
+        """Arguments and state."""
+        return self.arguments, self.state
 
-    def __init__(self, *args: Any) -> None:
-        del args
-
-    args: tuple
-    state: Any
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
+    def finish(self, *parts: Any) -> Any:
+        """Itself, with finished arguments and state."""
+        self.arguments, self.state = parts
+        return self
 
 
-class _Frame(_Stand):
+class _Frame(_Pandas):
     """`DataFrame`."""
 
 
-class _Manager(_Stand):
+class _Manager(_Pandas):
     """`BlockManager`: blocks and axes."""
 
 
-class _Backed(_Stand):
+class _Backed(_Pandas):
     """An extension array: its state holds the plain one."""
 
 
-class _IndexClass(_Stand):
+class _IndexClass(_Pandas):
     """A class of index as an argument."""
 
 
@@ -91,17 +73,17 @@ def _block(values: Any, places: Any, ndim: Any = 2) -> tuple[Any, Any]:
 def _backed(kind: Any, checksum: Any, state: Any = None) -> _Backed:
     del kind, checksum
     stand = _Backed()
-    stand.state = state
+    stand.build(state)
     return stand
 
 
 def _slice(*bounds: Any) -> slice:
     if len(bounds) > 3 or not all(bound is None or type(bound) is int for bound in bounds):
-        raise pickle.UnpicklingError("refused: a slice of anything but whole numbers")
+        raise ForeignFileError("refused: a slice of anything but whole numbers")
     return slice(*bounds)
 
 
-_PANDAS: dict[tuple[str, str], object] = {
+_PANDAS: Names = {
     ("pandas.core.frame", "DataFrame"): _Frame,
     ("pandas", "DataFrame"): _Frame,
     ("pandas.core.internals.managers", "BlockManager"): _Manager,
@@ -145,8 +127,8 @@ def _columns(frame: Any) -> dict[str, list]:
     manager = frame.state.get("_mgr", frame.state.get("_data"))
     if not isinstance(manager, _Manager):
         raise SceneError("expected a pandas data frame with its blocks")
-    if len(manager.args) >= 2:
-        blocks, axes = manager.args[:2]
+    if len(manager.arguments) >= 2:
+        blocks, axes = manager.arguments[:2]
     else:
         stored = manager.state[3]["0.14.1"]
         blocks, axes = [(block["values"], block["mgr_locs"]) for block in stored["blocks"]], stored["axes"]

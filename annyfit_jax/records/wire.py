@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
+from annyfit_jax.people.fitted import markdown_table, shape_text
 from annyfit_jax.people.scene import SceneError
 
 # Generated classes, which type checkers do not see.
@@ -40,6 +41,23 @@ class Field:
     """First schema version that has the field."""
     per_person: bool = False
     """The first axis counts people; 0 rows = the cue is absent."""
+    unit: str = ""
+    meaning: str = ""
+    """In words that a table can hold."""
+
+
+def markdown(fields: Mapping[str, Field]) -> str:
+    """A table of fields in Markdown: name, shape, unit, meaning, first version."""
+    rows = []
+    for name, field in fields.items():
+        shape = ["n" if size is None and field.per_person else "k" if size is None else size for size in field.shape]
+        if field.kind == "array":
+            text, unit = shape_text(shape), field.unit
+        else:
+            text = {"packed": "(h, w)", "texts": "(k,)", "blobs": "(k,)"}.get(field.kind, "")
+            unit = {"text": "text", "texts": "text", "blob": "bytes", "blobs": "bytes"}.get(field.kind, field.unit)
+        rows.append([f"`{name}`", text, unit, field.meaning, str(field.since)])
+    return markdown_table(("field", "shape", "unit", "meaning", "since version"), rows)
 
 
 def features(fields: Mapping[str, Field]) -> tfds.features.FeaturesDict:

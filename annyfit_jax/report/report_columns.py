@@ -11,8 +11,8 @@ from jaxtyping import Float
 from annyfit_jax.exports.exported_people import boxes
 from annyfit_jax.metrics.scene_scores import People, scene_errors
 from annyfit_jax.metrics.word_scores import age_years
+from annyfit_jax.people.fitted import ADDED, FACTS, SceneFit
 from annyfit_jax.people.scene import Scene, SceneError
-from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.truth.synthetic_truth import truth_of
 
 Columns = dict[str, Float[np.ndarray, "n"]]
@@ -35,13 +35,20 @@ class Column:
         return asdict(self)
 
 
+def of_fit(name: str) -> Column:
+    """The column of a field of `SceneFit` that has a label."""
+    fact = FACTS[name]
+    unit = {"metres": "m", "pixels": "px"}.get(fact.unit, "")
+    return Column(name, fact.label, unit, fact.digits, fact.worse, fact.meaning[:1].upper() + fact.meaning[1:])
+
+
 FIT = (
     Column("age_years", "Age", "years", 1, help="Age phenotype on Anny's WHO calibration, where the word adult is 16"),
     Column("gender", "Gender", "", 2, help="0 male .. 1 female"),
-    Column("height_m", "Height", "m", 2, help="Of the resting body"),
-    Column("depth_m", "Depth", "m", 2, help="Camera z of the root bone"),
+    of_fit("height_m"),
+    of_fit("depth_m"),
     Column("x_m", "Sideways", "m", 2, help="Camera x of the root bone"),
-    Column("reprojection_px", "Reprojection", "px", 1, "high", "Mean error of the confident 2D keypoints"),
+    of_fit("reprojection_px"),
     Column(
         "reprojection_share",
         "Reprojection share",
@@ -54,10 +61,7 @@ FIT = (
 )
 TRUST = (
     Column("trust", "Trust", "", 2, "low", "Probability that the fit is good"),
-    Column("sd_depth_m", "Depth ±", "m", 2, "high", "Standard deviation of the depth"),
-    Column("sd_height_m", "Height ±", "m", 2, "high", "Standard deviation of the height"),
-    Column("sd_joints_m", "Joints ±", "m", 3, "high", "Standard deviation of the joints' positions, root mean square"),
-    Column("converged", "Converged", "", 0, "low", "1 where the solver had little left to gain"),
+    *(of_fit(name) for name, fact in FACTS.items() if fact.label and name in ADDED),
 )
 """Attributes of a fit, shown where a fit has them with a number per person (or per joint)."""
 CUES = (

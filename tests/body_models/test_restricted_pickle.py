@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import collections
+import contextlib
 import io
 import os
 import pickle
@@ -11,8 +12,11 @@ import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from body_models.restricted_pickle import NUMPY_GLOBALS, RestrictedUnpickler, read_torch_zip
+from body_models.restricted_pickle import CONTAINERS, NUMPY, ForeignFileError, Unknown, load
+from body_models.torch_pickles import read_zip
 
 # ------------------------------------------------------------------------------------------------ globals
 
@@ -31,9 +35,9 @@ class _Runs:
 def test_malicious_pickle_is_refused(tmp_path, protocol):
     trace = tmp_path / "ran"
     payload = pickle.dumps(_Runs(f"touch {trace}"), protocol)
-    allowed = {("collections", "OrderedDict"): collections.OrderedDict}
+    allowed = {("collections", "OrderedDict"): CONTAINERS["collections", "OrderedDict"]}
     with pytest.raises(pickle.UnpicklingError, match=r"system"):
-        RestrictedUnpickler(io.BytesIO(payload), allowed).load()
+        load(payload, allowed)
     assert not trace.exists()
     pickle.loads(payload)  # the payload is live: the plain reader does run it
     assert trace.exists()
@@ -73,19 +77,19 @@ HARMFUL = [
 def test_harmful_globals_are_refused(module, name):
     payload = call(module, name, b"S'x'\n")
     with pytest.raises(pickle.UnpicklingError, match=rf"refused.*{module}\.{name}"):
-        RestrictedUnpickler(io.BytesIO(payload), NUMPY_GLOBALS).load()
+        load(payload, NUMPY)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("top/data.pkl", payload)
     with pytest.raises(pickle.UnpicklingError, match=rf"refused.*{module}\.{name}"):
-        read_torch_zip(file)
+        read_zip(file)
 
 
 def test_dotted_names_do_not_reach_through_an_allowed_object():
     """Protocol 4 resolves "a.b" attribute by attribute in the plain reader."""
     payload = b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__init__\x93."
     with pytest.raises(pickle.UnpicklingError, match="refused"):
-        RestrictedUnpickler(io.BytesIO(payload), NUMPY_GLOBALS).load()
+        load(payload, NUMPY)
 
 
 def test_nothing_is_imported(monkeypatch):
@@ -95,7 +99,7 @@ def test_nothing_is_imported(monkeypatch):
         builtins, "__import__", lambda name, *rest, **more: (asked.append(name), real(name, *rest, **more))[1]
     )
     with pytest.raises(pickle.UnpicklingError):
-        RestrictedUnpickler(io.BytesIO(call("this_module_is_absent", "anything")), {}).load()
+        load(call("this_module_is_absent", "anything"), {})
     assert "this_module_is_absent" not in asked
 
 
@@ -106,19 +110,19 @@ def test_extension_registry_is_no_way_around():
     copyreg.add_extension("os", "system", 0xF7)
     try:
         with pytest.raises(pickle.UnpicklingError, match=r"os\.system"):
-            RestrictedUnpickler(io.BytesIO(b"\x80\x02\x82\xf7."), NUMPY_GLOBALS).load()
+            load(b"\x80\x02\x82\xf7.", NUMPY)
     finally:
         copyreg.remove_extension("os", "system", 0xF7)
 
 
 def test_only_the_named_globals_are_allowed():
     payload = pickle.dumps(collections.OrderedDict(a=1))
-    allowed = {("collections", "OrderedDict"): collections.OrderedDict}
-    assert RestrictedUnpickler(io.BytesIO(payload), allowed).load() == {"a": 1}
+    allowed = {("collections", "OrderedDict"): CONTAINERS["collections", "OrderedDict"]}
+    assert load(payload, allowed) == {"a": 1}
     with pytest.raises(pickle.UnpicklingError, match=r"collections\.OrderedDict"):
-        RestrictedUnpickler(io.BytesIO(payload), {}).load()
+        load(payload, {})
     with pytest.raises(pickle.UnpicklingError, match="outside itself"):
-        RestrictedUnpickler(io.BytesIO(b"\x80\x02K\x01Q."), allowed).load()
+        load(b"\x80\x02K\x01Q.", allowed)
 
 
 # ------------------------------------------------------------------------------------------------ numpy arrays
@@ -138,7 +142,7 @@ ARRAYS = {
 
 
 def read_numpy(payload: bytes):
-    return RestrictedUnpickler(io.BytesIO(payload), NUMPY_GLOBALS).load()
+    return load(payload, NUMPY)
 
 
 @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
@@ -243,7 +247,7 @@ def torch_zip(
 
 
 def test_torch_tensor_is_a_strided_view():
-    tensor = read_torch_zip(torch_zip())["x"]
+    tensor = read_zip(torch_zip())["x"]
     assert tensor.dtype == np.float32
     np.testing.assert_array_equal(tensor, [[1, 3, 5], [2, 4, 6]])
 
@@ -263,9 +267,77 @@ def test_torch_tensor_is_a_strided_view():
 )
 def test_torch_file_that_lies_is_refused(change, message):
     with pytest.raises(pickle.UnpicklingError, match=message):
-        read_torch_zip(torch_zip(**change))
+        read_zip(torch_zip(**change))
 
 
 def test_not_a_torch_file():
     with pytest.raises(ValueError, match="not a PyTorch zip file"):
-        read_torch_zip(io.BytesIO(b"no zip"))
+        read_zip(io.BytesIO(b"no zip"))
+
+
+# ------------------------------------------------------------------------------------------------ hostile pickles
+
+SHARED = b")" + b"2\x86" * 60  # t = (t, t) sixty times: 2**60 values in 121 bytes
+BIG = b"X" + (1 << 20).to_bytes(4, "little") + b"a" * (1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"\x80\x02}" + SHARED + b"K\x01s.", "a key of too many parts"),
+        (b"\x80\x04\x8f(" + SHARED + b"\x90.", "a key of too many parts"),
+        (b"\x80\x02(" + SHARED + b"K\x01d.", "a key of too many parts"),
+        (b"\x80\x02" + SHARED + b".", "more steps|nested more than"),
+        (b"\x80\x02" + b"]" + b"2a" * 40 + b".", "nested more than"),
+        (b"(lp0\ng0\na.", "nested more than"),
+        (b"\x80\x02" + b"]" * 200 + b"a" * 199 + b".", "nested more than"),
+        (b"\x80\x02}" + b"\x8a\x09" + (1 << 64).to_bytes(9, "little") + b"K\x01s.", "too large a number"),
+        (b"\x80\x02}]K\x01s.", "a key of type list"),
+        (b"\x80\x02" + BIG + b"q\0" + b"0](" + b"c_codecs\nencode\nh\0\x85R" * 2000 + b"e.", "more memory"),
+        (b"\x80\x02X\xff\xff\xff\xffabc.", "not a readable pickle"),
+        (b"\x80\x04\x8e" + (1 << 62).to_bytes(8, "little") + b"abc.", "not a readable pickle"),
+        (b"\x80\x02K\x01", "ends too early"),
+        (b"\xff", "unknown instruction"),
+        (b"t.", "not a readable pickle"),
+        (b"\x80\x02)K\x01a.", "APPEND for an object of type tuple"),
+    ],
+    ids=range(16),
+)
+def test_what_would_hang_or_fill_the_memory_is_refused(payload, message):
+    with pytest.raises(ForeignFileError, match=message):
+        load(payload, {**CONTAINERS, **NUMPY})
+
+
+def test_sharing_within_reason_is_read():
+    row = [1.5, "text", np.arange(3)]
+    got = load(pickle.dumps([row] * 1000 + [{"a": row, ("x", 1): {frozenset({2})}}], 4), {**CONTAINERS, **NUMPY})
+    assert len(got) == 1001
+    assert got[0] is got[999]
+    np.testing.assert_array_equal(got[1000]["a"][2], [0, 1, 2])
+    assert got[1000]["x", 1] == {frozenset({2})}
+
+
+@pytest.mark.parametrize("state", [b"}X\x01\0\0\0aK\x01s", b"(K\x01K\x02t", b"N"])
+@pytest.mark.parametrize("name", sorted({f"{module}\n{name}" for module, name in {**NUMPY, **CONTAINERS}}))
+def test_no_stand_in_can_be_changed_by_a_pickle(name, state):
+    """BUILD, items and attributes: what outlives a read stays as it is."""
+    with pytest.raises(ForeignFileError):
+        load(b"\x80\x02c" + name.encode() + b"\n" + state + b"b.", {**CONTAINERS, **NUMPY})
+    with pytest.raises(ForeignFileError):
+        load(b"\x80\x02c" + name.encode() + b"\n(" + state + b"K\x01u.", {**CONTAINERS, **NUMPY})
+
+
+PARTS = st.sampled_from(
+    [b"(", b")", b"]", b"}", b"\x8f", b"t", b"l", b"d", b"a", b"e", b"s", b"u", b"\x90", b"\x91", b"\x85", b"\x86", b"\x87",
+     b"2", b"0", b"1", b"N", b"K\x01", b"R", b"\x81", b"\x92", b"b", b"o", b"Q", b"q\x00", b"h\x00", b"\x94", b"\x93",
+     b"X\x01\0\0\0a", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n",
+     b"cbuiltins\nlist\n", b"cbuiltins\ndict\n", b"ccollections\nOrderedDict\n", b"X\x02\0\0\0i4", b"C\x04abcd", b"\x82\xf7"]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PARTS, max_size=40))
+def test_any_program_of_instructions_is_data_or_one_error(parts):
+    for unknown in (None, Unknown):
+        with contextlib.suppress(ForeignFileError):
+            load(b"".join(parts) + b".", {**CONTAINERS, **NUMPY}, unknown=unknown)
