@@ -50,7 +50,7 @@ def define_flags() -> program.Usage:
             ),
             "Fit": (
                 program.config_flag(
-                    "Python file with get_config(), or a shipped config by name. Default: annyfit, or annyfit_keypoints without a start."
+                    "Python file with get_config(), or a shipped config by name. Default: by whether a scene has starts."
                 ),
                 program.set_flag("path=value changes of the config, e.g. stages.pose.lr.pose=0.002."),
             ),
