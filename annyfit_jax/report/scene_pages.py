@@ -14,6 +14,7 @@ from annyfit_jax.fit.objective import project
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.words import age_class, gender_class
 from annyfit_jax.records import fit_files
+from annyfit_jax.records.file_names import file_stem
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.viz import ScenePage, write_page
 from annyfit_jax.viz.page import overlay_picture
@@ -52,7 +53,7 @@ def write_scene_pages(
         return scene_page(fit, vertices, meshes.faces, credits.get(Path(fit.image_path).name, ""))
 
     for name in sorted(names):
-        path = Path(folder) / "fits" / f"{name}.npz"
+        path = Path(folder) / "fits" / f"{file_stem(name)}.npz"
         if not path.exists():  # scenes set aside have no fit
             continue
         page = page_of(path)
