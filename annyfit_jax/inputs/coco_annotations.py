@@ -27,16 +27,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from annyfit_jax.inputs import coco_people as people
 from annyfit_jax.inputs import masks as masks_io
+from annyfit_jax.inputs.photos import photo_size
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.inputs.validate import NUM_JOINTS, checked_image_size
 from annyfit_jax.people.camera import intrinsics_from_fov
 from annyfit_jax.people.scene import NUM_DENSE, Scene, SceneError
+from annyfit_jax.records.file_names import file_inside
 
-_EXIF_ORIENTATION = 0x0112
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -214,22 +214,15 @@ class _SceneReader:
         if self.image.get("unresolved"):  # results name images by number; COCO pads the number to 12 digits
             stems = [file_name] + ([file_name.zfill(12)] if file_name.isdigit() else [])
             names += [stem + suffix for stem in stems for suffix in _IMAGE_SUFFIXES]
-        try:
-            return next((folder / name for name in names if (folder / name).is_file()), None)
-        except (OSError, ValueError):  # names that no file can have
-            return None
+        # An absolute path and one with `..` name nothing: an annotation file must not choose what is read beside the photos.
+        return next((path for name in names if (path := file_inside(folder, name)) is not None), None)
 
     def _image_size(self, image_path: Path | None) -> tuple[int, int]:
         if "width" in self.image and "height" in self.image:
             return checked_image_size([self.image["width"], self.image["height"]], f"{self.where}: width, height")
         if image_path is None:
             raise SceneError(f"{self.where}: no `width` and `height`, and the photo is not in the image folder")
-        try:
-            with Image.open(image_path) as photo:
-                turned = photo.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-                return (photo.height, photo.width) if turned else (photo.width, photo.height)
-        except Exception as error:  # image decoders fail in many ways
-            raise SceneError(f"{image_path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+        return photo_size(image_path)
 
     def _intrinsics(self, image_size: tuple[int, int]) -> np.ndarray:
         for holder in (self.image, *self.index.file_level):

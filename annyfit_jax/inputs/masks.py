@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from PIL import Image
+from numpy.lib import format as npy
 
+from annyfit_jax.inputs.photos import opened_picture
 from annyfit_jax.inputs.validate import checked_array
 from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records.files import open_regular
 from annyfit_jax.records.npz import open_npz
 
 EROSION_PX = 2
@@ -148,7 +151,7 @@ def read_depth_map(folder: str, stem: str, image_size: tuple[int, int]) -> Float
     """
     for suffix in (".npy", ".npz", ".png"):
         path = Path(folder) / (stem + suffix)
-        if path.exists():
+        if os.path.lexists(path):
             break
     else:
         return None
@@ -168,8 +171,9 @@ def _depth_values(path: Path) -> np.ndarray:
             return npz.read(keys[0])
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        with Image.open(path) as image:
+            with open_regular(path) as file:
+                return npy.read_array(file, allow_pickle=False)
+        with opened_picture(path, formats=("PNG",)) as image:
             if not image.mode.startswith("I"):
                 raise SceneError(f"{path}: expected a 16-bit depth image in millimetres, got mode {image.mode}")
             return np.array(image)
@@ -182,13 +186,10 @@ def _depth_values(path: Path) -> np.ndarray:
 def read_label_image(folder: str, stem: str, image_size: tuple[int, int]) -> np.ndarray | None:
     """`<stem>.png` of a folder as an (H, W) array of labels (0 background); None where there is no such file."""
     path = Path(folder) / f"{stem}.png"
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
-    try:
-        with Image.open(path) as image:
-            labels = np.array(image)
-    except Exception as error:
-        raise SceneError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+    with opened_picture(path, formats=("PNG",)) as image:
+        labels = np.array(image)
     if not labels.size:
         raise SceneError(f"{path}: the label image is empty")
     return resize_nearest(checked_array(labels, f"{path} (label image)", ("h", "w"), np.int64), image_size)
