@@ -232,7 +232,7 @@ def opened_picture(
       formats: the decoders that are tried, by Pillow's names.
       where: what messages call the picture; default the file.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     where = where or _named(source)
     Image.init()  # otherwise Pillow knows only the commonest formats, and stumbles over the names of the others
@@ -250,6 +250,8 @@ def opened_picture(
         raise
     except FileNotFoundError:
         raise SceneError(f"{where}: no such file") from None
+    except UnidentifiedImageError:
+        raise SceneError(f"{where}: cannot be read as an image: not one of {', '.join(formats)}, or damaged") from None
     except Exception as error:  # image decoders fail in many ways
         raise SceneError(f"{where}: cannot be read as an image ({type(error).__name__}: {error})") from error
 

@@ -157,7 +157,11 @@ def _draw(
         fit = fits.load(table.name[index])
         if not len(drawable(fit)):
             continue
-        files = painter.files(fit, _photo_of(fit, photo))
+        try:
+            files = painter.files(fit, _photo_of(fit, photo))
+        except Exception as error:  # whatever a scene holds, the others are drawn
+            logging.warning("%s: cannot be drawn (%s: %s)", fit.name, type(error).__name__, error)
+            continue
         without_photo += "photo.jpg" not in files
         target = folder / "scenes" / f"{index:07d}"
         target.mkdir(parents=True, exist_ok=True)
