@@ -17,8 +17,8 @@ Writes one shard of records per 256 scenes and, once all are done, dataset_info.
 dataset), people.jsonl (a row per person), scenes_set_aside.jsonl, config.json. Inputs other than datasets also get
 fits/<scene>.npz, and with --pictures index.html.
 
-Exit codes: 0 finished (this process's share), 2 wrong usage or input, 74 OUT cannot be written (make room and run again),
-75 stopped by SIGTERM or SIGINT (run again to go on).
+Exit codes: 0 finished (this process's share), 2 wrong usage or input, or nobody was fitted, 74 OUT cannot be written (make room
+and run again), 75 stopped by SIGTERM or SIGINT (run again to go on).
 """
 
 from __future__ import annotations
@@ -119,6 +119,10 @@ def main() -> None:
     fitted, people = state.people
     place = folder / "fits" if options.writes_fit_files(source) else folder
     print(f"{state.scenes} scenes, {fitted} of {people} people fitted, {state.set_aside} scenes set aside: {place}")
+    if not fitted:
+        raise ValueError(
+            f"nobody was fitted; the reasons are in {folder / 'scenes_set_aside.jsonl'} and {folder / 'people.jsonl'}"
+        )
     if FLAGS.pictures:
         page = write_scene_pages(
             folder, source.names[: options.limit], annotations=FLAGS.credits or FLAGS.input, compare=FLAGS.compare,

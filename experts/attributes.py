@@ -7,6 +7,7 @@ in the early years, in which bodies change most; gender has three. Weight, muscl
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -110,6 +111,8 @@ _NEGATED = re.compile(
     r"(?:\b(?:not|no|never|neither|nor|without|than)|n't)\s+(?:(?:an?|the|any|really|quite|longer|yet)\s+)*$",
     re.IGNORECASE,
 )
+_NEGATION_REACH = 80
+"""Characters before a word in which its negation may begin."""
 
 
 # ------------------------------------------------------------------------------------------------ asking
@@ -156,14 +159,25 @@ def classify(text: str, attribute: Attribute) -> str:
     for word, name in attribute.labels().items():
         pattern = rf"(?<![\w-]){re.escape(word)}(?![\w-])"
         for match in re.finditer(pattern, left):
-            if not _NEGATED.search(left[: match.start()]):
+            if not _NEGATED.search(left, max(0, match.start() - _NEGATION_REACH), match.start()):
                 found.add(name)
         left = re.sub(pattern, lambda match: "\0" * len(match[0]), left)
     return found.pop() if len(found) == 1 else UNKNOWN
 
 
+_MAX_ANSWER_CHARACTERS = 20_000
+"""Longer texts are no answer to a question about one person."""
+_MAX_BRACES = 64
+"""Places of a text at which an object is looked for; every one may cost a scan of the whole text."""
+
+
 def read_answer(text: str, attributes: Sequence[Attribute]) -> dict[str, str]:
-    """Attribute -> class or `unknown`, from an answer in the JSON form, or from chatter around or instead of it."""
+    """Attribute -> class or `unknown`, from an answer in the JSON form, or from chatter around or instead of it.
+
+    A text of more than 20 000 characters says nothing: `unknown`.
+    """
+    if len(text) > _MAX_ANSWER_CHARACTERS:
+        return {a.name: UNKNOWN for a in attributes}
     entries = _json_object(text)
     if entries is None:
         # Without the form one text answers every question; a word of one attribute is no word of another.
@@ -178,9 +192,9 @@ def read_answer(text: str, attributes: Sequence[Attribute]) -> dict[str, str]:
 def _json_object(text: str) -> dict | None:
     """The first JSON object in a text (models wrap it in fences or chatter); None where there is none."""
     decoder = json.JSONDecoder()
-    for start in (match.start() for match in re.finditer(r"\{", text)):
+    for match in itertools.islice(re.finditer(r"\{", text), _MAX_BRACES):
         try:
-            value, _ = decoder.raw_decode(text[start:])
+            value, _ = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):

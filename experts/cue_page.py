@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import html
-import io
+import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +48,9 @@ def write_cue_page(cues: str, output: str, *, limit: int = 50, images: str | Non
             scene = source.load(index)
             sections.append(_section(scene, photo_of(source, scene, index), starts(scene), slug, folder))
             licences += _licences(scene)
-        except SceneError as error:
+        except Exception as error:  # whatever a scene holds, the page of the others is made
+            if not isinstance(error, SceneError):
+                logging.exception("%s: cannot be drawn", names[index])
             sections.append(f'<section id="scene-{slug}"><h2>{title}</h2><p>{html.escape(str(error))}</p></section>')
     told = "; ".join(dict.fromkeys(licences)) or "not recorded"
     intro = f"<p>{len(names)} of {len(source)} scenes. {html.escape('Licences: ' + told)}.</p>"
@@ -71,11 +73,10 @@ def photo_of(source: SceneSource, scene: Scene, index: int) -> UInt8[np.ndarray,
     pixels = None
     try:
         if packed:
-            with Image.open(io.BytesIO(packed), formats=("JPEG",)) as photo:
-                pixels = np.asarray(photo.convert("RGB"))
-        elif scene.image_path and Path(scene.image_path).is_file():
+            pixels = read_photo(packed, where=f"{scene.name}: packed photo")
+        elif scene.image_path and os.path.isfile(scene.image_path):
             pixels = read_photo(scene.image_path)
-    except (SceneError, OSError) as error:
+    except SceneError as error:
         logging.warning("%s: %s", scene.name, error)
     if pixels is None or pixels.shape != (height, width, 3):
         return drawing.blank((width, height))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from annyfit_jax.inputs.cue_source import CueSource
+from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.people.scene import BodyParameters, Scene, SceneError
 from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
 from experts.adapters.multihmr_start import MultiHmr
@@ -47,6 +44,6 @@ def _seen(source: CueSource, index: int, scene: Scene) -> tuple[Any, Any]:
     photo = source.photo(index)
     if not photo or scene.boxes is None:
         raise SceneError(f"{source.location}: scene {scene.name}: packed without its {'boxes' if photo else 'photo'}")
-    pixels = np.asarray(Image.open(io.BytesIO(photo)).convert("RGB"))
+    pixels = read_photo(photo, where=f"{source.location}: scene {scene.name}: photo")
     people = People(scene.boxes, keypoints=scene.keypoints, intrinsics=scene.intrinsics)
     return Photo(scene.name, scene.image_path or "", pixels), people

@@ -255,8 +255,10 @@ def pictures(folder: Path, held_out: Path, names: Sequence[str], count: int = 4,
     from PIL import Image
 
     from annyfit_jax.distillation.fit_labels import open_scenes
+    from annyfit_jax.inputs.photos import read_photo
     from annyfit_jax.people.body_meshes import BodyMeshes
     from annyfit_jax.records import fit_files
+    from annyfit_jax.records.file_names import file_stem
     from annyfit_jax.viz.drawing import overlay, side_view
     from annyfit_jax.viz.raster import rasterise
 
@@ -265,9 +267,10 @@ def pictures(folder: Path, held_out: Path, names: Sequence[str], count: int = 4,
         scene = source.load(index)
         if scene.truth is None or len(scene) < 2 or np.ptp(scene.extra["gt_body_height"]) < 0.5:
             continue
-        photo = np.asarray(Image.open(io.BytesIO(source.photo(index))).convert("RGB"))
+        photo = read_photo(source.photo(index), where=f"{held_out}: scene {name}: photo")
         people = [
-            fit_files.load(folder / "predictions" / network / "fits" / f"{name}.npz").parameters for network in names
+            fit_files.load(folder / "predictions" / network / "fits" / f"{file_stem(name)}.npz").parameters
+            for network in names
         ]
         tiles = [_tile(photo, tile)]
         for bodies in (*people, scene.truth):

@@ -44,6 +44,7 @@ from annyfit_jax.jobs.runner import Interrupted
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.scene import BodyParameters, Scene
 from annyfit_jax.records import fit_files
+from annyfit_jax.records.file_names import file_stem
 from annyfit_jax.records.files import read_json, sha256, write_json, write_text
 from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.synthetic.scene_dataset import MadeScenes, write_dataset
@@ -314,7 +315,7 @@ class Distillation:
             if target.is_file():
                 continue
             for scene, people in self._predictor(weights).people(source, range(len(source))):
-                fit_files.save(as_fit(scene, people, meshes, name), folder / "fits" / f"{scene.name}.npz")
+                fit_files.save(as_fit(scene, people, meshes, name), folder / "fits" / f"{file_stem(scene.name)}.npz")
                 self._pause()
             found = evaluate(str(folder), str(self.place("held_out")), "synthetic", bootstrap=self.config.bootstrap)
             kept = {key: found[key]["fit"] for key in ("pooled", "intervals") if key in found}

@@ -9,7 +9,7 @@ from absl import logging
 
 from annyfit_jax.exports import exported_people, scene_files
 from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
-from annyfit_jax.records.fit_files import FitFileError, SceneFit
+from annyfit_jax.records.fit_files import SceneFit
 
 _TABLE_NAMES = {"parquet": "people.parquet", "coco": "annotations.json"}
 """Formats of one file, and its name where --output is a folder."""
@@ -76,13 +76,13 @@ def _scene_files(
     source: FitSource, fits: Iterable[SceneFit], folder: Path, file_format: str, frame: str
 ) -> tuple[list[Path], list[str]]:
     from annyfit_jax.people.body_meshes import BodyMeshes
+    from annyfit_jax.records.file_names import file_stem, write_table
 
     meshes = BodyMeshes() if file_format != "npz" or frame == "world" else None
     written: list[Path] = []
     empty: list[str] = []
+    odd: list[str] = []
     for fit in fits:
-        if Path(fit.name).name != fit.name:
-            raise FitFileError(f"{source.where(fit.name)}: the name cannot be a file name")
         rows, vertices = scene_files.drawable(fit), None
         if meshes is not None:
             if fit.asset_version != meshes.model.labels.asset_version:
@@ -92,7 +92,7 @@ def _scene_files(
                 )
             vertices = meshes.vertices(fit.parameters.select(rows))
         transform = scene_files.camera_to_frame(frame, vertices)
-        path = folder / f"{fit.name}.{file_format}"
+        path = folder / f"{file_stem(fit.name)}.{file_format}"
         if file_format == "npz":
             scene_files.export_npz(fit, path, transform, frame)
         elif meshes is None or vertices is None or not len(rows):
@@ -102,6 +102,9 @@ def _scene_files(
             write = scene_files.export_glb if file_format == "glb" else scene_files.export_ply
             write(fit, path, vertices, meshes.faces, transform, frame)
         written.append(path)
+        if file_stem(fit.name) != fit.name:
+            odd.append(fit.name)
+    write_table(folder, odd)
     return written, empty
 
 

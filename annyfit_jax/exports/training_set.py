@@ -25,6 +25,7 @@ from annyfit_jax.jobs.fit_source import FitSource, Outcome
 from annyfit_jax.people.fitted import FACTS, FORMAT_VERSION, Fact, SceneFit
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records import wire
+from annyfit_jax.records.file_names import file_inside
 from annyfit_jax.records.files import write_bytes
 from annyfit_jax.records.fit_files import FitFileError
 from annyfit_jax.records.shards import DEFAULT_SCENES_PER_SHARD, Kind, Packed, Plan, Progress, SetAside, write
@@ -196,8 +197,8 @@ def _photo_file(folder: Path, outcome: Outcome) -> bytes:
     if not stored.name:
         raise SceneError(f"scene {outcome.fit.name}: the fit names no photo")
     for relative in (stored.relative_to(stored.anchor), Path(stored.name)):
-        path = folder / relative
-        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+        path = file_inside(folder, str(relative))
+        if path is not None and path.resolve().is_relative_to(folder.resolve()):
             return jpeg_bytes(path)
     raise SceneError(f"{folder}: {stored.name}: no such photo")
 

@@ -8,7 +8,8 @@ Every config is hashable (a static argument of `jit`) and has a JSON form and a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from flax.core import FrozenDict
@@ -172,14 +173,28 @@ class FitConfig:
             raise ValueError(f"config.mesh must be 'sampled' or 'exact', got {self.mesh!r}")
         if self.start not in ("auto", "cue", "keypoints"):
             raise ValueError(f"config.start must be 'auto', 'cue' or 'keypoints', got {self.start!r}")
+        _check_tables(self.map)
         for stage in self.stages:
             unknown = set(stage.lr) - set(GROUPS)
             if unknown:
                 raise ValueError(f"stage {stage.name!r} frees unknown groups {sorted(unknown)}; there are {GROUPS}")
+            if not all(math.isfinite(weight) for weight in stage.weights.values()):
+                raise ValueError(f"stage {stage.name!r}: weights: expected finite numbers, got {dict(stage.weights)}")
             if stage.steps < 0 or any(not lr > 0 for lr in stage.lr.values()):
                 raise ValueError(
                     f"stage {stage.name!r}: steps must be >= 0 and step sizes > 0 (leave a frozen group out)"
                 )
+
+
+def _check_tables(config: MapObjective) -> None:
+    """Raises ValueError for an entry of a table that nothing reads."""
+    default = MapObjective()
+    for entry in fields(config):
+        table, known = getattr(config, entry.name), getattr(default, entry.name)
+        if isinstance(known, FrozenDict) and (unknown := set(table) - set(known)):
+            raise ValueError(
+                f"config.map.{entry.name}: no entry {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}"
+            )
 
 
 def load_config(path: str | Path) -> FitConfig:

@@ -19,6 +19,7 @@ from annyfit_jax.fit import problem as problems
 from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.fit_body import anny_body
 from annyfit_jax.fit.keypoint_start import KeypointStarter
+from annyfit_jax.fit.objective import check_terms
 from annyfit_jax.fit.problem import Capacity
 from annyfit_jax.fit.second_order import uncertainty
 from annyfit_jax.fit.starts import PreparedScene, prepare
@@ -67,6 +68,7 @@ class Fitter:
     def __init__(
         self, config: FitConfig, model: anny.AnnyModel | None = None, devices: Sequence[Device] | None = None
     ) -> None:
+        check_terms(config.stages)
         self.config = config
         self.model = anny.load() if model is None else model
         self.body = anny_body(self.model, config)

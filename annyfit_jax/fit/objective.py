@@ -11,7 +11,8 @@ The energy of a scene, whose sum over scenes is minimised:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -244,11 +245,20 @@ TERMS: dict[str, Term] = {
 }
 
 
+def check_terms(stages: Iterable[Stage]) -> None:
+    """Raises ValueError for a weight of an unknown term, with the names that exist."""
+    for stage in stages:
+        for name in sorted(set(stage.weights) - set(TERMS)):
+            near = difflib.get_close_matches(name, TERMS, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"stage {stage.name!r} weighs unknown terms {[name]}; {hint}there are {', '.join(sorted(TERMS))}"
+            )
+
+
 def active_terms(stage: Stage) -> dict[str, Any]:
     """Name -> weight of the terms that a stage computes. Raises ValueError for a weight of an unknown term."""
-    unknown = set(stage.weights) - set(TERMS)
-    if unknown:
-        raise ValueError(f"stage {stage.name!r} weighs unknown terms {sorted(unknown)}; there are {sorted(TERMS)}")
+    check_terms([stage])
     weights = dict(stage.weights)
     return {
         name: weights[name]

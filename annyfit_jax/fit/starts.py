@@ -8,6 +8,7 @@ import numpy as np
 
 from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.keypoint_start import KeypointStarter
+from annyfit_jax.inputs.cue_limits import without_impossible_cues
 from annyfit_jax.people.scene import BodyParameters, Scene, SceneError
 
 MIN_START_DEPTH_M = 0.1
@@ -59,9 +60,11 @@ def select_people(scene: Scene, index: np.ndarray) -> Scene:
 def prepare(scene: Scene, config: FitConfig, starter: KeypointStarter) -> PreparedScene:
     """Choose the people that can be fitted and give each a finite start in front of the camera.
 
-    People without any confident keypoint and without dense points are set aside (`no_keypoints`). A start behind the camera
-    or with non-finite values is replaced by the keypoint start. Raises SceneError where nobody is left.
+    Cues that no photo can give are set aside first (`inputs.cue_limits`) and noted. People without any confident keypoint and
+    without dense points are set aside (`no_keypoints`). A start behind the camera or with non-finite values is replaced by the
+    keypoint start. Raises SceneError where nobody is left.
     """
+    scene, impossible = without_impossible_cues(scene)
     seen = np.asarray((scene.keypoints[:, :, 2] >= config.keypoint_confidence).any(1))
     evidence = seen | (scene.dense_keypoints[:, :, 2] > 0).any(1)
     skipped = {int(i): "no_keypoints" for i in np.flatnonzero(~evidence)}
@@ -73,7 +76,7 @@ def prepare(scene: Scene, config: FitConfig, starter: KeypointStarter) -> Prepar
         raise SceneError(f"{scene.name}: config.start='cue', but the input has no starting parameters")
     part = select_people(scene, kept)
     seen = seen[kept]
-    notes: list[list[str]] = [[] for _ in kept]
+    notes: list[list[str]] = [impossible[i] for i in kept]
     if part.start is not None and config.start != "keypoints":
         broken = _unusable(part.start)
         origin, start = "cue", part.start

@@ -19,6 +19,7 @@ the annotation's `id`, else its position in the list.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -27,16 +28,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from absl import logging
 
 from annyfit_jax.inputs import coco_people as people
 from annyfit_jax.inputs import masks as masks_io
+from annyfit_jax.inputs.photos import photo_size
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.inputs.validate import NUM_JOINTS, checked_image_size
 from annyfit_jax.people.camera import intrinsics_from_fov
 from annyfit_jax.people.scene import NUM_DENSE, Scene, SceneError
+from annyfit_jax.records.file_names import file_inside
 
-_EXIF_ORIENTATION = 0x0112
+_ANNOTATION_FIELDS = (
+    "id", "image_id", "category_id", "keypoints", "num_keypoints", "bbox", "area", "iscrowd", "segmentation", "score",
+    "attributes", "vlm_label", "age", "gender", "depth_layer", "hand_label", "keypoints_by_eye", "file_name", "person_id",
+)  # fmt: skip
+"""Fields of an annotation that are read, or that COCO has."""
+_IMAGE_FIELDS = (
+    "id", "file_name", "width", "height", "intrinsics", "camera", "license", "coco_url", "flickr_url", "date_captured",
+)  # fmt: skip
+_LOOKED_FOR = 2000
+"""Photos whose presence is checked when a file is opened."""
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
@@ -64,6 +76,17 @@ def open_coco(path: str, options: InputOptions) -> SceneSource:
     if not index.images:
         raise SceneError(f"{path}: images: expected at least one image, got none")
     names = _scene_names(index.images)
+    if options.words:
+        index.notes += unknown_fields(list(words.values()), options.words, ("age", "gender"))
+        known = {str(annotation["id"]) for group in index.annotations for annotation in group}
+        if strangers := set(words) - known:
+            index.notes.append(
+                f"{options.words}: {len(strangers)} of {len(words)} entries name nobody, e.g. {min(strangers)!r:.60}"
+            )
+    if options.images:
+        index.notes += _missing_photos(index, options)
+    for note in index.notes:
+        logging.warning("%s", note)
     return SceneSource(
         kind="coco",
         names=names,
@@ -71,6 +94,25 @@ def open_coco(path: str, options: InputOptions) -> SceneSource:
         location=path,
         notes=tuple(index.notes),
     )
+
+
+def _missing_photos(index: _Index, options: InputOptions) -> list[str]:
+    """A note where some of the photos are not in the folder that was given for them. Raises SceneError where none is."""
+    step = -(-len(index.images) // _LOOKED_FOR)
+    chosen = range(0, len(index.images), step)
+    missing = [i for i in chosen if _SceneReader(index, i, "", {}, options)._find_image() is None]
+    if not missing:
+        return []
+    first = str(index.images[missing[0]]["file_name"])
+    looked = "" if step == 1 else f" looked for, every {step}th,"
+    if len(missing) == len(chosen):
+        raise SceneError(
+            f"option images: none of the {len(chosen)} photos{looked} of {index.path} is in {options.images}; the first is "
+            f"{first!r:.200}"
+        )
+    return [
+        f"option images: {len(missing)} of {len(chosen)} photos{looked} are not in {options.images}, e.g. {first!r:.200}"
+    ]
 
 
 def read_json(path: str) -> Any:
@@ -81,6 +123,16 @@ def read_json(path: str) -> Any:
         raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise SceneError(f"{path}: not a JSON file ({type(error).__name__}: {error})") from error
+
+
+def unknown_fields(entries: list[dict], where: str, known: tuple[str, ...] = _ANNOTATION_FIELDS) -> list[str]:
+    """A note for each field that is nearly one that is read: files of others may hold fields of any name, misspelt ones not."""
+    names = {str(name) for entry in entries for name in entry if name not in known}
+    notes = []
+    for name in sorted(names):
+        if len(name) <= 40 and (near := difflib.get_close_matches(name, known, 1, cutoff=0.84)):
+            notes.append(f"{where}: the field `{name}` is not read; did you mean `{near[0]}`?")
+    return notes
 
 
 def _index_annotations(path: str, content: Any) -> _Index:
@@ -115,7 +167,11 @@ def _index_annotations(path: str, content: Any) -> _Index:
         if isinstance(categories, list)
         else {},
         file_level=[content, info if isinstance(info, dict) else {}],
-        notes=[f"{homeless} annotations name an image that is not listed"] if homeless else [],
+        notes=[
+            *([f"{homeless} annotations name an image that is not listed"] if homeless else []),
+            *unknown_fields(annotations, f"{path}: annotations"),
+            *unknown_fields(images, f"{path}: images", _IMAGE_FIELDS),
+        ],
     )
 
 
@@ -127,7 +183,8 @@ def _index_results(path: str, content: list) -> _Index:
     for entry in _with_ids(content):
         grouped.setdefault(str(entry.get("file_name") or entry["image_id"]), []).append(entry)
     images = [{"id": name, "file_name": name, "unresolved": True} for name in grouped]
-    return _Index(path, images, list(grouped.values()), confidences=True)
+    notes = unknown_fields(content, path)
+    return _Index(path, images, list(grouped.values()), not people.holds_flags(content), notes=notes)
 
 
 def _key(value: Any) -> str:
@@ -152,6 +209,19 @@ def _scene_names(images: list[dict]) -> tuple[str, ...]:
     return tuple(names)
 
 
+@dataclass(frozen=True)
+class _Person:
+    """What is read of one annotation."""
+
+    index: int
+    """Position among the image's annotations."""
+    keypoints: np.ndarray
+    age: float
+    gender: float
+    depth_layer: int
+    box: np.ndarray
+
+
 class _SceneReader:
     """Reads one image of the file; an object only to share what every step needs."""
 
@@ -167,19 +237,15 @@ class _SceneReader:
         image_path = self._find_image()
         image_size = self._image_size(image_path)
         intrinsics = self._intrinsics(image_size)
-        kept = self._people()
+        depth_map, masks_of_all = self._depth_and_masks(image_size)
+        kept = self._people(masks_of_all)
         n = len(kept)
-        annotations = [self.annotations[i] for i, _ in kept]
-        points = np.stack([keypoints for _, keypoints in kept]) if n else np.zeros((0, NUM_JOINTS, 3))
-        anchors = [self._anchors(annotation) for annotation in annotations]
-        depth_map, masks, medians = self._depth_and_masks(image_size, [i for i, _ in kept])
+        annotations = [self.annotations[person.index] for person in kept]
+        points = np.stack([person.keypoints for person in kept]) if n else np.zeros((0, NUM_JOINTS, 3))
+        masks, medians = self._median_depths(image_size, depth_map, masks_of_all, [person.index for person in kept])
         by_eye = [str(a["id"]) for a in annotations if a.get("keypoints_by_eye")]
         if by_eye:
             self.notes.append(f"keypoints read by eye: {', '.join(by_eye)}")
-        layers = [
-            people.depth_layer_of(a, self._person_where(a), self.options.hand_depth) for a in annotations
-        ]  # fmt: skip
-        boxes = [people.box_of(a, p, self._person_where(a)) for a, p in zip(annotations, points, strict=True)]
         extra: dict[str, Any] = {}
         if any(isinstance(a.get("hand_label"), dict) for a in annotations):
             for name, entry in people.HAND_FIELDS.items():
@@ -191,18 +257,23 @@ class _SceneReader:
             keypoints=points,
             dense_keypoints=np.zeros((n, NUM_DENSE, 3)),
             median_depth=medians,
-            depth_layer=np.array(layers, np.int64),
-            age=np.array([age for age, _ in anchors], np.float64),
-            gender=np.array([gender for _, gender in anchors], np.float64),
+            depth_layer=np.array([person.depth_layer for person in kept], np.int64),
+            age=np.array([person.age for person in kept], np.float64),
+            gender=np.array([person.gender for person in kept], np.float64),
             person_ids=[str(a["id"]) for a in annotations],
-            boxes=np.array(boxes, np.float64).reshape(n, 4),
-            masks=masks if self.options.with_masks else None,
+            boxes=np.array([person.box for person in kept], np.float64).reshape(n, 4),
+            masks=self._wanted_masks(masks, n, image_size),
             depth_map=depth_map,
             image_path=str(image_path) if image_path else None,
             skipped=self.skipped,
             notes=self.notes,
             extra=extra,
         )
+
+    def _wanted_masks(self, masks: np.ndarray | None, n: int, image_size: tuple[int, int]) -> np.ndarray | None:
+        if not self.options.with_masks:
+            return None
+        return np.zeros((n, image_size[1], image_size[0]), bool) if masks is None else masks
 
     def _person_where(self, annotation: dict) -> str:
         return f"{self.where}, annotation {annotation['id']}"
@@ -214,22 +285,15 @@ class _SceneReader:
         if self.image.get("unresolved"):  # results name images by number; COCO pads the number to 12 digits
             stems = [file_name] + ([file_name.zfill(12)] if file_name.isdigit() else [])
             names += [stem + suffix for stem in stems for suffix in _IMAGE_SUFFIXES]
-        try:
-            return next((folder / name for name in names if (folder / name).is_file()), None)
-        except (OSError, ValueError):  # names that no file can have
-            return None
+        # An absolute path and one with `..` name nothing: an annotation file must not choose what is read beside the photos.
+        return next((path for name in names if (path := file_inside(folder, name)) is not None), None)
 
     def _image_size(self, image_path: Path | None) -> tuple[int, int]:
         if "width" in self.image and "height" in self.image:
             return checked_image_size([self.image["width"], self.image["height"]], f"{self.where}: width, height")
         if image_path is None:
             raise SceneError(f"{self.where}: no `width` and `height`, and the photo is not in the image folder")
-        try:
-            with Image.open(image_path) as photo:
-                turned = photo.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-                return (photo.height, photo.width) if turned else (photo.width, photo.height)
-        except Exception as error:  # image decoders fail in many ways
-            raise SceneError(f"{image_path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+        return photo_size(image_path)
 
     def _intrinsics(self, image_size: tuple[int, int]) -> np.ndarray:
         for holder in (self.image, *self.index.file_level):
@@ -239,26 +303,37 @@ class _SceneReader:
         self.notes.append(f"intrinsics: {self.options.fov_degrees:g} degree field of view")
         return intrinsics_from_fov(image_size, self.options.fov_degrees)
 
-    def _people(self) -> list[tuple[int, np.ndarray]]:
-        """Position among the image's annotations and keypoints of the people to fit."""
+    def _people(self, masks: Mapping[int, np.ndarray | SceneError]) -> list[_Person]:
+        """The people to fit. Whoever's annotation cannot be used is set aside alone, with the reason."""
         kept = []
         for i, annotation in enumerate(self.annotations):
             category = self.index.categories.get(_key(annotation.get("category_id")), {})
             reason = people.reason_to_skip(annotation, category.get("name"))
             if reason is None:
-                points = people.keypoints_of(
-                    annotation,
-                    self._joint_names(category),
-                    self._person_where(annotation),
-                    self.index.confidences,
-                    self.options.hidden_confidence,
-                )
-                if (points[:, 2] > 0).any():
-                    kept.append((i, points))
-                    continue
-                reason = "no keypoints"
+                try:
+                    if isinstance(broken := masks.get(i), SceneError):
+                        raise broken
+                    person = self._person(i, annotation, self._joint_names(category))
+                    if (person.keypoints[:, 2] > 0).any():
+                        kept.append(person)
+                        continue
+                    reason = "no keypoints"
+                except Exception as error:  # also what no check foresaw, such as numbers of any size
+                    message = str(error) if isinstance(error, SceneError) else f"{type(error).__name__}: {error}"
+                    reason = f"unreadable annotation: {message:.500}"
             self.skipped.append((str(annotation["id"]), reason))
         return kept
+
+    def _person(self, index: int, annotation: dict, joint_names: list[str]) -> _Person:
+        where = self._person_where(annotation)
+        points = people.keypoints_of(
+            annotation, joint_names, where, self.index.confidences, self.options.hidden_confidence
+        )
+        age, gender = self._anchors(annotation)
+        return _Person(
+            index, points, age, gender, people.depth_layer_of(annotation, where, self.options.hand_depth),
+            people.box_of(annotation, points, where) if (points[:, 2] > 0).any() else np.zeros(4),
+        )  # fmt: skip
 
     def _joint_names(self, category: dict) -> list[str]:
         names = category.get("keypoints") or []
@@ -270,31 +345,40 @@ class _SceneReader:
         words = self.words.get(str(annotation["id"]))
         return people.anchors_of(annotation, words, self._person_where(annotation), self.options.hand_labels)
 
-    def _depth_and_masks(self, image_size: tuple[int, int], kept: list[int]):
-        """Depth map or None, masks (n, H, W) of the people kept, median depths (n,)."""
-        width, height = image_size
+    def _depth_and_masks(
+        self, image_size: tuple[int, int]
+    ) -> tuple[np.ndarray | None, dict[int, np.ndarray | SceneError]]:
+        """Depth map or None, and the mask of every annotation but crowd regions, by position, or why there is none."""
         stem = Path(self.image["file_name"]).stem
         depth_map = masks_io.read_depth_map(self.options.depth, stem, image_size) if self.options.depth else None
         if self.options.depth and depth_map is None:
             self.notes.append("no depth map")
-        medians = np.full(len(kept), np.nan)
         if depth_map is None and not self.options.with_masks:
-            return depth_map, None, medians
+            return depth_map, {}
         labels = masks_io.read_label_image(self.options.masks, stem, image_size) if self.options.masks else None
-        masks = np.zeros((len(kept), height, width), bool)
-        others = []
+        masks: dict[int, np.ndarray | SceneError] = {}
         for i, annotation in enumerate(self.annotations):
             if annotation.get("iscrowd"):  # covers the fitted people too, so it says nothing about who is in front
                 continue
             if labels is not None:
-                mask = labels == i + 1
-            else:
-                where = f"{self._person_where(annotation)}.segmentation"
-                mask = masks_io.decode_segmentation(annotation.get("segmentation") or [], image_size, where)
-            if i in kept:
-                masks[kept.index(i)] = mask
-            else:
-                others.append(mask)
-        if depth_map is not None:
-            medians = masks_io.median_depths(depth_map, masks, np.array(others).reshape(-1, height, width).astype(bool))
-        return depth_map, masks, medians
+                masks[i] = labels == i + 1
+                continue
+            where = f"{self._person_where(annotation)}.segmentation"
+            try:
+                masks[i] = masks_io.decode_segmentation(annotation.get("segmentation") or [], image_size, where)
+            except SceneError as error:
+                masks[i] = error
+        return depth_map, masks
+
+    def _median_depths(
+        self, image_size: tuple[int, int], depth_map: np.ndarray | None, masks: Mapping[int, Any], kept: list[int]
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """Masks (n, H, W) of the people kept, None where nobody has one, and their median depths (n,)."""
+        width, height = image_size
+        if not masks:
+            return None, np.full(len(kept), np.nan)
+        own = np.stack([masks[i] for i in kept]) if kept else np.zeros((0, height, width), bool)
+        others = [mask for i, mask in masks.items() if i not in kept and not isinstance(mask, SceneError)]
+        if depth_map is None:
+            return own, np.full(len(kept), np.nan)
+        return own, masks_io.median_depths(depth_map, own, np.array(others).reshape(-1, height, width).astype(bool))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from annyfit_jax.inputs.cue_limits import MAX_LAYER
 from annyfit_jax.inputs.validate import NUM_JOINTS, checked_array
 from annyfit_jax.people.scene import COCO17, UNKNOWN_WORD, SceneError
 from annyfit_jax.people.words import age_anchor, gender_anchor
@@ -22,14 +22,27 @@ HAND_FIELDS = {"hand_age": "age", "hand_gender": "gender", "hand_depth_layer": "
 
 
 def holds_confidences(annotations: list[dict]) -> bool:
-    """Whether the third numbers of a file's keypoints are a detector's confidences rather than COCO's flags 0, 1, 2."""
+    """Whether the third numbers of a file's keypoints are a detector's confidences rather than COCO's flags 0, 1, 2.
+
+    Fractions are confidences. A `score` speaks for confidences too, but not where a 2 says that these are flags.
+    """
+    return _has_fractions(annotations) or (any("score" in a for a in annotations) and not holds_flags(annotations))
+
+
+def holds_flags(annotations: list[dict]) -> bool:
+    """Whether a 2 among the third numbers, and no fraction, says that they are COCO's flags."""
+    return any(v == 2 for v in _third_numbers(annotations)) and not _has_fractions(annotations)
+
+
+def _has_fractions(annotations: list[dict]) -> bool:
+    return any(isinstance(v, float) and v not in _FLAGS for v in _third_numbers(annotations))
+
+
+def _third_numbers(annotations: list[dict]) -> Iterator[Any]:
     for annotation in annotations:
-        flags = annotation.get("keypoints")
-        if "score" in annotation:
-            return True
-        if isinstance(flags, list) and any(isinstance(v, float) and v not in _FLAGS for v in flags[2::3]):
-            return True
-    return False
+        values = annotation.get("keypoints")
+        if isinstance(values, list):
+            yield from values[2::3]
 
 
 def keypoints_of(
@@ -91,7 +104,7 @@ def hand_label(annotation: Mapping[str, Any], entry: str) -> int:
     """An entry of the label by eye as a whole number, -1 where there is none."""
     label = annotation.get("hand_label")
     value = label.get(entry, -1) if isinstance(label, Mapping) else -1
-    return value if type(value) is int else -1
+    return value if type(value) is int and abs(value) <= MAX_LAYER else -1
 
 
 def _hand_words(annotation: Mapping[str, Any]) -> dict[str, str]:
@@ -111,6 +124,8 @@ def depth_layer_of(annotation: Mapping[str, Any], where: str, hand_depth: bool) 
         return hand_label(annotation, "depth_id") if hand_depth else -1
     if type(layer) is not int and not (isinstance(layer, float) and layer.is_integer()):
         raise SceneError(f"{where}.depth_layer: expected a whole number, -1 = unknown, got {layer!r:.60}")
+    if abs(layer) > MAX_LAYER:
+        raise SceneError(f"{where}.depth_layer: expected a whole number up to {MAX_LAYER}, got {float(layer):g}")
     return int(layer)
 
 
@@ -142,7 +157,7 @@ def intrinsics_entry(holder: Mapping[str, Any], where: str) -> Float[np.ndarray,
     if camera is None:
         return None
     numbers = [camera.get(name) if isinstance(camera, Mapping) else None for name in ("fx", "fy", "cx", "cy")]
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+    if not all(isinstance(value, int | float) and abs(value) < 1e30 for value in numbers):
         raise SceneError(f"{where}.camera: expected the numbers fx, fy, cx, cy in pixels, got {camera!r:.80}")
     fx, fy, cx, cy = numbers
     return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], np.float64)

@@ -78,4 +78,6 @@ def _pack(
         record = cue_schema.serialize(cue_schema.encode(scene, photo(scene) if photo else b"", provenance))
     except SceneError as error:
         return SetAside(scene.name, str(error))
+    except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:  # what no check foresaw
+        return SetAside(scene.name, f"scene {scene.name:.200}: cannot be packed ({type(error).__name__}: {error})")
     return Packed(scene.name, record, {"people": len(scene), "has_start": scene.start is not None})

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from PIL import Image
+from numpy.lib import format as npy
 
+from annyfit_jax.inputs.photos import MAX_PIXELS, opened_picture
 from annyfit_jax.inputs.validate import checked_array
 from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records.files import open_regular
 from annyfit_jax.records.npz import open_npz
 
+_MAX_CORNER = 1e7
+"""Pixels: what lies further out is no corner of a silhouette."""
+_MAX_CROSSINGS = 4_000_000
+_MAX_POLYGONS = 1000
+_FAR_M = 300.0
+"""Metres: the nearest tenth of a photo of people is never as far as this, but always in a map of millimetres."""
 EROSION_PX = 2
 """Depth maps blur across silhouettes: this border of a mask is left out of the median."""
 
@@ -23,31 +32,58 @@ def decode_segmentation(segmentation: Any, image_size: tuple[int, int], where: s
     A pixel belongs to a polygon when the polygon covers its centre. An empty list is an empty mask. Raises SceneError.
     """
     width, height = image_size
+    check_full_resolution(image_size, where)
     if isinstance(segmentation, dict):
         return decode_rle(segmentation, image_size, where)
     if not isinstance(segmentation, list):
         raise SceneError(f"{where}: expected a list of polygons or a run-length object, got {type(segmentation)}")
+    if len(segmentation) > _MAX_POLYGONS:
+        raise SceneError(f"{where}: expected at most {_MAX_POLYGONS} polygons, got {len(segmentation)}")
     mask = np.zeros((height, width), bool)
     for polygon in segmentation:
         xy = checked_array(polygon, where, ("2k",))
-        if len(xy) % 2 or len(xy) < 6 or not np.isfinite(xy).all():
-            raise SceneError(f"{where}: expected polygons of at least 3 finite x, y pairs, got {len(xy)} numbers")
-        mask |= fill_polygon(xy.reshape(-1, 2), image_size)
+        if len(xy) % 2 or len(xy) < 6 or not (np.abs(xy) <= _MAX_CORNER).all():
+            raise SceneError(
+                f"{where}: expected polygons of at least 3 x, y pairs of up to {_MAX_CORNER:g} pixels, got {len(xy)} numbers"
+            )
+        mask |= fill_polygon(xy.reshape(-1, 2), image_size, where)
     return mask
 
 
-def fill_polygon(corners: Float[np.ndarray, "k 2"], image_size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """The pixels whose centre (i + 0.5) lies inside a polygon, by the even-odd rule."""
+def fill_polygon(
+    corners: Float[np.ndarray, "k 2"], image_size: tuple[int, int], where: str = "polygon"
+) -> Bool[np.ndarray, "H W"]:
+    """The pixels whose centre (i + 0.5) lies inside a polygon, by the even-odd rule.
+
+    Raises SceneError where its edges cross more rows of pixels than any silhouette does.
+    """
     width, height = image_size
-    toggles = np.zeros((height, width + 1), np.int64)
-    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        low, high = sorted((y0, y1))
-        # Rows whose centre the edge crosses; half-open, so that a corner on a centre line counts once.
-        first, last = (int(np.clip(np.ceil(y - 0.5), 0, height)) for y in (low, high))
-        rows = np.arange(first, last)
-        x = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0)) if len(rows) else rows
-        np.add.at(toggles, (rows, np.clip(np.ceil(x - 0.5), 0, width).astype(int)), 1)
-    return np.cumsum(toggles, axis=1)[:, :width] % 2 > 0
+    start, end = np.asarray(corners, np.float64), np.roll(corners, -1, axis=0)
+    # Rows whose centre an edge crosses; half-open, so that a corner on a centre line counts once.
+    lower, upper = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
+    first, last = (np.clip(np.ceil(y - 0.5), 0, height).astype(np.int64) for y in (lower, upper))
+    counts = last - first
+    if counts.sum() > _MAX_CROSSINGS:
+        raise SceneError(f"{where}: a polygon of {len(corners)} corners that crosses {counts.sum()} rows of pixels")
+    top, bottom = (int(first.min()), int(last.max())) if len(counts) else (0, 0)
+    mask = np.zeros((height, width), bool)
+    toggles = np.zeros((max(0, bottom - top), width + 1), np.int32)
+    edge = np.repeat(np.arange(len(counts)), counts)
+    rows = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
+    (x0, y0), (x1, y1) = start[edge].T, end[edge].T
+    x = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
+    np.add.at(toggles, (rows - top, np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)), 1)
+    mask[top:bottom] = np.cumsum(toggles, axis=1)[:, :width] % 2 > 0
+    return mask
+
+
+def check_full_resolution(image_size: tuple[int, int], where: str) -> None:
+    """Raises SceneError for a picture so large that an array of its pixels is not to be made for what a file declares."""
+    width, height = image_size
+    if width * height > MAX_PIXELS:
+        raise SceneError(
+            f"{where}: masks and depth maps need a picture of at most {MAX_PIXELS} pixels, got {width} x {height}"
+        )
 
 
 def decode_rle(rle: dict, image_size: tuple[int, int], where: str) -> Bool[np.ndarray, "H W"]:
@@ -144,19 +180,29 @@ def read_depth_map(folder: str, stem: str, image_size: tuple[int, int]) -> Float
     """Metric depth of an image in metres at full resolution, NaN = unknown; None where the folder has no such file.
 
     `<stem>.npy` and `<stem>.npz` (entry `depth`, `depth_map` or the only one) are metres, 16-bit `<stem>.png` is
-    millimetres. Values that are not positive are unknown. Other resolutions are resampled to the nearest pixel.
+    millimetres; what can only be millimetres where metres are expected is refused. Values that are not positive are unknown.
+    Other resolutions are resampled to the nearest pixel. Raises SceneError.
     """
     for suffix in (".npy", ".npz", ".png"):
         path = Path(folder) / (stem + suffix)
-        if path.exists():
+        if os.path.lexists(path):
             break
     else:
         return None
     values = checked_array(_depth_values(path), str(path), ("h", "w"))
     if not values.size:
         raise SceneError(f"{path}: expected a depth map of shape (h, w), got {values.shape}")
+    check_full_resolution(image_size, str(path))
     values = np.where(np.isfinite(values) & (values > 0), values, np.nan)
-    return resize_nearest(values / 1000.0 if suffix == ".png" else values, image_size)
+    if suffix == ".png":
+        return resize_nearest(values / 1000.0, image_size)
+    known = values[np.isfinite(values)]
+    if known.size and (near := float(np.percentile(known, 10))) > _FAR_M:
+        raise SceneError(
+            f"{path}: expected metres, got a map whose nearest tenth lies beyond {near:.0f}: are these millimetres? "
+            "Then divide by 1000, or store them as a 16-bit .png"
+        )
+    return resize_nearest(values, image_size)
 
 
 def _depth_values(path: Path) -> np.ndarray:
@@ -168,8 +214,9 @@ def _depth_values(path: Path) -> np.ndarray:
             return npz.read(keys[0])
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        with Image.open(path) as image:
+            with open_regular(path) as file:
+                return npy.read_array(file, allow_pickle=False)
+        with opened_picture(path, formats=("PNG",)) as image:
             if not image.mode.startswith("I"):
                 raise SceneError(f"{path}: expected a 16-bit depth image in millimetres, got mode {image.mode}")
             return np.array(image)
@@ -182,13 +229,11 @@ def _depth_values(path: Path) -> np.ndarray:
 def read_label_image(folder: str, stem: str, image_size: tuple[int, int]) -> np.ndarray | None:
     """`<stem>.png` of a folder as an (H, W) array of labels (0 background); None where there is no such file."""
     path = Path(folder) / f"{stem}.png"
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
-    try:
-        with Image.open(path) as image:
-            labels = np.array(image)
-    except Exception as error:
-        raise SceneError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+    check_full_resolution(image_size, str(path))
+    with opened_picture(path, formats=("PNG",)) as image:
+        labels = np.array(image)
     if not labels.size:
         raise SceneError(f"{path}: the label image is empty")
     return resize_nearest(checked_array(labels, f"{path} (label image)", ("h", "w"), np.int64), image_size)

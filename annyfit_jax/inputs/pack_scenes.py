@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,16 +52,23 @@ def pack_scenes(
     # Records of a dataset that is packed again keep saying where they first came from.
     origin = {} if source.kind == "cues" else {"reader": source.kind, "input": Path(source.location).name}
     started = time.monotonic()
-    return cue_dataset.write(
+    photos = _Photos(source)
+    state = cue_dataset.write(
         output,
         plan,
         functools.partial(read_scenes, source),
         process_index=process_index,
         process_count=process_count,
-        photo=functools.partial(photo_of, source) if with_images else None,
+        photo=photos if with_images else None,
         provenance=origin | ({"cues": cues} if cues else {}),
         on_shard=lambda shard: logging.info("shard %d written, %.0f s", shard, time.monotonic() - started),
     )
+    if photos.missing:
+        logging.warning(
+            "%d of %d scenes were packed without a photo, because there is no such file; the first is %s",
+            photos.missing, photos.asked, photos.first,
+        )  # fmt: skip
+    return state
 
 
 def read_scenes(source: SceneSource, indices: range) -> Iterator[Scene | cue_dataset.SetAside]:
@@ -72,9 +80,23 @@ def read_scenes(source: SceneSource, indices: range) -> Iterator[Scene | cue_dat
             yield cue_dataset.SetAside(source.names[index], str(error))
 
 
-def photo_of(source: SceneSource, scene: Scene) -> bytes:
-    """The scene's photo as JPEG, upright; empty where there is none. Raises SceneError on a broken one."""
-    packed = source.photo(source.names.index(scene.name))
-    if packed or not scene.image_path or not Path(scene.image_path).is_file():
-        return packed
-    return jpeg_bytes(scene.image_path)
+class _Photos:
+    """The photo of a scene as JPEG, upright; empty where there is none. Counts those that are missing."""
+
+    def __init__(self, source: SceneSource) -> None:
+        self._source = source
+        self._index = {name: index for index, name in enumerate(source.names)}
+        self.asked = self.missing = 0
+        self.first = ""
+        """The first scene without a photo, and the file that is not there."""
+
+    def __call__(self, scene: Scene) -> bytes:
+        """Raises SceneError on a broken photo."""
+        self.asked += 1
+        if packed := self._source.photo(self._index[scene.name]):
+            return packed
+        if scene.image_path and os.path.isfile(scene.image_path):
+            return jpeg_bytes(scene.image_path)
+        self.missing += 1
+        self.first = self.first or f"{scene.name:.100} ({scene.image_path or 'its photo was not found':.200})"
+        return b""

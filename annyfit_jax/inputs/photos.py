@@ -13,11 +13,15 @@
 | alpha | over white |
 | animated, several pages | the first frame |
 
-`read_photo` raises SceneError that names the file.
+`read_photo` raises SceneError that names the file. `opened_picture` below it is the only place of this project that hands
+a file to a picture decoder: photos, label images, depth maps and photos inside records all go through it. It tries the
+decoders that it is told to and no others (Pillow would start Ghostscript for a PostScript file with the name of a JPEG), and
+opens nothing but regular files, so that a named pipe or a device does not keep a program waiting.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import io
@@ -25,9 +29,10 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePath
+from typing import Any, BinaryIO
 
 import numpy as np
 from absl import logging
@@ -35,6 +40,7 @@ from jaxtyping import UInt8
 
 from annyfit_jax.inputs.validate import MAX_IMAGE_SIDE
 from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records.files import open_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "HEIF")
 """Decoders that are tried (JPEG's also reads MPO); the others of Pillow are old, rare and a larger surface."""
@@ -66,37 +72,39 @@ _JPEG_QUALITY = 95
 _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read_photo(path: str | Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
-    """The photo in display orientation, RGB. Raises SceneError on anything that is not a sound photo."""
-    try:
-        with _opened(path, max_pixels) as photo:
-            return _pixels(photo, path)
-    except SceneError:
-        raise
-    except Exception as error:  # image decoders fail in many ways
-        raise SceneError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+Encoded = str | Path | bytes
+"""A picture's file, or the content of one."""
 
 
-def photo_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def read_photo(
+    source: Encoded, max_pixels: int = MAX_PIXELS, *, where: str = "", upright: bool = True
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The photo as RGB. Raises SceneError on anything that is not a sound photo.
+
+    Args:
+      source: a file, or its content.
+      where: what messages call it; default the file.
+      upright: in display orientation; otherwise as it is stored, whatever its EXIF data say.
+    """
+    with opened_picture(source, max_pixels=max_pixels, where=where) as photo:
+        return _pixels(photo, where or _named(source), upright)
+
+
+def photo_size(source: Encoded, max_pixels: int = MAX_PIXELS, *, where: str = "") -> tuple[int, int]:
     """(width, height) in display orientation, from the header. Raises SceneError."""
-    try:
-        with _opened(path, max_pixels) as photo:
-            turned = photo.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-            return (photo.height, photo.width) if turned else (photo.width, photo.height)
-    except SceneError:
-        raise
-    except Exception as error:
-        raise SceneError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+    with opened_picture(source, max_pixels=max_pixels, where=where) as photo:
+        turned = photo.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return (photo.height, photo.width) if turned else (photo.width, photo.height)
 
 
 def focal_35mm(path: str | Path) -> float | None:
     """The 35 mm equivalent focal length that the camera wrote into the EXIF data, millimetres; None where it wrote none."""
     try:
-        with _opened(path, MAX_PIXELS) as photo:
+        with opened_picture(path) as photo:
             exif = photo.getexif()
             value = exif.get_ifd(_EXIF_IFD).get(_FOCAL_35MM, exif.get(_FOCAL_35MM))
-        focal = float(value)  # pyright: ignore[reportArgumentType]
-    except Exception:  # no EXIF data, broken EXIF data, not a number
+            focal = float(value)  # pyright: ignore[reportArgumentType]
+    except SceneError:  # no EXIF data, broken EXIF data, not a number
         return None
     return focal if 1.0 <= focal <= 5000.0 else None
 
@@ -106,7 +114,7 @@ def jpeg_bytes(path: str | Path) -> bytes:
     from PIL import Image
 
     pixels = read_photo(path)  # also proves that a file taken as it is is whole
-    with _opened(path, MAX_PIXELS) as photo:
+    with opened_picture(path) as photo:
         plain = photo.format == "JPEG" and photo.mode in ("RGB", "L")
         if plain and photo.getexif().get(_ORIENTATION, 1) == 1:
             return Path(path).read_bytes()
@@ -212,36 +220,62 @@ def scene_names(relative: Sequence[str | Path]) -> list[str]:
     return names
 
 
-def _opened(path: str | Path, max_pixels: int):
-    """The file, opened by one of our decoders, its size checked from the header."""
-    from PIL import Image
+@contextlib.contextmanager
+def opened_picture(
+    source: Encoded, *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS, where: str = ""
+) -> Iterator[Any]:
+    """A `PIL.Image.Image`, its size checked from the header, open for the length of the block.
 
+    Whatever the block raises while it decodes comes out as a SceneError that names the picture.
+
+    Args:
+      formats: the decoders that are tried, by Pillow's names.
+      where: what messages call the picture; default the file.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    where = where or _named(source)
     Image.init()  # otherwise Pillow knows only the commonest formats, and stumbles over the names of the others
     _with_heic()
     try:
-        photo = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+        with (
+            _stream(source) as stream,
+            Image.open(stream, formats=[name for name in formats if name in Image.OPEN]) as photo,
+        ):
+            width, height = photo.size
+            if not (0 < width <= MAX_IMAGE_SIDE and 0 < height <= MAX_IMAGE_SIDE) or width * height > max_pixels:
+                raise SceneError(f"{where}: {width} x {height} pixels, expected at most {max_pixels} pixels")
+            yield photo
+    except SceneError:
+        raise
     except FileNotFoundError:
-        raise SceneError(f"{path}: no such file") from None
-    width, height = photo.size
-    if not (0 < width <= MAX_IMAGE_SIDE and 0 < height <= MAX_IMAGE_SIDE) or width * height > max_pixels:
-        photo.close()
-        raise SceneError(f"{path}: {width} x {height} pixels, expected at most {max_pixels} pixels")
-    return photo
+        raise SceneError(f"{where}: no such file") from None
+    except UnidentifiedImageError:
+        raise SceneError(f"{where}: cannot be read as an image: not one of {', '.join(formats)}, or damaged") from None
+    except Exception as error:  # image decoders fail in many ways
+        raise SceneError(f"{where}: cannot be read as an image ({type(error).__name__}: {error})") from error
 
 
-def _pixels(photo, path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+def _stream(source: Encoded) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+
+
+def _named(source: Encoded) -> str:
+    return "picture" if isinstance(source, bytes) else str(source)
+
+
+def _pixels(photo: Any, where: str, upright: bool) -> UInt8[np.ndarray, "H W 3"]:
     from PIL import Image, ImageOps
 
     photo.seek(0)
     photo.load()
+    turned = ImageOps.exif_transpose(photo) if upright else photo
     if photo.mode in _WIDE_MODES:
-        upright = ImageOps.exif_transpose(photo)
-        grey = (np.asarray(upright).astype(np.uint16) >> 8).astype(np.uint8)
+        grey = (np.asarray(turned).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if photo.mode in ("I", "F"):
-        raise SceneError(f"{path}: expected a photo, got an image of {photo.mode} values (32 bits a pixel)")
-    upright = ImageOps.exif_transpose(photo)
-    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-    return np.array(upright.convert("RGB"))
+        raise SceneError(f"{where}: expected a photo, got an image of {photo.mode} values (32 bits a pixel)")
+    if turned.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in turned.info:
+        turned = turned.convert("RGBA")
+        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
+    return np.array(turned.convert("RGB"))

@@ -17,9 +17,11 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.inputs.validate import NUM_JOINTS, NUM_PHENOTYPES, NUM_POSED_BONES, checked_array, checked_image_size
@@ -31,15 +33,33 @@ EXTRA_KEYS = (
     "gt_coco3d", "gt_coco2d", "gt_visible", "gt_head_px", "gt_body_height", "gt_age_cat", "gt_gender_cat",
 )  # fmt: skip
 
+KEYS = (
+    "image_size", "keypoints_2d", "K", "dense_kp", "median_depth", "depth_layer", "vlm_age", "vlm_gender", "person_ids",
+    "boxes", "image_path", *EXTRA_KEYS,
+    *(f"{prefix}{name}" for prefix in ("init_", "gt_") for name in ("root_rotvec", "transl", "pose", "shape")),
+)  # fmt: skip
+"""Every entry that is read."""
+_MISSPELT = "not read: the entry"
+
 
 def open_scene_npz(path: str, options: InputOptions) -> SceneSource:
     """The scenes of a folder of `.npz` files (sorted by name) or of one such file."""
     location = Path(path)
     files = sorted(location.glob("*.npz")) if location.is_dir() else [location]
+    said: set[str] = set()
+
+    def load(index: int) -> Scene:
+        scene = read_scene_npz(str(files[index]), options)
+        for note in scene.notes:
+            if note.startswith(_MISSPELT) and note not in said:
+                said.add(note)
+                logging.warning("%s: %s", files[index], note)
+        return scene
+
     return SceneSource(
         kind="scene_npz",
         names=tuple(file.stem for file in files),
-        loader=lambda index: read_scene_npz(str(files[index]), options),
+        loader=load,
         location=path,
     )
 
@@ -51,7 +71,7 @@ def read_scene_npz(path: str, options: InputOptions | None = None) -> Scene:
         image_size = checked_image_size(npz.read("image_size"), npz.where("image_size"))
         keypoints = checked_array(npz.read("keypoints_2d"), npz.where("keypoints_2d"), ("n", NUM_JOINTS, 3))
         n = len(keypoints)
-        notes: list[str] = []
+        notes = _misspelt(npz.keys())
         if "K" in npz:
             intrinsics = checked_array(npz.read("K"), npz.where("K"), (3, 3))
         else:
@@ -75,6 +95,14 @@ def read_scene_npz(path: str, options: InputOptions | None = None) -> Scene:
             notes=notes,
             extra={key: _extra(npz, key, n) for key in EXTRA_KEYS if key in npz},
         )
+
+
+def _misspelt(keys: list[str]) -> list[str]:
+    """A note for each entry whose name is nearly one that is read; files may hold entries of any other name."""
+    near = {
+        key: difflib.get_close_matches(key, KEYS, 1, cutoff=0.84) for key in keys if key not in KEYS and len(key) <= 40
+    }
+    return [f"{_MISSPELT} `{key}`: did you mean `{names[0]}`?" for key, names in near.items() if names]
 
 
 def _optional(npz: Npz, key: str, shape: tuple[int, ...], absent: float) -> np.ndarray:

@@ -70,8 +70,16 @@ class SceneSource(Sequence):
         """Reads and checks scene `index`. Raises SceneError (file, field, expectation) on a scene to set aside."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)} in {self.location}")
-        scene = self.loader(index % len(self))
-        validate_scene(scene, self.location)
+        name = self.names[index]
+        try:
+            scene = self.loader(index % len(self))
+            validate_scene(scene, self.location)
+        except SceneError:
+            raise
+        except Exception as error:  # what no check foresaw is still this scene's alone
+            raise SceneError(
+                f"{self.location}: scene {name:.200}: cannot be read ({type(error).__name__}: {error!s:.500})"
+            ) from error
         return scene
 
     def photo(self, index: int) -> bytes:

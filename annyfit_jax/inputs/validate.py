@@ -12,6 +12,9 @@ NUM_JOINTS = 17
 NUM_POSED_BONES = 162
 NUM_PHENOTYPES = 6
 MAX_IMAGE_SIDE = 1 << 16
+MAX_WHOLE = 1 << 62
+MAX_FOCAL = 1000.0
+"""Focal lengths, as multiples of the longer side of the picture: a field of view of less than a tenth of a degree."""
 
 
 def checked_array(value: object, where: str, shape: Sequence[int | str], dtype: type = np.float64) -> np.ndarray:
@@ -31,10 +34,24 @@ def checked_array(value: object, where: str, shape: Sequence[int | str], dtype: 
         raise SceneError(f"{where}: expected shape {expected}, got {array.shape}")
     if array.dtype.kind not in "biuf":
         raise SceneError(f"{where}: expected numbers of shape {expected}, got type {array.dtype}")
-    if np.issubdtype(dtype, np.integer) and array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise SceneError(f"{where}: expected whole numbers of shape {expected}, got a value that is not finite")
+    if np.issubdtype(dtype, np.integer):
+        _check_whole(array, where, expected)
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(dtype)
+
+
+def _check_whole(array: np.ndarray, where: str, expected: str) -> None:
+    """Raises SceneError unless every number is whole and has 63 bits at most, so that nothing is cut by a cast."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise SceneError(f"{where}: expected whole numbers of shape {expected}, got a value that is not finite")
+    if array.dtype.kind == "f" and (array != np.floor(array)).any():
+        raise SceneError(
+            f"{where}: expected whole numbers of shape {expected}, got {array[array != np.floor(array)][0]}"
+        )
+    if array.size and array.dtype.kind in "fu" and np.abs(array).max() > MAX_WHOLE:
+        raise SceneError(
+            f"{where}: expected whole numbers up to {MAX_WHOLE}, shape {expected}, got {np.abs(array).max()}"
+        )
 
 
 def checked_image_size(value: object, where: str) -> tuple[int, int]:
@@ -57,7 +74,7 @@ def validate_scene(scene: Scene, source_name: str) -> None:
     if n == 0:
         raise SceneError(f"{where}: no people" + "".join(f"; {name}: {reason}" for name, reason in scene.skipped[:3]))
     checked_image_size(scene.image_size, f"{where}: image_size")
-    _check_intrinsics(scene.intrinsics, f"{where}: intrinsics")
+    _check_intrinsics(scene.intrinsics, scene.image_size, f"{where}: intrinsics")
     _check_keypoints(scene.keypoints, f"{where}: keypoints", (n, NUM_JOINTS, 3))
     _check_keypoints(scene.dense_keypoints, f"{where}: dense_keypoints", (n, NUM_DENSE, 3))
     depth = checked_array(scene.median_depth, f"{where}: median_depth", (n,))
@@ -75,12 +92,20 @@ def validate_scene(scene: Scene, source_name: str) -> None:
     _check_optional(scene, where, n)
 
 
-def _check_intrinsics(intrinsics: np.ndarray, where: str) -> None:
+def _check_intrinsics(intrinsics: np.ndarray, image_size: tuple[int, int], where: str) -> None:
     k = checked_array(intrinsics, where, (3, 3))
     if not np.isfinite(k).all():
         raise SceneError(f"{where}: expected a finite (3, 3) matrix, got {k.tolist()}")
     if not (k[0, 0] > 0 and k[1, 1] > 0):
         raise SceneError(f"{where}: expected positive focal lengths K[0, 0] and K[1, 1], got {k[0, 0]} and {k[1, 1]}")
+    side = max(image_size)
+    if not all(side / MAX_FOCAL <= focal <= side * MAX_FOCAL for focal in (k[0, 0], k[1, 1])):
+        raise SceneError(
+            f"{where}: expected focal lengths of {side / MAX_FOCAL:g} to {side * MAX_FOCAL:g} pixels for a picture of {side}, "
+            f"got {k[0, 0]:g} and {k[1, 1]:g}"
+        )
+    if np.abs(k[:2]).max() > side * MAX_FOCAL:
+        raise SceneError(f"{where}: expected entries of up to {side * MAX_FOCAL:g} pixels, got {k.tolist()}")
     # The projection divides by z and uses the first two rows only.
     if not np.array_equal(k[2], [0.0, 0.0, 1.0]):
         raise SceneError(f"{where}: expected the last row 0 0 1 of a (3, 3) pinhole matrix, got {k[2].tolist()}")

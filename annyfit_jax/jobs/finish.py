@@ -14,6 +14,7 @@ from annyfit_jax.jobs.durable_files import publish_json, publish_parts, writing
 from annyfit_jax.jobs.faults import fault_point
 from annyfit_jax.jobs.job_plan import DATASET, SPLIT, read_plan
 from annyfit_jax.jobs.ledger import Ledger
+from annyfit_jax.records.file_names import TABLE, file_stem, table_lines
 from annyfit_jax.records.files import json_lines, read_json
 from annyfit_jax.records.shards import Kind, write_metadata
 
@@ -47,13 +48,18 @@ def finish(folder: Path, ledger: Ledger) -> dict[str, Any] | None:
     def people() -> Iterator[dict[str, Any]]:
         for row in (row for unit in units for row in ledger.rows(unit)):
             yield from job_rows.people_table(row)
+            if file_stem(row.name) != row.name:
+                odd.append(row.name)
             if row.scene_status == "ok":
                 configs.add(row.config_hash)
             else:
                 aside.append({"scene": row.name, "reason": row.scene_reason, "status": row.scene_status})
 
+    odd: list[str] = []
     publish_parts(folder / "people.jsonl", json_lines(people()))
     publish_parts(folder / "scenes_set_aside.jsonl", json_lines(aside))
+    if odd:
+        publish_parts(folder / TABLE, table_lines(odd))
     _, job = read_plan(folder)
     publish_json(folder / "config.json", [config for name, config in job["configs"].items() if name in configs])
     with writing(folder / "dataset_info.json"):

@@ -20,6 +20,7 @@ from absl import logging
 import annyfit_jax
 from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.fitter import Fitter
+from annyfit_jax.fit.objective import check_terms
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.jobs.claims import DEFAULT_LEASE_S
 from annyfit_jax.jobs.finish import finish
@@ -43,13 +44,15 @@ class Configs(NamedTuple):
 
 
 def one_config(config: FitConfig) -> Configs:
-    """The same config for every scene."""
+    """The same config for every scene. Raises ValueError where it weighs a term that there is none of."""
+    check_terms(config.stages)
     name = config_hash(config)
     return Configs({name: config}, lambda _: name)
 
 
 def by_start(with_start: FitConfig, without_start: FitConfig) -> Configs:
-    """One config for scenes that come with a start, another for those that do not."""
+    """One config for scenes that come with a start, another for those that do not. Raises ValueError as `one_config`."""
+    check_terms([*with_start.stages, *without_start.stages])
     names = config_hash(with_start), config_hash(without_start)
 
     def choose(scene: Scene) -> str:

@@ -33,6 +33,7 @@ from annyfit_jax.jobs.job_plan import JobError, read_plan
 from annyfit_jax.jobs.job_rows import SceneRow
 from annyfit_jax.jobs.ledger import Ledger
 from annyfit_jax.records import fit_files
+from annyfit_jax.records.file_names import MARK, file_stem
 from annyfit_jax.records.fit_files import FitFileError, SceneFit
 from annyfit_jax.records.wire import Record
 from body_models import anny, anny_asset
@@ -136,11 +137,11 @@ def open_fits(path: str | Path, *, details: bool = True) -> FitSource:
 
 
 class _FitFiles(FitSource):
-    """Fit files in the order given; the name of a scene is that of its file."""
+    """Fit files in the order given; the name of a scene is that of its file, or what the file says where that is derived."""
 
     def __init__(self, files: tuple[Path, ...], location: str) -> None:
         self.location, self.total = location, len(files)
-        self._files = {file.stem: file for file in files}
+        self._files = {_scene_name(file): file for file in files}
 
     @property
     def fingerprint(self) -> str:
@@ -161,6 +162,15 @@ class _FitFiles(FitSource):
 
     def part(self, span: range) -> Iterator[Outcome]:
         return (self.outcome(name) for name in self.names[span.start : span.stop])
+
+
+def _scene_name(file: Path) -> str:
+    if MARK in file.stem:
+        with contextlib.suppress(FitFileError):
+            name = fit_files.load(file).name
+            if file_stem(name) == file.stem:
+                return name
+    return file.stem
 
 
 # ------------------------------------------------------------------------------------------------ jobs
@@ -266,7 +276,7 @@ class _JobFits(FitSource):
     def _fit(self, row: SceneRow) -> SceneFit:
         """The row's fit file where it is there and of the same fit, else what the row has."""
         fit = fit_of_row(row, self._configs.get(row.config_hash, ""))
-        path = self._files / f"{row.name}.npz" if self._files and row.scene_status == "ok" else None
+        path = self._files / f"{file_stem(row.name)}.npz" if self._files and row.scene_status == "ok" else None
         if path is None or not path.is_file():
             return fit
         try:

@@ -22,6 +22,7 @@ from annyfit_jax.jobs.job_feed import Batch, End, Failure, Feed, Finished, Found
 from annyfit_jax.jobs.progress import Profiler, Progress
 from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records import fit_files as results
+from annyfit_jax.records.file_names import file_stem
 from annyfit_jax.records.files import clean_leftovers, sync
 from annyfit_jax.records.fit_files import SceneFit
 
@@ -132,7 +133,7 @@ class Runner:
         return [(job_rows.row_of_fit(info, fit), fit) for info, fit in zip(batch.infos, fits, strict=True)]
 
     def _save(self, batch: Batch, fit: SceneFit) -> None:
-        path = self.job.folder / "fits" / f"{fit.name}.npz"
+        path = self.job.folder / "fits" / f"{file_stem(fit.name)}.npz"
         if self.save_vertices:
             people = BodyParameters(fit.root_rotvec, fit.transl, fit.pose, fit.shape)
             fit.vertices = batch.fitter.vertices(people)  # pyright: ignore[reportAttributeAccessIssue]

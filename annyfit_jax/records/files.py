@@ -17,14 +17,19 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 _TEMPORARY = re.compile(r"^\..+\.(?P<machine>[0-9a-f]{12})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
+
+
+_LONGEST_BEGINNING = 150
+"""Bytes of a file's name that its temporary name begins with."""
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -103,6 +108,18 @@ def without_nan(node: Any) -> Any:
 def json_lines(entries: Iterable[Any]) -> Iterator[bytes]:
     """JSON data as lines of a `.jsonl` file."""
     return ((json.dumps(entry) + "\n").encode() for entry in entries)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A file for reading, never a named pipe or a device, which would keep the program waiting. Raises OSError, ValueError."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(f"{path}: not a regular file")
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
 
 
 def read_json(path: Path) -> Any | None:
@@ -192,7 +209,9 @@ def _read(path: str) -> str:
 def temporary_name(path: Path) -> Path:
     """A name in the same folder that only this process uses, and that tells whose it is."""
     owner = this_process()
-    return path.with_name(f".{path.name}.{owner.machine}-{owner.pid}-{secrets.token_hex(4)}.tmp")
+    # A name may take all 255 bytes that file systems allow: of a long one only the beginning is repeated.
+    beginning = path.name.encode(errors="surrogateescape")[:_LONGEST_BEGINNING].decode(errors="ignore")
+    return path.with_name(f".{beginning}.{owner.machine}-{owner.pid}-{secrets.token_hex(4)}.tmp")
 
 
 def clean_leftovers(folder: Path, older_than_s: float) -> int:

@@ -52,7 +52,7 @@ def predict_photos(predictor: Predictor, images: str | Path, output: str | Path)
     Args:
       images: folder of photos, read with its subfolders, or one photo.
 
-    Raises SceneError without a photo.
+    Raises SceneError without a photo that can be read.
     """
     folder, output = Path(images), Path(output)
     photos = [folder] if folder.is_file() else list_photos(folder)
@@ -74,6 +74,10 @@ def predict_photos(predictor: Predictor, images: str | Path, output: str | Path)
         rows += _rows(fit)
     write_bytes(output / "people.jsonl", b"".join(json_lines(rows)))
     write_bytes(output / "set_aside.jsonl", b"".join(json_lines(aside)))
+    if len(aside) == len(photos):
+        raise SceneError(
+            f"{images}: none of the {len(photos)} photos can be read; the reasons are in {output / 'set_aside.jsonl'}"
+        )
     return Predicted(len(photos) - len(aside), len(rows), len(aside))
 
 

@@ -105,7 +105,7 @@ class Viewer:
         self._shown.append(
             add.add_camera_frustum(
                 "/camera", fov=2 * np.arctan(height / (2 * float(fit.K[1, 1]))), aspect=width / height, scale=_FRUSTUM_M,
-                image=load_photo(fit.image_path), wxyz=(0.0, 1.0, 0.0, 0.0), position=(0.0, 0.0, 0.0),
+                image=load_photo(fit.image_path)[0], wxyz=(0.0, 1.0, 0.0, 0.0), position=(0.0, 0.0, 0.0),
             )  # half a turn about x: the camera looks along -z of the viewer
         )  # fmt: skip
         self._shown.append(add.add_grid("/floor", width=20.0, height=20.0, plane="xz", position=(0.0, floor, -6.0)))

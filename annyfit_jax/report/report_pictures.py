@@ -6,7 +6,6 @@ import base64
 import io
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -60,8 +59,7 @@ class Painter:
         one, `photo.jpg`.
         """
         vertices = self.vertices(fit)
-        page = scene_page(fit, vertices, self.faces)
-        page = replace(page, photo=photo if photo is not None else page.photo)
+        page = scene_page(fit, vertices, self.faces, packed=photo)
         out = _drawings(page, vertices)
         out["model.js"] = model_script(fit, vertices[drawable(fit)], self.faces).encode()
         return out

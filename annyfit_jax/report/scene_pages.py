@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from absl import logging
+from jaxtyping import UInt8
 
 from annyfit_jax.fit.objective import project
+from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.scene import SceneError
 from annyfit_jax.people.words import age_class, gender_class
 from annyfit_jax.records import fit_files
+from annyfit_jax.records.file_names import file_stem
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.viz import ScenePage, write_page
 from annyfit_jax.viz.page import overlay_picture
@@ -52,7 +56,7 @@ def write_scene_pages(
         return scene_page(fit, vertices, meshes.faces, credits.get(Path(fit.image_path).name, ""))
 
     for name in sorted(names):
-        path = Path(folder) / "fits" / f"{name}.npz"
+        path = Path(folder) / "fits" / f"{file_stem(name)}.npz"
         if not path.exists():  # scenes set aside have no fit
             continue
         page = page_of(path)
@@ -62,23 +66,34 @@ def write_scene_pages(
             caption = f"For comparison: {Path(compare).name.replace('_', ' ')}"
             page.after = [(caption, overlay_picture(page_of(other)))]
         pages.append(page)
+    if without := sum(page.photo is None for page in pages):
+        logging.warning("%d of %d scenes of the page have no photo: grey instead, with the reason", without, len(pages))
     return write_page(Path(folder), pages, title="Anny-Fit", intro_html=_INTRO)
 
 
-def load_photo(path: str) -> np.ndarray | None:
-    """(H, W, 3) uint8 in display orientation, or None where there is no file."""
-    if not path or not Path(path).is_file():
-        return None
-    with Image.open(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+def load_photo(path: str) -> tuple[UInt8[np.ndarray, "H W 3"] | None, str]:
+    """The photo in display orientation and an empty text; without one None and the reason, empty where no photo is named."""
+    if not path:
+        return None, ""
+    try:
+        return read_photo(path), ""
+    except SceneError as error:
+        return None, f"no photo: {error}"
 
 
-def scene_page(fit: SceneFit, vertices: np.ndarray, faces: np.ndarray, credit_html: str = "") -> ScenePage:
-    """The page entry of one fitted scene.
+def scene_page(
+    fit: SceneFit,
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    credit_html: str = "",
+    packed: UInt8[np.ndarray, "H W 3"] | None = None,
+) -> ScenePage:
+    """The page entry of one fitted scene. A photo that cannot be read, or is not of the scene's size, is left out and noted.
 
     Args:
       vertices: (n, V, 3) posed vertices in camera space, NaN for people without a fit.
       credit_html: trusted HTML under the photo.
+      packed: the photo, where the path in the fit leads nowhere.
     """
     keypoints = np.asarray(fit.fitted_keypoints_3d, np.float64)
     projected = np.asarray(project(np.moveaxis(keypoints, -1, 0), fit.K))
@@ -96,11 +111,16 @@ def scene_page(fit: SceneFit, vertices: np.ndarray, faces: np.ndarray, credit_ht
                 "status": str(fit.status[i]),
             }
         )
-    notes = [str(n) for n in fit.scene_notes]
+    photo, missing = load_photo(fit.image_path) if packed is None else (packed, "")
+    width, height = (int(side) for side in fit.image_size)
+    if photo is not None and photo.shape[:2] != (height, width):
+        missing = f"no photo: it has {photo.shape[1]} x {photo.shape[0]} pixels, the scene {width} x {height}"
+        photo = None
+    notes = [*([missing] if missing else []), *(str(n) for n in fit.scene_notes)]
     notes += [f"person {i} set aside: {reason}" for i, reason in fit.set_aside]
     return ScenePage(
         name=fit.name,
-        photo=load_photo(fit.image_path),
+        photo=photo,
         vertices=vertices,
         faces=faces,
         intrinsics=fit.K,

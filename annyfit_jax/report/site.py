@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib.resources
-import io
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ import numpy as np
 from absl import logging
 
 from annyfit_jax.exports.scene_files import drawable
+from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.jobs.fit_source import FitSource
-from annyfit_jax.people.scene import Scene
+from annyfit_jax.people.scene import Scene, SceneError
 from annyfit_jax.records.files import write_bytes, write_text
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.report.charts import charts, failures
@@ -151,12 +152,17 @@ def _draw(
         return {}
     from annyfit_jax.report.report_pictures import Painter
 
-    painter, drawn = Painter(), {}
+    painter, drawn, without_photo = Painter(), {}, 0
     for position, index in enumerate(chosen):
         fit = fits.load(table.name[index])
         if not len(drawable(fit)):
             continue
-        files = painter.files(fit, _photo_of(fit, photo))
+        try:
+            files = painter.files(fit, _photo_of(fit, photo))
+        except Exception as error:  # whatever a scene holds, the others are drawn
+            logging.warning("%s: cannot be drawn (%s: %s)", fit.name, type(error).__name__, error)
+            continue
+        without_photo += "photo.jpg" not in files
         target = folder / "scenes" / f"{index:07d}"
         target.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -164,20 +170,21 @@ def _draw(
         drawn[index] = sorted(files)
         if (position + 1) % 20 == 0:
             logging.info("%d of %d scenes drawn", position + 1, len(chosen))
+    if without_photo:
+        logging.warning("%d of %d drawn scenes have no photo of their size: grey instead", without_photo, len(drawn))
     return drawn
 
 
 def _photo_of(fit: SceneFit, photo: Callable[[str], bytes] | None) -> Any:
     """Pixels of the scene's photo from `photo`, for fits whose own path leads nowhere; None where there is none."""
-    if photo is None or (fit.image_path and Path(fit.image_path).is_file()):
+    if photo is None or (fit.image_path and os.path.isfile(fit.image_path)):
         return None
-    content = photo(fit.name)
-    if not content:
+    try:
+        content = photo(fit.name)
+        return read_photo(content, where=f"{fit.name}: packed photo") if content else None
+    except SceneError as error:
+        logging.warning("%s", error)
         return None
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(content)) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _asset(name: str) -> str:

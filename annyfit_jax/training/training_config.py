@@ -62,11 +62,23 @@ class TrainConfig:
     pictures: int = 4
     """How many pictures are drawn."""
     keep_checkpoints: int = 3
+    stop_after_skipped: int = 20
+    """Steps in a row whose loss or gradient is not finite, after which the run ends. Single ones are skipped."""
     reader_threads: int = 8
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(
-            ("steps", "batch", "log_every", "checkpoint_every", "keep_checkpoints", "reader_threads", "pictures"), 1
+            (
+                "steps",
+                "batch",
+                "log_every",
+                "checkpoint_every",
+                "keep_checkpoints",
+                "reader_threads",
+                "pictures",
+                "stop_after_skipped",
+            ),
+            1,
         )
         for name, bound in {**least, "pictures_every": 0}.items():
             if getattr(self, name) < bound:
@@ -75,6 +87,7 @@ class TrainConfig:
 
 MAY_CHANGE = (
     "steps", "log_every", "checkpoint_every", "keep_checkpoints", "reader_threads", "pictures_every", "pictures",
+    "stop_after_skipped",
 )  # fmt: skip
 """Fields that may differ when a run is continued."""
 

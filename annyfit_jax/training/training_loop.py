@@ -28,6 +28,10 @@ from annyfit_jax.training.training_config import MAY_CHANGE, TrainConfig, descri
 from annyfit_jax.training.training_state import TrainState
 
 
+class TrainingStopped(ValueError):
+    """A run that ended early because its loss or gradient was not finite many times in a row."""
+
+
 def train(
     config: TrainConfig,
     folder: str | Path,
@@ -37,7 +41,11 @@ def train(
 ) -> TrainState:
     """Runs until `config.steps` steps are done or `stop` is set; then everything is on disk.
 
-    Raises ValueError where the folder belongs to another run or the batch cannot be split over the devices.
+    A step whose loss or gradient is not finite changes nothing but the number of steps, and is counted in the metrics
+    (`skipped`). After `config.stop_after_skipped` such steps in a row the run ends; the last good state is on disk.
+
+    Raises ValueError where the folder belongs to another run, where none of its checkpoints is whole, or where the batch
+    cannot be split over the devices; TrainingStopped where too many steps in a row were skipped.
     """
     folder = Path(folder)
     mesh = states.data_mesh()
@@ -62,19 +70,26 @@ def train(
     checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
     if checkpoints.latest is not None:
         state = checkpoints.restore(state, rows)
+        checkpoints.set_damaged_aside()
         logging.info("%s: goes on after step %d", folder, int(state.step))
     done = int(state.step)
     log = training_metrics.Log(folder, first_step=done, tensorboard=tensorboard)
     cost = _Cost(regressor, variables, constants)
-    clock, last_saved = training_metrics.Clock(), done
-    while done < config.steps and not _stopped(stop):
+    skips = _Skips(folder, config.stop_after_skipped)
+    clock, last_saved, skipped = training_metrics.Clock(), done, 0
+    while done < config.steps and not _stopped(stop) and not skips.over:
         batch = training_data.padded(config.feed, next(rows))
         clock.add(config.batch, 3.0 * processes * cost.of(batch))  # the gradient costs twice the forward pass
         state, step_metrics = step(state, constants, states.on_devices(batch, mesh, split=True))
         done += 1
-        if done % config.log_every == 0 or done == config.steps:
+        skips.add(step_metrics["skipped"])
+        logs = done % config.log_every == 0 or done == config.steps
+        if logs or done % config.checkpoint_every == 0:
+            skipped += skips.look(done)
+        if logs:
             values = {name: float(value) for name, value in jax.device_get(step_metrics).items()}
-            values |= clock.look()
+            values |= {"skipped": float(skipped)} | clock.look()
+            skipped = 0
             log.write(done, values)
             logging.info("step %d of %d: %s", done, config.steps, spell(values))
         if config.pictures_every and done % config.pictures_every == 0 and jax.process_index() == 0:
@@ -84,8 +99,14 @@ def train(
             last_saved = done
     if last_saved != done:
         checkpoints.save(state, rows)
+    skips.look(done)
     checkpoints.close()
     log.close()
+    if skips.over:
+        raise TrainingStopped(
+            f"{folder}: the loss or the gradient of the last {config.stop_after_skipped} steps or more was not finite; the "
+            f"last good state is the checkpoint of step {done}. Look at the data, or lower optimiser.lr or optimiser.clip"
+        )
     return state
 
 
@@ -135,6 +156,37 @@ def _stopped(stop: threading.Event | None) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(np.max(multihost_utils.process_allgather(np.array(wanted))))
+
+
+class _Skips:
+    """Counts the steps that were skipped, without waiting for the devices at every step."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self._folder, self._limit = folder, limit
+        self._unread: list[Any] = []
+        self._in_a_row = 0
+
+    def add(self, skipped: Any) -> None:
+        """Notes a step's `skipped`, still on the devices."""
+        self._unread.append(skipped)
+
+    def look(self, done: int) -> int:
+        """How many of the steps since the last look were skipped. `over` afterwards says whether the run must end."""
+        flags = [bool(flag) for flag in jax.device_get(self._unread)]
+        self._unread = []
+        for flag in flags:
+            self._in_a_row = self._in_a_row + 1 if flag else 0
+        if any(flags):
+            logging.warning(
+                "%s: %d of the %d steps up to step %d changed nothing, because their loss or gradient was not finite",
+                self._folder, sum(flags), len(flags), done,
+            )  # fmt: skip
+        return sum(flags)
+
+    @property
+    def over(self) -> bool:
+        """Whether so many steps in a row were skipped that the run must end."""
+        return self._in_a_row >= self._limit
 
 
 class _Cost:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,7 +90,9 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _encoded(line: Mapping[str, Any]) -> bytes:
-    return (json.dumps(dict(line)) + "\n").encode()
+    """A line of JSON, which knows no NaN: numbers that are not finite become null."""
+    finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in line.items()}
+    return (json.dumps(finite, allow_nan=False) + "\n").encode()
 
 
 class Clock:

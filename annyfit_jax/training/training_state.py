@@ -112,7 +112,8 @@ def make_step(
     """The compiled step `(state, constants, batch) -> (state, metrics)`; the memory of the optimiser's state is reused.
 
     State and constants are on every device, the batch is split over `DATA_AXIS`. Random numbers depend on seed and step.
-    Metrics: `loss`, `gradient_norm` (before clipping), and the regressor's terms.
+    Metrics: `loss`, `gradient_norm` (before clipping), `skipped`, and the regressor's terms. A step whose loss, gradient or
+    new variables are not finite changes nothing but the number of steps; `skipped` is 1 then, else 0.
     """
     _, named = flatten(variables)
     groups = groups_by_name(regressor, variables)
@@ -127,11 +128,18 @@ def make_step(
             return regressor.loss(named.pack(flat), constants, batch, key)
 
         (value, terms), gradient = jax.value_and_grad(loss, has_aux=True)(state.variables)
-        updates, optimiser_state = transform.update(gradient, optimiser_state, state.variables)
+        before = optimiser_state
+        updates, optimiser_state = transform.update(gradient, before, state.variables)
         flat: Any = optax.apply_updates(state.variables, updates)
         averaged = {name: config.ema * old + (1.0 - config.ema) * flat[name] for name, old in state.averaged.items()}
-        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient), **terms}
-        return TrainState(state.step + 1, flat, averaged, optimiser_state), metrics
+        norm = optax.tree.norm(gradient)
+        good = jnp.isfinite(value) & jnp.isfinite(norm) & all_finite(updates)
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)  # noqa: E731
+        metrics = {"loss": value, "gradient_norm": norm, "skipped": 1.0 - good, **terms}
+        moved = TrainState(
+            state.step + 1, keep(flat, state.variables), keep(averaged, state.averaged), keep(optimiser_state, before)
+        )
+        return moved, metrics
 
     everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DATA_AXIS))
     # Only the few large vectors are given away: XLA's copy insertion takes minutes over a thousand reused buffers.
@@ -140,6 +148,11 @@ def make_step(
         donate_argnums=0,
     )  # fmt: skip
     return lambda state, constants, batch: compiled(state.optimiser, state._replace(optimiser=None), constants, batch)
+
+
+def all_finite(tree: Any) -> Array:
+    """Whether every number in a pytree is finite: a boolean scalar."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)] or [jnp.array(True)]).all()
 
 
 def data_mesh() -> jax.sharding.Mesh:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
@@ -78,7 +79,7 @@ def write_page(out_dir: Path, scenes: Sequence[ScenePage], title: str, intro_htm
     out_dir = Path(out_dir)
     (out_dir / "images").mkdir(parents=True, exist_ok=True)
     anchors = slugs([scene.name for scene in scenes])
-    sections = [_section(scene, slug, out_dir) for scene, slug in zip(scenes, anchors, strict=True)]
+    sections = [_section_or_reason(scene, slug, out_dir) for scene, slug in zip(scenes, anchors, strict=True)]
     links = "".join(
         f'<li><a href="#scene-{slug}">{html.escape(scene.name)}</a> <small>{_count(len(scene.people))}</small></li>'
         for scene, slug in zip(scenes, anchors, strict=True)
@@ -94,6 +95,17 @@ def write_page(out_dir: Path, scenes: Sequence[ScenePage], title: str, intro_htm
     path = out_dir / "index.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _section_or_reason(scene: ScenePage, slug: str, out_dir: Path) -> str:
+    """The section of a scene; of one that cannot be drawn its name and the reason."""
+    try:
+        return _section(scene, slug, out_dir)
+    except Exception as error:  # whatever a scene holds, the page of the others is made
+        logging.exception("%s: cannot be drawn", scene.name)
+        reason = html.escape(f"This scene cannot be drawn ({type(error).__name__}: {error})")
+        heading = f"<h2>{html.escape(scene.name)}</h2>"
+        return f'<section id="scene-{slug}">{heading}<ul class="notes"><li>{reason}</li></ul></section>'
 
 
 def _section(scene: ScenePage, slug: str, out_dir: Path) -> str:

@@ -157,9 +157,8 @@ class HttpVlm(Questions):
         }  # fmt: skip
         key = _cache_key(picture, text, options)
         path = Path(self.cache).expanduser() / key[:2] / f"{key}.json" if self.cache else None
-        stored = read_json(path) if path else None
-        if isinstance(stored, dict) and stored.get("format") == _CACHE_FORMAT:
-            return stored["replies"]
+        if path and (kept := _stored_replies(read_json(path), self.samples)) is not None:
+            return kept
         url = "data:image/png;base64," + base64.b64encode(picture).decode()
         body: dict[str, Any] = {
             "model": self.model,
@@ -192,7 +191,10 @@ class HttpVlm(Questions):
             used = [name for name in extras if name not in self._refused]
             full = {**body, **{key: value for name in used for key, value in extras[name].items()}}
             try:
-                return _reply_of(self._client.complete(full))
+                reply = _reply_of(self._client.complete(full))
+                spelled = "".join(token for token, _ in reply["tokens"])
+                # Tokens that spell the key escape the client, which looks at one text at a time.
+                return reply if self._client.without_key(spelled) == spelled else {**reply, "tokens": []}
             except ServerError as error:
                 # Not every server knows every extra. Drop the one that the error names, else the form, then the rest.
                 if not used or not str(error).startswith(("HTTP 400", "HTTP 422", "HTTP 501")):
@@ -230,15 +232,59 @@ def _reply_of(answer: dict[str, Any]) -> dict[str, Any]:
         text = message.get("refusal") or ""  # a refusal is an answer: unknown
     if not isinstance(text, str):
         raise ServerError(f"the answer's first choice has no text: {json.dumps(choice)[:200]}")
-    listed = (choice.get("logprobs") or {}).get("content") if isinstance(choice.get("logprobs"), dict) else None
+    text = _storable(text)
+    return {"text": text, "tokens": _tokens_of(choice.get("logprobs")) or []}
+
+
+def _tokens_of(logprobs: Any) -> list[tuple[str, list[tuple[str, float]]]] | None:
+    """(token, [(alternative, log-probability)]) of every token; None where they are not there in the documented form."""
+    listed = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not isinstance(listed, list):
+        return None
     tokens = []
-    for entry in listed or []:
-        try:
-            others = [(str(o["token"]), float(o["logprob"])) for o in entry.get("top_logprobs") or [entry]]
-            tokens.append((str(entry["token"]), others))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return {"text": text, "tokens": []}
-    return {"text": text, "tokens": tokens}
+    for entry in listed:
+        others = (entry.get("top_logprobs") or [entry]) if isinstance(entry, dict) else None
+        if not isinstance(others, list) or not isinstance(token := entry.get("token"), str):
+            return None
+        pairs = [_alternative(other) for other in others]
+        if None in pairs:
+            return None
+        tokens.append((_storable(token), pairs))
+    return tokens
+
+
+def _alternative(entry: Any) -> tuple[str, float] | None:
+    """A token's text and log-probability; None where either is not there, or is no logarithm of a probability."""
+    token, logprob = (entry.get("token"), entry.get("logprob")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(token, str) or not isinstance(logprob, int | float) or not -1e9 <= logprob <= 0.01:
+        return None
+    return _storable(token), min(float(logprob), 0.0)
+
+
+def _storable(text: str) -> str:
+    """A text that can be written as UTF-8: JSON can hold halves of characters."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _stored_replies(stored: Any, samples: int) -> list[dict[str, Any]] | None:
+    """The replies of a file of the cache; None where it does not hold what `_reply_of` returns."""
+    if not isinstance(stored, dict) or stored.get("format") != _CACHE_FORMAT:
+        return None
+    replies = stored.get("replies")
+    if not isinstance(replies, list) or len(replies) != samples:
+        return None
+    for reply in replies:
+        if not isinstance(reply, dict) or not isinstance(reply.get("text"), str):
+            return None
+        tokens = reply.get("tokens")
+        if not isinstance(tokens, list) or not all(_is_token(token) for token in tokens):
+            return None
+    return replies
+
+
+def _is_token(value: Any) -> bool:
+    pair = lambda v, second: isinstance(v, list) and len(v) == 2 and isinstance(v[0], str) and isinstance(v[1], second)  # noqa: E731
+    return pair(value, list) and all(pair(other, int | float) for other in value[1])
 
 
 def _cache_key(picture: bytes, text: str, options: dict[str, Any]) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import os
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from helpers import REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from annyfit_jax.inputs import photos
+from annyfit_jax.inputs import masks, photos
 from annyfit_jax.inputs.photos import focal_35mm, jpeg_bytes, list_photos, photo_size, read_photo, scene_names
 from annyfit_jax.people.scene import SceneError
 
@@ -300,3 +303,80 @@ def test_packed_photos_are_upright_rgb_jpegs(tmp_path):
     with pytest.raises(SceneError):
         jpeg_bytes(cut)
     assert photos.MAX_PIXELS > 24_000_000
+
+
+# ------------------------------------------------------------------------------------------------ one door for pictures
+
+
+def test_pictures_are_opened_in_one_place():
+    """Every call of a picture decoder outside `inputs/photos.py` would need its own list of formats, limits and errors."""
+    calls = {}
+    for package in ("annyfit_jax", "body_models", "experts", "experiments"):
+        for path in (REPO / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Attribute) and node.attr in ("open", "imread", "imdecode"):
+                    owner = ast.unparse(node.value)
+                    if owner in ("Image", "PIL.Image", "cv2", "imageio", "plt", "skimage.io"):
+                        calls.setdefault(path.relative_to(REPO).as_posix(), []).append(node.lineno)
+    assert set(calls) == {"annyfit_jax/inputs/photos.py"}, calls
+    assert len(calls["annyfit_jax/inputs/photos.py"]) == 1
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """A program `gs` that notes that it was started."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "gs").write_text(f"#!/bin/sh\necho ran >> {folder}/ran\necho 10.0\n")
+    (folder / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder / "ran"
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_no_other_program_is_started_for_a_picture(tmp_path, ghostscript):
+    for name in ("a.jpg", "a.png", "a.eps"):
+        (tmp_path / name).write_bytes(POSTSCRIPT)
+        for read in (read_photo, photo_size, jpeg_bytes):
+            with pytest.raises(SceneError, match="cannot be read as an image"):
+                read(tmp_path / name)
+        assert focal_35mm(tmp_path / name) is None
+    with pytest.raises(SceneError, match="packed photo: cannot be read as an image"):
+        read_photo(POSTSCRIPT, where="packed photo")
+    for read in (masks.read_label_image, masks.read_depth_map):
+        with pytest.raises(SceneError, match="cannot be read"):
+            read(str(tmp_path), "a", (10, 10))
+    assert not ghostscript.exists()
+
+
+def test_pipes_devices_and_folders_are_no_pictures(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    for name in ("pipe", "folder", "device"):
+        for read in (read_photo, photo_size, jpeg_bytes):
+            with pytest.raises(SceneError, match=r"cannot be read as an image|not a regular file"):
+                read(tmp_path / f"{name}.png")
+        with pytest.raises(SceneError, match="cannot be read"):
+            masks.read_label_image(str(tmp_path), name, (10, 10))
+        with pytest.raises(SceneError, match="cannot be read"):
+            masks.read_depth_map(str(tmp_path), name, (10, 10))
+    os.mkfifo(tmp_path / "array.npy")
+    with pytest.raises(SceneError, match="cannot be read as a depth map"):
+        masks.read_depth_map(str(tmp_path), "array", (10, 10))
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".jpg", "nul\0byte.jpg", "\ud800.jpg"])
+def test_names_that_no_file_can_have(tmp_path, name):
+    with pytest.raises(SceneError):
+        read_photo(tmp_path / name)
+
+
+def test_a_photo_as_it_is_stored(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = save(tmp_path / "a.jpg", picture(), exif=exif)
+    assert close(read_photo(path, upright=False), picture())
+    assert read_photo(path.read_bytes()).shape == (40, 24, 3)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,10 @@ from annyfit_jax.regressors.regressed_people import scene_fit
 from annyfit_jax.training import flops, training_data, training_metrics
 from annyfit_jax.training import training_state as states
 from annyfit_jax.training.protocol import Regressor
+from annyfit_jax.training.training_checkpoints import Checkpoints
 from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig, describe, load_config, override
 from annyfit_jax.training.training_data import Mixed
-from annyfit_jax.training.training_loop import claim, train
+from annyfit_jax.training.training_loop import TrainingStopped, claim, train
 
 CONFIGS = REPO / "experiments" / "configs"
 SIZE = (96, 64)
@@ -364,6 +367,104 @@ def test_what_was_logged_after_the_checkpoint_is_logged_again(straight, tmp_path
         file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
     train(LINE, tmp_path)
     assert lines(tmp_path) == lines(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Poisoned(Line):
+    """Its loss is `value` for batches that hold one of the numbers `bad`."""
+
+    bad: tuple[int, ...] = ()
+    value: float = float("nan")
+
+    def loss(self, variables, constants, batch, key):
+        error, terms = super().loss(variables, constants, batch, key)
+        hit = jnp.isin(batch, jnp.array(self.bad)).any()
+        return jnp.where(hit, self.value, 1.0) * error, terms
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38], ids=str)
+def test_a_step_that_is_not_finite_changes_nothing(tmp_path, caplog, value):
+    """Neither variables nor averages nor the optimiser's moments; it is counted and said. 1e38: the gradient's norm."""
+    config = dataclasses.replace(LINE, steps=20, regressor=Poisoned(bad=(103,), value=float(value)))
+    state = train(config, tmp_path)
+    found = training_metrics.read(tmp_path / "metrics.jsonl")
+    skipped = [line["step"] for line in found if line["skipped"]]
+    assert 0 < len(skipped) < 10
+    assert int(state.step) == 20
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert "changed nothing, because their loss or gradient was not finite" in caplog.text
+    before = train(dataclasses.replace(config, steps=skipped[0] - 1), tmp_path / "before")
+    after = train(dataclasses.replace(config, steps=skipped[0]), tmp_path / "after")
+    for a, b in zip(jax.tree.leaves(before._replace(step=0)), jax.tree.leaves(after._replace(step=0)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_whose_loss_stays_not_finite_ends_with_its_last_good_state(tmp_path):
+    config = dataclasses.replace(
+        LINE, steps=100, log_every=50, regressor=Poisoned(bad=(*range(10), 100, 101, 102, 103, 104))
+    )
+    with pytest.raises(TrainingStopped, match=r"the last 20 steps or more was not finite; the last good state is"):
+        train(config, tmp_path)
+    state = states.create(config.regressor, config.regressor.init(jax.random.key(config.seed)), config.optimiser)
+    kept = Checkpoints(tmp_path / "checkpoints").restore(state)
+    assert 20 <= int(kept.step) < 30
+    for name, value in state.variables.items():
+        np.testing.assert_array_equal(kept.variables[name], value)
+
+
+DAMAGE: dict[str, Callable[[Path, Path], Any]] = {
+    "truncated": lambda step, file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "emptied": lambda step, file: file.write_bytes(b""),
+    "without the state": lambda step, file: shutil.rmtree(step / "state"),
+    "without anything": lambda step, file: [shutil.rmtree(path) for path in step.iterdir() if path.is_dir()],
+    "flipped": lambda step, file: file.write_bytes(bytes(255 ^ byte for byte in file.read_bytes())),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(straight, tmp_path, caplog, how):
+    """With a warning, and to the same run; what was damaged is kept aside."""
+    folder, expected = straight
+    train(dataclasses.replace(LINE, steps=10), tmp_path)
+    newest = tmp_path / "checkpoints" / "10"
+    DAMAGE[how](
+        newest, max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    )
+    state = train(LINE, tmp_path)
+    assert lines(tmp_path) == lines(folder)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert "the checkpoint of step 10 cannot be used" in caplog.text
+    assert "step 5 is the newest that is whole" in caplog.text
+    assert (tmp_path / "damaged" / "10").is_dir()
+
+
+def test_values_that_are_not_those_written_are_known(tmp_path):
+    """A checkpoint that reads well but holds another number: the sums beside it tell."""
+    train(dataclasses.replace(LINE, steps=10), tmp_path)
+    state = states.create(Line(), Line().init(jax.random.key(LINE.seed)), LINE.optimiser)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    sums = next((tmp_path / "checkpoints" / "10" / "sums").iterdir())
+    content = json.loads(sums.read_text())
+    name = next(name for name in content if "stem" in name)
+    content[name][0] ^= 1
+    sums.write_text(json.dumps(content))
+    assert int(checkpoints.restore(state).step) == 5
+    shutil.rmtree(sums.parent)  # runs of before the sums are read as they were
+    assert int(checkpoints.restore(state).step) == 10
+
+
+def test_checkpoints_of_another_network_are_no_damage(tmp_path):
+    train(dataclasses.replace(LINE, steps=10), tmp_path)
+
+    class Wider(Line):
+        def init(self, key):
+            return {**super().init(key), "stem": jnp.ones(7)}
+
+    with pytest.raises(ValueError, match=r"none of the checkpoints of steps 10, 5 can be used by this network"):
+        train(dataclasses.replace(LINE, regressor=Wider()), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "5"]
 
 
 def test_pictures_during_training(straight, tmp_path):

@@ -8,7 +8,6 @@ example = source[17]                # pixels of the picture, before any augmenta
 from __future__ import annotations
 
 import functools
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,9 @@ from jaxtyping import Float, UInt8
 
 from annyfit_jax.exports.humandata_export import read_humandata
 from annyfit_jax.exports.training_set import FitRecords, record_name, record_photo
+from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records.file_names import file_inside
 from annyfit_jax.regressors.aios.aios_config import BodyHead
 from annyfit_jax.regressors.aios.body_points import SMPLX_FROM_144
 from annyfit_jax.regressors.aios.picture_preprocess import enlarged_box
@@ -62,17 +63,10 @@ class Example(NamedTuple):
 
 def pixels(example: Example) -> UInt8[np.ndarray, "h w 3"]:
     """The picture, RGB, its EXIF orientation ignored. Raises SceneError if it is not of the annotated size."""
-    from PIL import Image
-
-    photo = example.photo
-    try:
-        with Image.open(io.BytesIO(photo) if isinstance(photo, bytes) else photo) as image:
-            rgb = np.asarray(image.convert("RGB"))
-    except Exception as error:  # image decoders fail in many ways
-        raise SceneError(f"{example.name}: cannot be read as an image ({type(error).__name__}: {error})") from error
-    if rgb.shape[1::-1] != tuple(example.size):
-        raise SceneError(f"{example.name}: a picture of {rgb.shape[1::-1]} pixels, annotated for {example.size}")
-    return rgb
+    found = read_photo(example.photo, where=example.name, upright=False)
+    if found.shape[1::-1] != tuple(example.size):
+        raise SceneError(f"{example.name}: a picture of {found.shape[1::-1]} pixels, annotated for {example.size}")
+    return found
 
 
 def rotations_by_part(
@@ -138,7 +132,7 @@ class HumanDataSource:
             points, image_points = confidence3d, joints
         return Example(
             name=f"{path}: image {index}",
-            photo=self.images / content["image_path"][first],
+            photo=self._photo(str(content["image_path"][first]), path),
             size=size,
             boxes=boxes,
             part_boxes=part_boxes,
@@ -151,6 +145,12 @@ class HumanDataSource:
             intrinsics=_intrinsics(meta, first, size),
             has_3d=self.has_3d,
         )
+
+    def _photo(self, name: str, path: str) -> Path:
+        found = file_inside(self.images, name)
+        if found is None:
+            raise SceneError(f"{path}: image_path {name!r:.200}: no such photo in {self.images}")
+        return found
 
     def _parameters(self, content: Mapping[str, Any], rows: slice, n: int) -> tuple[BodyTargets, np.ndarray]:
         body = content.get(self.head.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from annyfit_jax.exports.training_set import FitRecords, record_name, record_photo
+from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.regressors.aios.picture_preprocess import normalise
 from annyfit_jax.regressors.multihmr import square_preprocess
@@ -110,14 +110,8 @@ class MultiHmrFeed:
 
     def _decoded(self, source: str, example: Any) -> Decoded:
         """A record as far as nothing is random. Raises SceneError where it cannot be learned from."""
-        from PIL import Image
-
         name = record_name(example)
-        photo = record_photo(example, name)
-        try:
-            photo = np.asarray(Image.open(io.BytesIO(photo)).convert("RGB"))
-        except Exception as error:  # image decoders fail in many ways
-            raise SceneError(f"{name}: cannot be read as an image ({type(error).__name__}: {error})") from error
+        photo = read_photo(record_photo(example, name), where=name, upright=False)
         fields = {key: np.asarray(example[key], np.float64) for key in ("root_rotvec", "transl", "pose", "shape")}
         known = np.asarray(example["fitted"], bool) & np.all(
             [np.isfinite(v).reshape(len(v), -1).all(1) for v in fields.values()], axis=0

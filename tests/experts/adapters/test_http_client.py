@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import socket
 import threading
 import time
-import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ import pytest
 from chat_server import KEY, Server, said
 from helpers import HANG_S
 
-from experts.adapters import http_client
 from experts.adapters.http_client import Budget, BudgetError, ChatClient, ServerError
 from experts.adapters.http_vlm import HttpVlm
+from experts.attributes import DEFAULT_ATTRIBUTES as ATTRIBUTES
+from experts.attributes import read_answer
 from experts.interfaces import ExpertError, People, Photo
 
 
@@ -121,29 +123,6 @@ def test_a_silent_server_is_given_up(server, client):
         client.complete({})
     over.set()
     assert client.budget.requests == 2
-
-
-def test_the_deadline_holds_for_the_whole_answer(server, client, monkeypatch):
-    """A trickle, of which every piece is in time: on the client's clock, each takes 0.6 of what the whole answer may take."""
-    client.attempts = 2
-    clock = itertools.count()
-    now = types.SimpleNamespace(monotonic=lambda: 0.6 * client.timeout_s * next(clock))
-    monkeypatch.setattr(http_client, "time", now)
-    answer = said("fine")
-
-    def trickle(handler, _):
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(answer)))
-        handler.end_headers()
-        for byte in answer:
-            handler.wfile.write(bytes([byte]))
-            handler.wfile.flush()
-            time.sleep(0.002)
-
-    server.answer = trickle
-    with pytest.raises(ServerError, match="time-out while the answer was arriving"):
-        client.complete({})
-    assert len(server.requests) == 2
 
 
 # ------------------------------------------------------------------------------------------------ failures for good
@@ -433,3 +412,233 @@ def test_options_that_cannot_be_are_refused(server, tmp_path):
     for options in ({"prompts": ("portrait",)}, {"reduce": "mode"}, {"form": "xml"}, {"samples": 0}):
         with pytest.raises(ExpertError, match=r"words\."):
             vlm(server, tmp_path, **options)
+
+
+# ------------------------------------------------------------------------------------------------ servers that mean harm
+
+
+class RawServer:
+    """Accepts connections, reads the request and lets `reply` write whatever it likes to the socket."""
+
+    def __init__(self, reply: Callable[[socket.socket], None]) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        self.requests: list[bytes] = []
+        self._reply = reply
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            received = b""
+            while b"\r\n\r\n" not in received:
+                received += connection.recv(65536)
+            self.requests.append(received)
+            self._reply(connection)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def raw() -> Iterator[Callable[..., RawServer]]:
+    """Makes servers that send given bytes, and then others one by one until the client has gone."""
+    running: list[RawServer] = []
+
+    def make(content: bytes, dripped: bytes = b"") -> RawServer:
+        def reply(connection: socket.socket) -> None:
+            connection.sendall(content)
+            for k in itertools.count() if dripped else ():  # until the client goes away
+                connection.sendall(dripped if len(dripped) > 20 else dripped[k % len(dripped) :][:1])
+                time.sleep(0.01)
+
+        running.append(RawServer(reply))
+        return running[-1]
+
+    yield make
+    for one in running:
+        one.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "dripped"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+        (b"", b"HTTP/1.1 200 OK"),
+        (b"HTTP/1.1 500 X\r\nContent-Length: 2000\r\n\r\n", b"a"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2000000000\r\n\r\n", b" "),
+    ],
+    ids=["headers", "status line", "body of an error", "size of a chunk", "100 Continue", "body"],
+)
+def test_the_deadline_holds_whatever_is_dripped(raw, pauses, monkeypatch, content, dripped):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    dripping = raw(content, dripped)
+    client = ChatClient(dripping.url, timeout_s=0.3, attempts=2, sleep=pauses.append)
+    with pytest.raises((ServerError, ExpertError), match="time-out: no whole answer within"):
+        client.complete({})
+    assert client.budget.requests == 2
+    for thread in threading.enumerate():  # they end as well, for their connections are shut down
+        if thread.name == "http":
+            thread.join(HANG_S)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Retry-After: 99999999999999999999", b"Retry-After: -5", b"Retry-After: nan", b"Retry-After: inf",
+        b"Retry-After: Fri, 31 Dec 99999999999999999999 23:59:59 GMT", b"Retry-After: \xff\xfe;;",
+        b"Retry-After: Fri, 31 Dec 2030 23:59:59 +99999999999999999999", b"Retry-After: Fri, 31 Dec 9999 23:59:59 -9999",
+        b"Retry-After: " + b"9" * 5000, b"Retry-After: \xc2\xb2",
+    ],
+)  # fmt: skip
+def test_a_pause_that_cannot_be_is_the_clients_own(raw, pauses, monkeypatch, header):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    server = raw(b"HTTP/1.1 429 X\r\n" + header + b"\r\nContent-Length: 0\r\n\r\n")
+    with pytest.raises(ServerError, match="HTTP 429"):
+        ChatClient(server.url, timeout_s=HANG_S, attempts=2, sleep=pauses.append).complete({})
+    assert 0.5 <= pauses[0] <= 1.5
+
+
+@pytest.mark.parametrize("length", [b"\xb2", b"9" * 5000, b"-5", b"0x10", b"1, 2"])
+def test_a_length_that_is_no_number_never_escapes(raw, pauses, monkeypatch, length):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    server = raw(b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\n" + said("fine"))
+    client = ChatClient(server.url, timeout_s=HANG_S, attempts=1, sleep=pauses.append)
+    if b"," in length:  # two lengths: where the next answer begins is not known
+        with pytest.raises(ExpertError, match="Content-Length contained multiple unmatching values"):
+            client.complete({})
+    else:
+        assert client.complete({})["choices"][0]["message"]["content"] == "fine"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 200_000, b'{"choices":' * 50_000, b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc", b"HTTP/1.1 000 X\r\n\r\n", b"",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc", b"HTTP/1.1 204 X\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 200_000, b"HTTP/1.1 200 OK\r\n\r\n\xff\xfe", b"\x00" * 100,
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_whatever_is_sent_only_documented_errors_come(raw, pauses, monkeypatch, content):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises((ServerError, ExpertError)) as caught:
+        ChatClient(raw(content).url, timeout_s=HANG_S, attempts=2, sleep=pauses.append).complete({})
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+def test_no_proxy_sees_what_goes_to_an_http_server(server, raw, pauses, monkeypatch):
+    proxy = raw(b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n")
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    ChatClient(server.url, timeout_s=HANG_S, attempts=1, sleep=pauses.append).complete({})
+    assert len(server.requests) == 1
+    assert not proxy.requests
+
+
+def test_a_proxy_only_carries_what_is_encrypted(raw, pauses, monkeypatch):
+    proxy = raw(b"HTTP/1.1 502 X\r\nContent-Length: 0\r\n\r\n")
+    monkeypatch.setenv("https_proxy", proxy.url.removesuffix("/v1"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(ExpertError, match=r"no server answers at https://gpu\.example\.org"):
+        ChatClient("https://gpu.example.org/v1", timeout_s=HANG_S, attempts=1, sleep=pauses.append).complete({"x": 1})
+    assert proxy.requests[0].startswith(b"CONNECT gpu.example.org:443")
+    assert KEY.encode() not in proxy.requests[0]
+    monkeypatch.setenv("https_proxy", "socks9://x:y")
+    with pytest.raises(ExpertError, match="https_proxy: expected"):
+        ChatClient("https://gpu.example.org/v1")
+
+
+@pytest.mark.parametrize("place", range(150, 201, 10))
+def test_no_part_of_the_key_is_in_a_message_that_is_cut(raw, pauses, monkeypatch, place):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for ending in (KEY, KEY[:12]):  # whole, or cut by the server
+        for head in (b"HTTP/1.1 401 X\r\n\r\n", b"HTTP/1.1 200 X\r\n\r\n"):
+            server = raw(head + b"x" * place + ending.encode())
+            with pytest.raises(ServerError) as caught:
+                ChatClient(server.url, timeout_s=HANG_S, attempts=1, sleep=pauses.append).complete({})
+            assert KEY[:4] not in str(caught.value)
+
+
+def test_an_echoed_key_is_not_kept(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    spelled = [(piece, {piece: 1.0}) for piece in (KEY[:10], KEY[10:])]
+    server.answer = lambda _, n: (200, {}, said(f"your key is {KEY}" if n == 1 else "hm", None if n == 1 else spelled))
+    for seed in (1, 2):
+        (answer,) = vlm(server, tmp_path).words([photo(seed=seed)], [people(1)])
+        assert KEY not in repr(answer)
+    stored = [path.read_text() for path in (tmp_path / "cache").rglob("*.json")]
+    assert len(stored) == 2
+    assert not any(KEY in text or KEY[10:] in text for text in stored)
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel", "nul\0"[:3] + "\x7f"])
+def test_a_key_that_no_header_can_carry_is_refused_without_telling_it(server, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ExpertError, match="OPENAI_API_KEY: expected a key of printable ASCII") as caught:
+        ChatClient(server.url)
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host/v1?key=abc", "http://host:99999999/v1", "http://[::1/v1", "http://h/v1#x"]
+)
+def test_further_urls_that_cannot_be_are_refused(url):
+    with pytest.raises(ExpertError, match=r"words\.url"):
+        ChatClient(url)
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        5, [5], {"content": 5}, {"content": [5]}, {"content": [{"token": 5, "logprob": 0}]}, {"content": {"a": 1}},
+        {"content": [{"token": "a", "logprob": 10**400}]}, {"content": [{"token": "a", "logprob": float("nan")}]},
+        {"content": [{"token": "a", "logprob": 1e308}]}, {"content": [{"token": "a", "logprob": "0"}]},
+        {"content": [{"token": "a", "logprob": 0, "top_logprobs": 7}]}, {"content": [{"token": "a", "top_logprobs": [7]}]},
+    ],
+)  # fmt: skip
+def test_log_probabilities_of_another_form_are_as_good_as_none(server, tmp_path, logprobs):
+    choice = {"message": {"content": '{"age": "child", "gender": "male"}'}, "logprobs": logprobs}
+    server.answer = lambda *_: (200, {}, json.dumps({"choices": [choice]}).encode())
+    (answer,) = vlm(server, tmp_path).words([photo()], [people(1)])
+    np.testing.assert_array_equal(answer.probabilities["age"], [[0, 0, 1, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    "replies", [5, [], [5], [{"text": 5, "tokens": []}], [{"text": "x", "tokens": [["a", [["b", "c"]]]]}]]
+)
+def test_a_cache_file_of_another_form_is_asked_again(server, tmp_path, replies):
+    server.answer = lambda *_: (200, {}, said('{"age": "adult", "gender": "male"}'))
+    vlm(server, tmp_path).words([photo()], [people(1)])
+    (file,) = (tmp_path / "cache").rglob("*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "replies": replies}))
+    (answer,) = vlm(server, tmp_path).words([photo()], [people(1)])
+    assert answer.words["age"] == ["adult"]
+    assert len(server.requests) == 2
+
+
+def test_halves_of_characters_do_not_reach_what_is_stored(server, tmp_path):
+    server.answer = lambda *_: (200, {}, b'{"choices": [{"message": {"content": "adult \\ud800"}}]}')
+    (answer,) = vlm(server, tmp_path).words([photo()], [people(1)])
+    assert answer.answers == ["adult ?"]
+
+
+@pytest.mark.parametrize("text", ["{" * 300_000, '{"a":' * 60_000, "child " * 50_000, "not " * 75_000, "x" * 3_000_000])
+def test_an_endless_answer_says_nothing(text):
+    assert read_answer(text, ATTRIBUTES) == {"age": "unknown", "gender": "unknown"}
+    assert read_answer(text[:19_000], ATTRIBUTES)["gender"] == "unknown"
