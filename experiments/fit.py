@@ -66,14 +66,9 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_bool("retry_failed", False, "Fit the failed scenes of finished units again."),
             ),
             "Processes": (
-                flags.DEFINE_integer(
-                    "process_index", None, "This process among --process_count. Default: from SLURM, Kubernetes, TPU pod."
-                ),
-                flags.DEFINE_integer("process_count", None, "Number of processes that share the job."),
+                *program.process_flags("job"),
                 flags.DEFINE_bool("steal", False, "When the own share is done, help with what nobody works on."),
-                flags.DEFINE_float(
-                    "lease_s", 120.0, "A unit is taken over from a process silent for so many seconds.", lower_bound=1.0
-                ),
+                program.lease_flag(),
             ),
             "Machine": (
                 flags.DEFINE_float("log_every_s", 10.0, "Seconds between progress lines.", lower_bound=0.0),

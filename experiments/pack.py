@@ -34,10 +34,7 @@ def define_flags() -> program.Usage:
                     "provenance", None, "JSON file: which expert, version and licence each cue comes from."
                 ),
             ),
-            "Processes": (
-                flags.DEFINE_integer("process_index", 0, "Which of the processes this is, from 0.", lower_bound=0),
-                flags.DEFINE_integer("process_count", 1, "Processes that share the work.", lower_bound=1),
-            ),
+            "Processes": (*program.process_flags("work", 0, 1),),
         },
         required=("input", "output"),
     )

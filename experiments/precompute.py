@@ -56,13 +56,8 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_bool("retry_failed", False, "Ask again about photos that an expert failed on."),
             ),
             "Processes": (
-                flags.DEFINE_integer(
-                    "process_index", None, "This process among --process_count. Default: from the launcher."
-                ),
-                flags.DEFINE_integer("process_count", None, "Number of processes that share the work."),
-                flags.DEFINE_float(
-                    "lease_s", 120.0, "A unit is taken over from a process silent for so many seconds.", lower_bound=1.0
-                ),
+                *program.process_flags("work"),
+                program.lease_flag(),
             ),
             "Machine": (
                 flags.DEFINE_integer(

@@ -267,6 +267,23 @@ def use_compile_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
 
 
+def process_flags(what: str, index: int | None = None, count: int | None = None) -> tuple[flags.FlagHolder, ...]:
+    """`--process_index` and `--process_count`; None: as the launcher says (SLURM, Kubernetes, TPU pod)."""
+    launcher = "" if count is not None else " Default: from the launcher (SLURM, Kubernetes, TPU pod)."
+    return (
+        flags.DEFINE_integer(
+            "process_index", index, f"This process among --process_count, from 0.{launcher}", lower_bound=0
+        ),
+        flags.DEFINE_integer("process_count", count, f"Number of processes that share the {what}.", lower_bound=1),
+    )
+
+
+def lease_flag() -> flags.FlagHolder:
+    """`--lease_s`."""
+    about = "A unit is taken over from a process silent for so many seconds."
+    return flags.DEFINE_float("lease_s", 120.0, about, lower_bound=1.0)
+
+
 def config_flag(help: str, default: str = "") -> flags.FlagHolder:
     """`--config`: a file, or the name of a shipped config (`find_config`)."""
     return flags.DEFINE_string("config", default, help)

@@ -53,8 +53,7 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_integer("scenes_per_shard", 512, "Scenes per shard.", lower_bound=1),
             ),
             "Processes": (
-                flags.DEFINE_integer("process_index", 0, "Which of the processes this is, from 0.", lower_bound=0),
-                flags.DEFINE_integer("process_count", 1, "Processes that share the work.", lower_bound=1),
+                *program.process_flags("work", 0, 1),
             ),
             "Machine": (program.compile_cache_flag(),),
         },

@@ -35,8 +35,7 @@ def define_flags() -> program.Usage:
             "Processes": (
                 flags.DEFINE_bool("multihost", False, "Join the other processes of this job."),
                 flags.DEFINE_string("coordinator", None, "host:port of process 0, where jax.distributed cannot find it."),
-                flags.DEFINE_integer("process_index", None, "This process among --process_count."),
-                flags.DEFINE_integer("process_count", None, "Number of processes."),
+                *program.process_flags("training"),
             ),
             "Machine": (program.compile_cache_flag(),),
         },
