@@ -6,65 +6,46 @@ import os
 import shutil
 import subprocess
 import sys
-import venv
-import zipfile
+import tomllib
 from pathlib import Path
 
 import pytest
 from helpers import REPO
+from setuptools import find_namespace_packages
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """`bin/annyfit` of a fresh environment with nothing but this project in it; what it depends on is seen by a .pth file."""
+    """The command as an installer lays it out: what `pyproject.toml` puts into the wheel, and a script in another folder.
+
+    Building the wheel itself would need a network, or the very setuptools that `pyproject.toml` asks for.
+    """
     folder = tmp_path_factory.mktemp("installed")
-    tree = folder / "tree"
-    for name in ("annyfit_jax", "body_models", "experts", "experiments"):
-        shutil.copytree(REPO / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "weights", "results"))
-    for name in ("annyfit_cli.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
-        shutil.copy(REPO / name, tree)
-    # No isolation: setuptools is there already, and a test must not need a network.
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(folder),
-        str(tree),
-    ]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (wheel,) = folder.glob("*.whl")
-    place = folder / "env"
-    venv.create(place, with_pip=False, symlinks=True)
-    (site,) = place.glob("lib/python*/site-packages")
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        str(place / "bin" / "python"),
-        "install",
-        "--quiet",
-        "--no-deps",
-        str(wheel),
-    ]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (others,) = {path for path in map(Path, sys.path) if (path / "absl").is_dir()}
-    (site / "dependencies.pth").write_text(f"{others}\n")
-    return place / "bin" / "annyfit"
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())
+    tool = project["tool"]["setuptools"]
+    found = tool["packages"]["find"]
+    for package in find_namespace_packages(str(REPO), include=found["include"], exclude=found["exclude"]):
+        source = REPO / package.replace(".", "/")
+        data = [path for pattern in tool["package-data"].get(package, ()) for path in source.glob(pattern)]
+        for path in (*source.glob("*.py"), *data):
+            if path.is_file():
+                target = folder / "site" / path.relative_to(REPO)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+    for module in tool["py-modules"]:
+        shutil.copy(REPO / f"{module}.py", folder / "site")
+    module, _, function = project["project"]["scripts"]["annyfit"].partition(":")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "annyfit").write_text(f"import sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+    return folder
 
 
-def call(command: Path, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def call(installed: Path, folder: Path, *arguments: str, first: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs the command in `folder`; `first` comes before the place of the installation on Python's path."""
+    path = os.pathsep.join(map(str, [*([first] if first else []), installed / "site"]))
     return subprocess.run(
-        [str(command), *arguments], cwd=folder, capture_output=True, text=True, check=False,
-        env={**kept, "JAX_PLATFORMS": "cpu", **environment},
+        [sys.executable, str(installed / "bin" / "annyfit"), *arguments], cwd=folder, capture_output=True, text=True,
+        check=False, env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
     )  # fmt: skip
 
 
@@ -78,17 +59,19 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("first", [False, True], ids=["", "with that folder first on the path"])
-def test_it_runs_its_own_programs_from_any_folder(installed, folder, first):
-    path = {"PYTHONPATH": str(folder)} if first else {}
+@pytest.mark.parametrize("shadowed", [False, True], ids=["", "with that folder first on the path"])
+def test_it_runs_its_own_programs_from_any_folder(installed, folder, shadowed):
+    path = {"first": folder if shadowed else None}
     listed = call(installed, folder, **path)
     assert listed.returncode == 0, listed.stderr
     assert "  fit  " in listed.stdout and "  inspect  " in listed.stdout
     shown = call(installed, folder, "fit", "--help", **path)
     assert shown.returncode == 0 and "--input=" in shown.stdout, shown.stderr
-    made = call(installed, folder, "synthesize", "--output=d", "--scenes=2", "--people=1", "--compile_cache=", **path)
+    demo = installed / "site" / "experiments" / "demo_data"
+    scenes = (f"--input={demo / 'annotations.json'}", f"--images={demo / 'photos'}")
+    made = call(installed, folder, "pack", *scenes, "--output=d", **path)
     assert made.returncode == 0, made.stderr[-2000:]
-    assert made.stdout.startswith("1 of 1 shards, 2 scenes, 2 people")
+    assert made.stdout.startswith("1 of 1 shards, 6 scenes")
 
 
 def test_shipped_configs_are_found_from_any_folder(installed, folder):
@@ -98,11 +81,16 @@ def test_shipped_configs_are_found_from_any_folder(installed, folder):
         assert (done.returncode, done.stderr) == (2, "annyfit fit: nowhere.json: no such file or folder\n")
 
 
-def test_what_goes_into_the_wheel(installed):
+def test_what_is_installed(installed):
     """Programs, configs, launch files and the command; no benchmarks, studies, builders, recorded results."""
-    (wheel,) = installed.parents[2].glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {"annyfit_cli.py", "experiments/program.py", "experiments/configs/aios.py"} <= set(names)
-    assert "experiments/launch/slurm_array.sh" in names
-    left_out = ("experiments/benchmarks/", "experiments/studies/", "experiments/builders/", "experiments/results/")
-    assert not [name for name in names if name.startswith(left_out)]
+    site = installed / "site"
+    for name in (
+        "annyfit_cli.py",
+        "experiments/program.py",
+        "experiments/configs/aios.py",
+        "experiments/launch/slurm_array.sh",
+    ):
+        assert (site / name).is_file(), name
+    assert not [
+        name for name in ("benchmarks", "builders", "results", "studies") if (site / "experiments" / name).exists()
+    ]
