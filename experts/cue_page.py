@@ -23,13 +23,13 @@ from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.camera import project
 from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.records.files import write_text
 from annyfit_jax.viz import drawing, palette
 from annyfit_jax.viz import page as template
 from experts.cue_pictures import cue_pictures, whole_body, word_list
 
 _MAX_SIDE = 1280
-_JPEG_QUALITY = 88
 _ANSWER_LENGTH = 160
 
 
@@ -110,7 +110,7 @@ def _section(scene: Scene, photo: np.ndarray, start: np.ndarray | None, slug: st
         file = f"images/{slug}-{kind}.jpg"
         shown = Image.fromarray(picture)
         shown.thumbnail((_MAX_SIDE, _MAX_SIDE))
-        shown.save(folder / file, quality=_JPEG_QUALITY)
+        (folder / file).write_bytes(encoded(np.asarray(shown)))
         alt = html.escape(f"{caption} of {scene.name}", quote=True)
         figures.append(
             f'<figure class="{kind}"><a href="{file}"><img src="{file}" width="{shown.width}" height="{shown.height}" '

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from annyfit_jax.people.boxes import pairwise_iou
 from experts.interfaces import Detections
 
 
@@ -33,21 +34,11 @@ class Rules:
     """Two people whose common seen keypoints differ on average by less than this share of the box are one."""
 
 
-def box_iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
-    """Intersection over union of boxes x0, y0, x1, y1; 0 where both are empty."""
-    a, b = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (a, b))
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.maximum(high - low, 0.0), axis=-1)
-    areas = [np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0), axis=-1) for boxes in (a, b)]
-    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
-
-
 def match_boxes(
     wanted: Float[np.ndarray, "n 4"], offered: Float[np.ndarray, "m 4"], minimum: float = 0.5
 ) -> list[int | None]:
     """For each wanted box the offered one that overlaps it most, each used once, best pairs first; None below `minimum`."""
-    overlap = box_iou(wanted, offered)
+    overlap = pairwise_iou(wanted, offered)
     result: list[int | None] = [None] * len(overlap)
     for flat in np.argsort(-overlap, axis=None, kind="stable"):
         i, j = divmod(int(flat), overlap.shape[1])
@@ -74,7 +65,7 @@ def select_detections(found: Detections, size: tuple[int, int], rules: Rules) ->
         if sides.min() <= 0 or sides.max() < rules.min_side_px:
             skipped.append((ids[i], f"too small: box of {sides[0]:.0f} x {sides[1]:.0f} pixels"))
             continue
-        overlap = box_iou(boxes[i : i + 1], boxes[kept])[0]
+        overlap = pairwise_iou(boxes[i : i + 1], boxes[kept])[0]
         if len(kept) and overlap.max() > rules.duplicate_iou:
             skipped.append((ids[i], f"duplicate of person {ids[kept[int(overlap.argmax())]]} (box)"))
             continue

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 
-from annyfit_jax.fit.keypoint_start import _matrix_to_rotvec, calibrated_phenotypes
+from annyfit_jax.fit.keypoint_start import calibrated_phenotypes
 from annyfit_jax.people.scene import UNKNOWN_WORD
 from body_models import anny
 
@@ -27,17 +28,6 @@ _JOINTS = {
 """Anny's bone -> SMPL's joint."""
 _LIMBS = {"upperleg01": "lowerleg01", "lowerleg01": "foot", "upperarm01": "lowerarm01", "lowerarm01": "wrist"}
 """Bones whose resting direction differs -> the bone at their end."""
-
-
-def rotation_matrices(rotvec: Float[np.ndarray, "... 3"]) -> Float[np.ndarray, "... 3 3"]:
-    """Rodrigues' formula."""
-    vectors = np.asarray(rotvec, np.float64)
-    angle = np.linalg.norm(vectors, axis=-1, keepdims=True)[..., None]
-    axis = vectors / np.maximum(angle[..., 0], 1e-12)
-    cross = np.zeros((*vectors.shape, 3))
-    cross[..., 0, 1], cross[..., 0, 2], cross[..., 1, 2] = -axis[..., 2], axis[..., 1], -axis[..., 0]
-    cross -= np.swapaxes(cross, -1, -2)
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
 class SmplToAnny:
@@ -73,7 +63,11 @@ class SmplToAnny:
             local.append(frame.T @ parent.T @ mine @ frame)
         hips = [self._bones.index(f"upperleg01.{side}") for side in "LR"]
         transl = np.asarray(pelvis, np.float64) - turned[0] @ (self._heads[hips].mean(0) - self._heads[0])
-        return _matrix_to_rotvec(turned[0][None])[0], transl, _matrix_to_rotvec(np.stack(local[1:]))
+        return (
+            Rotation.from_matrix(turned[0]).as_rotvec(),
+            transl,
+            Rotation.from_matrix(np.stack(local[1:])).as_rotvec(),
+        )
 
     def _to_smpl_rest(self, bone: str) -> np.ndarray:
         """Turns a limb from where Anny's rests to where SMPL's does, in Anny's axes."""
@@ -86,4 +80,4 @@ class SmplToAnny:
         have = (end - start) / np.linalg.norm(end - start)
         axis = np.cross(have, wanted)
         sine = np.linalg.norm(axis)
-        return rotation_matrices(axis / max(sine, 1e-12) * np.arctan2(sine, have @ wanted))
+        return Rotation.from_rotvec(axis / max(sine, 1e-12) * np.arctan2(sine, have @ wanted)).as_matrix()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from annyfit_jax.distillation.distillation_config import DistillConfig, Student
+from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.records.files import read_json, write_bytes, write_json, write_text
 
 TEACHER = "teacher"
@@ -281,11 +282,7 @@ def pictures(folder: Path, held_out: Path, names: Sequence[str], count: int = 4,
         rows.append(np.concatenate(tiles, axis=1))
         if len(rows) == count:
             break
-    stream = io.BytesIO()
-    Image.fromarray(np.concatenate(rows) if rows else np.full((tile, tile, 3), 255, np.uint8)).save(
-        stream, "JPEG", quality=80
-    )
-    return stream.getvalue()
+    return encoded(np.concatenate(rows) if rows else np.full((tile, tile, 3), 255, np.uint8))
 
 
 def _tile(picture: np.ndarray, side: int) -> np.ndarray:

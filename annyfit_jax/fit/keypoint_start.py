@@ -7,17 +7,16 @@ are left to the optimisation, under joint limits (`annyfit_jax.people.anatomy`).
 
 from __future__ import annotations
 
-import functools
-import importlib.resources
-import json
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 
 from annyfit_jax.people import anatomy
+from annyfit_jax.people.anthropometry import mean_height_phenotypes
 from annyfit_jax.people.scene import COCO17, BodyParameters, Scene
 from body_models import anny
 
@@ -70,22 +69,11 @@ def calibrated_phenotypes(age: Float[np.ndarray, "n"], gender: Float[np.ndarray,
     """
     age = np.where(age < 0, DEFAULT_AGE, age)
     gender = np.where(gender < 0, DEFAULT_GENDER, gender)
-    ages, male, female = _height_table()
+    ages, male, female = mean_height_phenotypes()
     height = (1 - gender) * np.interp(age, ages, male) + gender * np.interp(age, ages, female)
     shape = np.full((len(age), 6), 0.5)
     shape[:, 0], shape[:, 1], shape[:, 4] = gender, age, height
     return shape
-
-
-@functools.cache
-def _height_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rows = json.loads((importlib.resources.files("annyfit_jax") / "data" / "anthropometry.json").read_text())["rows"]
-    by_sex = {
-        sex: sorted((r["age"], r["mean_height_phenotype"]) for r in rows if r["sex"] == sex)
-        for sex in ("male", "female")
-    }
-    ages = np.array([a for a, _ in by_sex["male"]])
-    return ages, np.array([h for _, h in by_sex["male"]]), np.array([h for _, h in by_sex["female"]])
 
 
 class KeypointStarter:
@@ -98,7 +86,7 @@ class KeypointStarter:
         rotations = _orientation_grid()
         self._rotations, self._tilt = rotations, 0.5 * (1.0 + rotations[:, 1, 2])  # body up (z) against camera down (y)
         self._facing = rotations[:, 2, 1]  # body back (y) along camera forward (z): 1 = faces the camera
-        self._rotvecs = _matrix_to_rotvec(rotations)
+        self._rotvecs = Rotation.from_matrix(rotations).as_rotvec()
         parts = [name.split("_")[-1] for name in COCO17]
         self._weights = np.array([_WEIGHTS.get(part, _WRIST_WEIGHT) for part in parts])
         index = {name: i for i, name in enumerate(COCO17)}
@@ -196,27 +184,3 @@ def _about(axis: int, angles: np.ndarray) -> np.ndarray:
     out[:, i, i] = out[:, j, j] = np.cos(angles)
     out[:, j, i], out[:, i, j] = sign * np.sin(angles), -sign * np.sin(angles)
     return out
-
-
-def _matrix_to_rotvec(matrices: Float[np.ndarray, "n 3 3"]) -> Float[np.ndarray, "n 3"]:
-    """Rotation matrices to rotation vectors through the largest quaternion component (well conditioned at pi)."""
-    m = matrices
-    trace = np.trace(m, axis1=1, axis2=2)
-    diagonal = np.stack([trace, m[:, 0, 0], m[:, 1, 1], m[:, 2, 2]], 1)
-    q = np.empty((len(m), 4))
-    for n, pick in enumerate(diagonal.argmax(1)):
-        r = m[n]
-        if pick == 0:
-            q[n] = [1 + trace[n], r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]]
-        else:
-            i = pick - 1
-            j, k = (i + 1) % 3, (i + 2) % 3
-            q[n, 0] = r[k, j] - r[j, k]
-            q[n, 1 + i] = 1 + r[i, i] - r[j, j] - r[k, k]
-            q[n, 1 + j] = r[j, i] + r[i, j]
-            q[n, 1 + k] = r[k, i] + r[i, k]
-    q /= np.linalg.norm(q, axis=1, keepdims=True)
-    q *= np.where(q[:, :1] < 0, -1.0, 1.0)
-    sine = np.linalg.norm(q[:, 1:], axis=1, keepdims=True)
-    angle = 2.0 * np.arctan2(sine, q[:, :1])
-    return q[:, 1:] * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 2.0)

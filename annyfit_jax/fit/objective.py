@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from annyfit_jax.fit.config import FitConfig, Stage
 from annyfit_jax.fit.problem import AnyArray, Pairs, PersonCues, Problem, Variables
+from annyfit_jax.people.camera import project_axes_first as project
 
 
 class Prediction(NamedTuple):
@@ -68,7 +69,7 @@ class Shared(NamedTuple):
 # ------------------------------------------------------------------------------------------------ building blocks
 
 
-def geman_mcclure(squared: Float[Array, "*batch"], sigma: float) -> Float[Array, "*batch"]:
+def geman_mcclure(squared: Float[Array, "*batch"], sigma: float | Float[Array, "*#batch"]) -> Float[Array, "*batch"]:
     """rho(s) = sigma^2 s / (sigma^2 + s) of a SQUARED length s. Written so, no norm is differentiated at zero."""
     scale = sigma * sigma
     return scale * squared / (scale + squared)
@@ -91,13 +92,6 @@ def _clamp_backward(residual, g):
 
 
 clamp.defvjp(_clamp_forward, _clamp_backward)
-
-
-def project(points: Float[AnyArray, "3 *batch"], intrinsics: Float[AnyArray, "3 3"]) -> Float[Array, "2 *batch"]:
-    """Pinhole projection (K q / q_z)[:2], pixels, components first. No guard for q_z <= 0: such points mirror."""
-    x, y, z = points[0] / points[2], points[1] / points[2], points[2] / points[2]
-    k = intrinsics
-    return jnp.stack([k[0, 0] * x + k[0, 1] * y + k[0, 2] * z, k[1, 0] * x + k[1, 1] * y + k[1, 2] * z])
 
 
 def reprojection(

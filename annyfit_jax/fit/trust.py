@@ -33,6 +33,7 @@ from jaxtyping import Float
 
 from annyfit_jax.fit.second_order.map_body import RADII, SPHERES
 from annyfit_jax.people import anatomy
+from annyfit_jax.people.camera import project
 from annyfit_jax.people.words import AGE_CLASSES, GENDER_CLASSES
 from annyfit_jax.records.fit_files import SceneFit
 from body_models import anny
@@ -107,9 +108,8 @@ def judge(fit: SceneFit) -> Trust:
 def _extent(fit: SceneFit) -> Float[np.ndarray, "n"]:
     """Larger side of the box around the projected keypoints of the fit, pixels."""
     points = np.asarray(fit.fitted_keypoints_3d, np.float64)
-    image = points @ np.asarray(fit.K, np.float64).T
     with np.errstate(divide="ignore", invalid="ignore"):
-        px = image[..., :2] / image[..., 2:]
+        px = project(points, np.asarray(fit.K, np.float64))
     return (px.max(1) - px.min(1)).max(-1)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.lib import format as npy
+from scipy import ndimage
 
 from annyfit_jax.inputs.photos import MAX_PIXELS, opened_picture
 from annyfit_jax.inputs.validate import checked_array
@@ -141,14 +142,7 @@ def resize_nearest(array: np.ndarray, image_size: tuple[int, int]) -> np.ndarray
 
 def erode(mask: Bool[np.ndarray, "H W"], pixels: int = EROSION_PX) -> Bool[np.ndarray, "H W"]:
     """Takes `pixels` off the border of a mask (a square of 2 `pixels` + 1 must fit); the image edge does not count."""
-    result = mask.copy()
-    for axis in (0, 1):
-        padding = [(0, 0), (0, 0)]
-        padding[axis] = (pixels, pixels)
-        padded = np.pad(result, padding, constant_values=True)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * pixels + 1, axis=axis)
-        result = np.asarray(windows.all(axis=-1))
-    return result
+    return ndimage.minimum_filter(mask.view(np.uint8), 2 * pixels + 1, mode="constant", cval=1).view(bool)
 
 
 def median_depths(

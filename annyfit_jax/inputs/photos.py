@@ -24,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
-import io
 import os
 import re
 import unicodedata
@@ -40,6 +39,7 @@ from jaxtyping import UInt8
 
 from annyfit_jax.inputs.validate import MAX_IMAGE_SIDE
 from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records.encoded_pictures import PHOTO_QUALITY, encoded
 from annyfit_jax.records.files import open_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "HEIF")
@@ -68,7 +68,6 @@ MAX_PIXELS = 80_000_000
 _ORIENTATION = 0x0112
 _FOCAL_35MM = 0xA405
 _EXIF_IFD = 0x8769
-_JPEG_QUALITY = 95
 _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -111,16 +110,13 @@ def focal_35mm(path: str | Path) -> float | None:
 
 def jpeg_bytes(path: str | Path) -> bytes:
     """The photo as JPEG: an upright RGB or grey JPEG file as it is, others encoded anew. Raises SceneError."""
-    from PIL import Image
 
     pixels = read_photo(path)  # also proves that a file taken as it is is whole
     with opened_picture(path) as photo:
         plain = photo.format == "JPEG" and photo.mode in ("RGB", "L")
         if plain and photo.getexif().get(_ORIENTATION, 1) == 1:
             return Path(path).read_bytes()
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=_JPEG_QUALITY)
-    return stream.getvalue()
+    return encoded(pixels, quality=PHOTO_QUALITY)
 
 
 def photo_paths(location: str | Path) -> tuple[Path, list[Path]]:

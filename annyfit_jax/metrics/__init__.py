@@ -43,7 +43,6 @@ from annyfit_jax.metrics.joint_errors import (
     mmpose_mpjpe,
     pa_mpjpe,
     pck,
-    project,
     root_mpjpe,
     rooted_errors,
     scale_align,
@@ -77,6 +76,7 @@ from annyfit_jax.metrics.word_scores import (
     relative_human_age,
     relative_human_gender,
 )
+from annyfit_jax.people.camera import project
 
 __all__ = [
     "AGE_ANCHORS", "EQUAL_DEPTH_M", "GENDER_ANCHORS", "PCKH_SHARE",

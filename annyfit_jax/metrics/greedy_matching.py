@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from annyfit_jax.people.boxes import pairwise_iou
+
 IOU_THRESHOLD = {"relative_human": 0.05, "panoptic": 0.05, "multihmr": 0.05, "agora": 0.1}
 
 
@@ -44,18 +46,6 @@ def pair_costs(
     xy = difference.prod(-1).sum(-1)
     # Larger eigenvalue of the 2 x 2 Gram matrix.
     return np.sqrt((xx + yy + np.hypot(xx - yy, 2 * xy)) / 2)
-
-
-def box_overlap(
-    predicted: Float[np.ndarray, "p 4"], truth: Float[np.ndarray, "g 4"], pixel: float = 0.0
-) -> Float[np.ndarray, "p g"]:
-    """Intersection over union of boxes x0, y0, x1, y1; `pixel` is added to every width and height. NaN boxes give 0."""
-    a, b = predicted[:, None], truth[None]
-    size = lambda box: np.prod(box[..., 2:] - box[..., :2] + pixel, axis=-1)  # noqa: E731
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + pixel
-    shared = np.prod(np.maximum(sides, 0.0), axis=-1)
-    union = size(a) + size(b) - shared
-    return np.nan_to_num(shared / np.where(union == 0, 1.0, union))
 
 
 def boxes_of(
@@ -85,7 +75,7 @@ def match_2d_greedy(
     """
     predicted, truth, labelled = _checked(predicted, truth, labelled, "match_2d_greedy")
     p, g = len(predicted), len(truth)
-    overlap = box_overlap(boxes_of(predicted), boxes_of(truth), pixel=1.0)
+    overlap = pairwise_iou(boxes_of(predicted), boxes_of(truth), pixel=1.0)
     order = np.argsort(pair_costs(predicted, truth, labelled).ravel(), kind="stable")
     taken_p, taken_g, pairs, low = np.zeros(p, bool), np.zeros(g, bool), [], 0
     for i, j in zip(*np.divmod(order, max(g, 1))):
@@ -122,7 +112,7 @@ def match_people(
     overlap = np.zeros((p, g))
     for j in range(g):  # the prediction's box over the same joints
         use = np.broadcast_to(labelled[j], predicted.shape[:2])
-        overlap[:, j] = box_overlap(boxes_of(predicted, use), boxes_of(truth[j : j + 1], labelled[j : j + 1]), 1.0)[
+        overlap[:, j] = pairwise_iou(boxes_of(predicted, use), boxes_of(truth[j : j + 1], labelled[j : j + 1]), 1.0)[
             :, 0
         ]
     offsets = np.linalg.norm(predicted[:, None] - truth[None], axis=-1)

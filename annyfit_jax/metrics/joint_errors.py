@@ -23,14 +23,6 @@ LEFT_HIP, RIGHT_HIP = 11, 12
 """Of COCO-17."""
 
 
-def project(
-    points: Float[np.ndarray, "*batch 3"], intrinsics: Float[np.ndarray, "3 3"]
-) -> Float[np.ndarray, "*batch 2"]:
-    """Pinhole projection of camera-space points to pixels; points behind the camera mirror."""
-    homogeneous = points @ np.asarray(intrinsics, np.float64).T
-    return homogeneous[..., :2] / homogeneous[..., 2:]
-
-
 def distances(a: Float[np.ndarray, "*batch 3"], b: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch"]:
     """Euclidean distance of corresponding points."""
     return np.linalg.norm(np.asarray(a, np.float64) - b, axis=-1)

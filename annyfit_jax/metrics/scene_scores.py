@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from annyfit_jax.metrics.depth_order import depth_relation, ordered_pairs
-from annyfit_jax.metrics.joint_errors import distances, joint_pa_mpjpe, pa_mpjpe, project, root_mpjpe
+from annyfit_jax.metrics.joint_errors import distances, joint_pa_mpjpe, pa_mpjpe, root_mpjpe
 from annyfit_jax.metrics.word_scores import (
     AGE_ANCHORS,
     GENDER_ANCHORS,
@@ -41,6 +41,7 @@ from annyfit_jax.metrics.word_scores import (
     macro_f1,
     nearest_anchor,
 )
+from annyfit_jax.people.camera import project
 
 PCKH_SHARE = 0.6
 """Of the head length in the image; Relative Human's PCKh (`keypoint_scores`) has another threshold."""
@@ -92,7 +93,7 @@ def scene_errors(fit: People, truth: Truth, intrinsics: Float[np.ndarray, "3 3"]
         raise ValueError(f"scene_errors: joints of the fit {joints.shape} and of the truth {target.shape} differ")
     n = len(joints)
     visible = np.asarray(truth.visible, bool)
-    error_px = np.linalg.norm(project(joints, intrinsics) - truth.joints_px, axis=-1)
+    error_px = np.linalg.norm(project(joints, np.asarray(intrinsics, np.float64)) - truth.joints_px, axis=-1)
     z, true_z = np.asarray(fit.depth, np.float64), np.asarray(truth.depth, np.float64)
     i, j = np.triu_indices(n, 1)
     relation = depth_relation(true_z[i] - true_z[j])
@@ -168,7 +169,8 @@ def labelled_errors(
     `err2d_px` per labelled keypoint, `err2d_box` the same divided by the square root of the person's box area (x0, y0, x1,
     y1), `ordered_pairs` per pair in different layers.
     """
-    error = np.linalg.norm(project(np.asarray(joints, np.float64), intrinsics) - keypoints[..., :2], axis=-1)
+    pixels = project(np.asarray(joints, np.float64), np.asarray(intrinsics, np.float64))
+    error = np.linalg.norm(pixels - keypoints[..., :2], axis=-1)
     labelled = (keypoints[..., 2] > 0) & np.isfinite(error)
     size = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
     return {

@@ -43,11 +43,19 @@ def project(points, intrinsics):
     objective is defined that way; whoever needs a guard tests the depth. Written as sums of products rather than as a
     matrix product, which accelerators may round to a shorter mantissa.
     """
-    x = points[..., 0] / points[..., 2]
-    y = points[..., 1] / points[..., 2]
-    k = intrinsics
-    u = k[..., 0, 0] * x + k[..., 0, 1] * y + k[..., 0, 2]
-    v = k[..., 1, 0] * x + k[..., 1, 1] * y + k[..., 1, 2]
+    components = [points[..., 0], points[..., 1], points[..., 2]]
+    matrix = [[intrinsics[..., row, column] for column in range(3)] for row in range(2)]
+    pixels = _project(components, matrix)
     # numpy in, numpy out: host code (evaluation, drawing) projects in float64 without switching jax to x64.
     on_host = isinstance(points, np.ndarray) and isinstance(intrinsics, np.ndarray)
-    return np.stack([u, v], axis=-1) if on_host else jnp.stack([u, v], axis=-1)
+    return np.stack(pixels, axis=-1) if on_host else jnp.stack(pixels, axis=-1)
+
+
+def project_axes_first(points: Float[Array, "3 *batch"], intrinsics: Float[Array, "3 3"]) -> Float[Array, "2 *batch"]:
+    """`project` with components first, as solvers hold their points."""
+    return jnp.stack(_project(points, intrinsics))
+
+
+def _project(points, k):
+    x, y = points[0] / points[2], points[1] / points[2]
+    return [row[0] * x + row[1] * y + row[2] for row in (k[0], k[1])]

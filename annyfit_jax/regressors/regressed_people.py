@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from annyfit_jax.people.camera import project
 from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.training.training_data import Size
@@ -37,9 +38,9 @@ def scene_fit(
     """
     n = len(people.root_rotvec)
     cue = np.zeros((n, _JOINTS, 3), np.float32) if keypoints_2d is None else np.asarray(keypoints_2d, np.float32)
-    pixels = np.asarray(keypoints_3d, np.float64) @ np.asarray(intrinsics, np.float64).T
     with np.errstate(invalid="ignore", divide="ignore"):
-        distance = np.linalg.norm(pixels[..., :2] / pixels[..., 2:] - cue[..., :2], axis=-1)
+        pixels = project(np.asarray(keypoints_3d, np.float64), np.asarray(intrinsics, np.float64))
+        distance = np.linalg.norm(pixels - cue[..., :2], axis=-1)
         error = (distance * (cue[..., 2] > 0)).sum(1) / (cue[..., 2] > 0).sum(1)
     error = error.astype(np.float32)
     own: dict[str, Any] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from annyfit_jax.exports.scene_files import camera_to_frame, drawable, export_glb
+from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.report.people_table import to_json
 from annyfit_jax.report.scene_pages import scene_page
@@ -28,7 +28,6 @@ MAX_SIDE = 960
 THUMB_WIDTH = 320
 _VIEW_SIZE = (720, 540)
 _SUPERSAMPLING = 2
-_QUALITY = 85
 
 Photo = UInt8[np.ndarray, "H W 3"]
 
@@ -71,17 +70,17 @@ def _drawings(page: ScenePage, vertices: np.ndarray) -> dict[str, bytes]:
     large = np.diag([_SUPERSAMPLING, _SUPERSAMPLING, 1.0]) @ intrinsics
     raster = rasterise(vertices, page.faces, large, (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
     bodies = drawing.overlay(photo, raster, vertices, page.faces)
-    out = {"photo.jpg": _image(photo)} if page.photo is not None else {}
-    out["overlay.jpg"] = _image(drawing.label_people(bodies, raster, len(page.people)))
+    out = {"photo.jpg": encoded(photo)} if page.photo is not None else {}
+    out["overlay.jpg"] = encoded(drawing.label_people(bodies, raster, len(page.people)))
     if page.keypoints is not None and page.projected is not None:
         pale = drawing.overlay(photo, raster, vertices, page.faces, alpha=0.4)
         observed, projected = page.keypoints * np.array([factor, factor, 1.0]), page.projected * factor
-        out["keypoints.jpg"] = _image(drawing.draw_keypoints(pale, observed, projected))
+        out["keypoints.jpg"] = encoded(drawing.draw_keypoints(pale, observed, projected))
     for name, draw in (("top.png", drawing.top_view), ("side.png", drawing.side_view)):
-        out[name] = _image(draw(vertices, page.faces, _VIEW_SIZE, intrinsics, (width, height)), "PNG")
+        out[name] = encoded(draw(vertices, page.faces, _VIEW_SIZE, intrinsics, (width, height)), "PNG")
     reduced = Image.fromarray(bodies)
     reduced.thumbnail((THUMB_WIDTH, THUMB_WIDTH), Image.Resampling.LANCZOS)
-    out["thumb.jpg"] = _image(np.asarray(reduced))
+    out["thumb.jpg"] = encoded(np.asarray(reduced))
     return out
 
 
@@ -92,9 +91,3 @@ def model_script(fit: SceneFit, vertices: Float[np.ndarray, "m V 3"], faces: np.
         export_glb(fit, path, vertices, faces, camera_to_frame("camera"), "camera")
         content = base64.b64encode(path.read_bytes()).decode()
     return f"Report.model({to_json(fit.name)},{to_json(content)});\n"
-
-
-def _image(picture: np.ndarray, kind: str = "JPEG") -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format=kind, **({"quality": _QUALITY} if kind == "JPEG" else {}))
-    return stream.getvalue()

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-
-from annyfit_jax.synthetic.host_rotations import compose, rotvec_to_matrix
+from scipy.spatial.transform import Rotation
 
 PARTS: dict[str, tuple[str, ...]] = {
     **{f"foot.{s}": (f"foot.{s}", *(f"toe{i}-{j}.{s}" for i in range(1, 6) for j in (1, 2, 3))) for s in "LR"},
@@ -49,10 +48,10 @@ def settle(
     (least squares; with two parts, about the axis across them) is level, by at most `max_tilt` radians in all.
     """
     nominal = np.array([pitch, 0.0, 0.0])
-    members = [vertices[parts[name]] @ rotvec_to_matrix(nominal).T for name in contacts]
+    members = [vertices[parts[name]] @ Rotation.from_rotvec(nominal).as_matrix().T for name in contacts]
     tilt = np.zeros(3)
     for _ in range(_ITERATIONS):
-        turn = rotvec_to_matrix(tilt)
+        turn = Rotation.from_rotvec(tilt).as_matrix()
         lowest = np.array([(part @ turn.T)[(part @ turn[2]).argmin()] for part in members])
         offset = lowest - lowest.mean(0)
         # Least norm: with two contacts nothing says how to turn about the line through them.
@@ -61,4 +60,4 @@ def settle(
         tilt = tilt + np.array([-slope[1], slope[0], 0.0])
         size = np.linalg.norm(tilt)
         tilt = tilt * min(1.0, max_tilt / max(size, 1e-12))
-    return compose(tilt, nominal)
+    return (Rotation.from_rotvec(tilt) * Rotation.from_rotvec(nominal)).as_rotvec()

@@ -23,13 +23,13 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from annyfit_jax.people.camera import intrinsics_from_fov, project
 from annyfit_jax.people.dense_points import dense_vertex_indices
 from annyfit_jax.people.scene import COCO17, BodyParameters, Scene
 from annyfit_jax.synthetic import plain_cues as cues
 from annyfit_jax.synthetic.body_chunks import concatenate, in_chunks, rounded, single, size_basis, sizes
-from annyfit_jax.synthetic.host_rotations import compose
 from annyfit_jax.synthetic.plain_people import ADULT_AVERAGE, Phenotypes, PoseSampler, draw_phenotypes
 from body_models import anny
 
@@ -156,15 +156,17 @@ class Generator:
         pose = self._sampler.draw(rng, phenotypes.age <= 1)
         yaw = np.zeros((n, 3))
         yaw[:, 2] = rng.normal(0.0, 0.9, n)
-        upright = compose(np.array([tilt, 0.0, 0.0]), _FACING_CAMERA)
-        root = compose(compose(upright, yaw), rng.normal(0.0, 0.06, (n, 3)))
+        upright = Rotation.from_rotvec([tilt, 0.0, 0.0]) * Rotation.from_rotvec(_FACING_CAMERA)
+        root = upright * Rotation.from_rotvec(yaw) * Rotation.from_rotvec(rng.normal(0.0, 0.06, (n, 3)))
         zero = np.zeros((n, 3))
         bias = rng.uniform(*recipe.bias, n)
         shape = np.tile(ADULT_AVERAGE, (n, 1))
         shape[:, 1] = bias * ADULT_AVERAGE[1] + (1 - bias) * phenotypes.shape[:, 1]
         error = rng.normal(size=pose.shape) * self._sampler.estimate_error[:, None]
-        start = BodyParameters(compose(root, rng.normal(0.0, 0.1, (n, 3))), zero, compose(pose, error), shape)
-        truth = BodyParameters(root, zero, pose, phenotypes.shape)
+        start_root = root * Rotation.from_rotvec(rng.normal(0.0, 0.1, (n, 3)))
+        start_pose = Rotation.from_rotvec(pose) * Rotation.from_rotvec(error)
+        start = BodyParameters(start_root.as_rotvec(), zero, start_pose.as_rotvec(), shape)
+        truth = BodyParameters(root.as_rotvec(), zero, pose, phenotypes.shape)
         return _Draft(rng, image_size, intrinsics, height, tilt, phenotypes, rounded(truth), rounded(start))
 
 

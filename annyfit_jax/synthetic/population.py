@@ -7,15 +7,13 @@ Heights and masses: WHO child growth standards and 2007 reference (medians and c
 
 from __future__ import annotations
 
-import functools
-import importlib.resources
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from annyfit_jax.people.anthropometry import tables
 from annyfit_jax.people.words import AGE_CLASSES
 from annyfit_jax.synthetic.world_config import PeopleConfig
 
@@ -61,15 +59,9 @@ class People:
 # ------------------------------------------------------------------------------------------------ populations
 
 
-@functools.cache
-def _tables() -> dict:
-    text = (importlib.resources.files("annyfit_jax") / "data" / "anthropometry.json").read_text()
-    return json.loads(text)
-
-
 def age_phenotype(years: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
     """Anny's age phenotype (0 newborn .. 1) of an age in years."""
-    return np.interp(years, _tables()["year_knots"], _tables()["age_knots"])
+    return np.interp(years, tables()["year_knots"], tables()["age_knots"])
 
 
 def age_class(years: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
@@ -79,7 +71,7 @@ def age_class(years: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
 
 def height_statistics(years: np.ndarray, gender: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Median and coefficient of variation of the height (m) at ages in years and sexes."""
-    who = _tables()["who"]
+    who = tables()["who"]
     knots = [row["years"] for row in who]
     median, cv = np.zeros(len(years)), np.zeros(len(years))
     for sex, name in ((MALE, "male"), (FEMALE, "female")):
@@ -100,10 +92,10 @@ def mass_median(years: np.ndarray, gender: np.ndarray, height: np.ndarray) -> np
     for sex, name in ((MALE, "male"), (FEMALE, "female")):
         who = [
             (r["years"], r[f"{name}_w"])
-            for r in _tables()["who"]
+            for r in tables()["who"]
             if r.get(f"{name}_w") and r["years"] <= _WHO_MASS_YEARS
         ]
-        rows = [(r["years"], r["population_mass_kg"]) for r in _tables()["rows"] if r["sex"] == name]
+        rows = [(r["years"], r["population_mass_kg"]) for r in tables()["rows"] if r["sex"] == name]
         knots = np.array([*who, *((y, m) for y, m in sorted(rows) if y > _WHO_MASS_YEARS)], float)
         mine = gender == sex
         out[mine] = np.interp(years, knots[:, 0], knots[:, 1])[mine]

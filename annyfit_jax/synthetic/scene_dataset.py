@@ -17,6 +17,7 @@ from PIL import Image
 from annyfit_jax import synthetic
 from annyfit_jax.inputs import cue_dataset
 from annyfit_jax.people.scene import Scene
+from annyfit_jax.records.encoded_pictures import PICTURE_QUALITY
 from annyfit_jax.synthetic import measure, world, world_config
 
 _SHEET_COLUMNS, _SHEET_ROWS, _SHEET_TILE = 6, 4, 224
@@ -94,5 +95,5 @@ def measured(scenes: MadeScenes, count: int, sheet: str | None = None) -> dict[s
     seconds = time.process_time() - started
     if sheet:
         pictures = measure.sheet(made[: _SHEET_COLUMNS * _SHEET_ROWS], _SHEET_COLUMNS, _SHEET_TILE)
-        Image.fromarray(pictures).save(sheet, quality=85)
+        Image.fromarray(pictures).save(sheet, quality=PICTURE_QUALITY)
     return {**measure.measure(made), "scenes per second of processor time": count / seconds}

@@ -24,20 +24,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
+from scipy.spatial.transform import Rotation
 
 from annyfit_jax.people.camera import project
 from annyfit_jax.people.dense_points import dense_vertex_indices
 from annyfit_jax.people.scene import COCO17, BodyParameters, Scene
+from annyfit_jax.records.encoded_pictures import PICTURE_QUALITY, encoded
 from annyfit_jax.synthetic import floor_contact, layout, render, world_cameras, world_cues
 from annyfit_jax.synthetic.body_chunks import Sizer, concatenate, in_chunks, rounded, single, surface_points
-from annyfit_jax.synthetic.host_rotations import compose, rotvec_to_matrix
 from annyfit_jax.synthetic.looks import draw_looks
 from annyfit_jax.synthetic.plain_cues import fit_translation
 from annyfit_jax.synthetic.population import FEMALE, People, age_class, draw_people, solve_phenotypes
@@ -185,21 +185,25 @@ class World:
                 for vertices, p in zip(surface, draft.postures)
             ]
         )
-        resting = np.einsum("nij,nkj->nki", rotvec_to_matrix(settled), points)
+        resting = np.einsum("nij,nkj->nki", Rotation.from_rotvec(settled).as_matrix(), points)
         lift = -resting[:, -surface.shape[1] :, 2].min(1)
         centres, radii = layout.limb_spheres(resting[:, :_NUM_JOINTS])
         centres[..., 2] += lift[:, None]
         places = layout.arrange(rng, draft.people.kind, centres, radii, config.layout)
         yaw = np.stack([np.zeros(n), np.zeros(n), places.yaw], axis=1)
-        root_world = compose(yaw, settled)
+        root_world = Rotation.from_rotvec(yaw) * Rotation.from_rotvec(settled)
         at_world = np.concatenate([places.position, lift[:, None]], axis=1)
-        world = np.einsum("nij,nkj->nki", rotvec_to_matrix(root_world), points) + at_world[:, None]
+        world = np.einsum("nij,nkj->nki", root_world.as_matrix(), points) + at_world[:, None]
         skin = world[:, -surface.shape[1] :]
         camera = world_cameras.draw_camera(rng, skin, config.camera)
         boxes = self._stools(rng, draft, skin, places.yaw, sizes[:, 0]) + self._occluders(rng, skin, camera)
         root = np.broadcast_to(camera.rotvec, (n, 3))
-        truth = rounded(BodyParameters(compose(root, root_world), camera.place(at_world), body.pose, body.shape))
-        placed = np.einsum("nij,nkj->nki", rotvec_to_matrix(truth.root_rotvec), points) + truth.transl[:, None]
+        root_camera = (Rotation.from_rotvec(root) * root_world).as_rotvec()
+        truth = rounded(BodyParameters(root_camera, camera.place(at_world), body.pose, body.shape))
+        placed = (
+            np.einsum("nij,nkj->nki", Rotation.from_rotvec(truth.root_rotvec).as_matrix(), points)
+            + truth.transl[:, None]
+        )
         joints, dense, surface = np.split(placed, [_NUM_JOINTS, _NUM_JOINTS + len(dense_vertex_indices())], axis=1)
         start = world_cues.start_bodies(
             self._rng(index, _START), truth, self._sampler.estimate_error, self._sampler.extremities, config.start
@@ -331,14 +335,8 @@ def _visible_share(placed: _Placed, normals: np.ndarray, view: render.View) -> F
 
 def jpeg(scene: Scene) -> bytes:
     """The picture of a rendered scene as JPEG bytes; empty for other scenes. For `cue_dataset.write(photo=...)`."""
-    from PIL import Image
-
     image = getattr(scene, "image", None)
-    if image is None:
-        return b""
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, format="JPEG", quality=getattr(scene, "jpeg_quality", 90))
-    return stream.getvalue()
+    return b"" if image is None else encoded(image, quality=getattr(scene, "jpeg_quality", PICTURE_QUALITY))
 
 
 def _select(people: People, index: np.ndarray) -> People:

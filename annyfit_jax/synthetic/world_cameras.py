@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.spatial.transform import Rotation
 
 from annyfit_jax.people.camera import intrinsics_from_fov, project
-from annyfit_jax.synthetic.host_rotations import compose, rotvec_to_matrix
 from annyfit_jax.synthetic.world_config import CameraConfig
 
 _STEEPEST = 0.85
@@ -35,7 +35,7 @@ class Camera:
     @functools.cached_property
     def rotation(self) -> Float[np.ndarray, "3 3"]:
         """World to camera."""
-        return rotvec_to_matrix(self.rotvec)
+        return Rotation.from_rotvec(self.rotvec).as_matrix()
 
     def place(self, points: Float[np.ndarray, "*k 3"]) -> Float[np.ndarray, "*k 3"]:
         """World points in camera axes."""
@@ -106,7 +106,7 @@ def _draw(rng: np.random.Generator, points: Float[np.ndarray, "k 3"], config: Ca
     tilt = np.arctan2(rise, level) + np.arctan(aim[1])
     turns = [[0.0, 0.0, roll], [tilt, 0.0, 0.0], [np.pi / 2, 0.0, 0.0], [0.0, 0.0, np.arctan(aim[0])]]
     rotvec = functools.reduce(compose, [np.array(turn) for turn in turns])
-    forward = rotvec_to_matrix(rotvec)[2]
+    forward = Rotation.from_rotvec(rotvec).as_matrix()[2]
     position = np.array([centre[0], centre[1] - level, height])
     nearest = ((points - position) @ forward).min()
     if nearest < config.nearest:  # back along the level line of sight

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.spatial.transform import Rotation
 
+from annyfit_jax.inputs.masks import erode
 from annyfit_jax.people.scene import COCO17, UNKNOWN_WORD, BodyParameters
 from annyfit_jax.people.words import AGE_CLASSES, GENDER_CLASSES
 from annyfit_jax.synthetic import textures
-from annyfit_jax.synthetic.host_rotations import compose
 from annyfit_jax.synthetic.plain_people import ADULT_AVERAGE
 from annyfit_jax.synthetic.render import View
 from annyfit_jax.synthetic.world_config import DepthNoise, KeypointNoise, StartNoise, WordNoise
@@ -195,42 +196,22 @@ def depth_map(
     return np.where(np.isfinite(out), np.maximum(out, 0.05), np.nan)
 
 
+def _turned(rotvec: Float[np.ndarray, "*batch 3"], by: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
+    """Rotations followed, in their own frame, by others."""
+    return (Rotation.from_rotvec(rotvec) * Rotation.from_rotvec(by)).as_rotvec()
+
+
 def median_depth(
     depth: Float[np.ndarray, "H W"], masks: Bool[np.ndarray, "n H W"], radius: int
 ) -> Float[np.ndarray, "n"]:
     """Median of the depth map inside each mask, eroded by `radius` pixels where enough of it is left; NaN for an empty mask."""
     out = np.full(len(masks), np.nan)
     for person, mask in enumerate(masks):
-        inner = eroded(mask, radius)
+        inner = erode(mask, radius)
         inside = depth[inner if inner.sum() >= _FEW_PIXELS else mask]
         inside = inside[np.isfinite(inside)]
         if len(inside):
             out[person] = np.median(inside)
-    return out
-
-
-def eroded(mask: Bool[np.ndarray, "H W"], radius: int) -> Bool[np.ndarray, "H W"]:
-    """Pixels whose square neighbourhood of a radius lies in the mask; the picture's border counts as inside."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return mask
-    part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    edges = [rows[0] == 0, rows[-1] == mask.shape[0] - 1, columns[0] == 0, columns[-1] == mask.shape[1] - 1]
-    pads = [(radius, radius), (radius, radius)]
-    inner = np.pad(mask[part], pads)
-    if edges[0]:
-        inner[:radius] = inner[radius]
-    if edges[1]:
-        inner[inner.shape[0] - radius :] = inner[-radius - 1]
-    if edges[2]:
-        inner[:, :radius] = inner[:, radius : radius + 1]
-    if edges[3]:
-        inner[:, inner.shape[1] - radius :] = inner[:, -radius - 1 : inner.shape[1] - radius]
-    for axis in (0, 1):
-        kept = inner.shape[axis] - 2 * radius
-        inner = np.logical_and.reduce([np.take(inner, np.arange(kept) + s, axis) for s in range(2 * radius + 1)])
-    out = np.zeros_like(mask)
-    out[part] = inner
     return out
 
 
@@ -279,10 +260,10 @@ def start_bodies(
     shape = bias * ADULT_AVERAGE + (1 - bias) * truth.shape
     shape[:, 0] = noise.gender
     shape += noise.shape_sd * rng.normal(size=(n, 6))
-    pose = compose(truth.pose, noise.pose * estimate_error[:, None] * rng.normal(size=truth.pose.shape))
+    pose = _turned(truth.pose, noise.pose * estimate_error[:, None] * rng.normal(size=truth.pose.shape))
     if noise.hands_frozen:
         pose[:, extremities] = 0.0
-    root = compose(truth.root_rotvec, noise.root * rng.normal(size=(n, 3)))
+    root = _turned(truth.root_rotvec, noise.root * rng.normal(size=(n, 3)))
     return BodyParameters(root, np.zeros((n, 3)), pose, shape.clip(0.0, 1.0))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import time
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.records.files import write_bytes
 
 TIMING = ("seconds", "images_per_second", "tflops", "mfu")
@@ -60,14 +60,10 @@ class Log:
 
     def pictures(self, step: int, drawn: Sequence[UInt8[np.ndarray, "h w 3"]]) -> None:
         """Writes pictures/<step>_<k>.jpg beside the metrics."""
-        from PIL import Image
-
         if not self._writes:
             return
         for index, picture in enumerate(drawn):
-            encoded = io.BytesIO()
-            Image.fromarray(picture).save(encoded, "JPEG", quality=90)
-            write_bytes(self.path.parent / "pictures" / f"{step:07d}_{index}.jpg", encoded.getvalue())
+            write_bytes(self.path.parent / "pictures" / f"{step:07d}_{index}.jpg", encoded(picture))
             if self._board is not None:
                 self._board.add_image(f"pictures/{index}", picture, step, dataformats="HWC")
 

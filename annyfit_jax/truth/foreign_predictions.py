@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from annyfit_jax.inputs.validate import checked_array
-from annyfit_jax.metrics.joint_errors import project
 from annyfit_jax.metrics.people_of_image import PredictedPeople
 from annyfit_jax.metrics.skeletons import ANNY, HIPS, SMPL24, SMPLX22
+from annyfit_jax.people.camera import project
 from annyfit_jax.people.scene import COCO17, BodyParameters, SceneError
 from annyfit_jax.records.dataframe_pickles import read_pickle
 from annyfit_jax.records.npz import open_npz

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from annyfit_jax.inputs.validate import checked_array
-from annyfit_jax.metrics.joint_errors import project
 from annyfit_jax.metrics.people_of_image import TruthPeople
 from annyfit_jax.metrics.skeletons import SMPLX22
+from annyfit_jax.people.camera import project
 from annyfit_jax.people.scene import SceneError
 from body_models import smplx_file
 
@@ -169,11 +169,11 @@ def one_person(
     if keypoints is not None:
         pixels, labelled = np.asarray(keypoints, np.float64)[:, :2], np.asarray(keypoints)[:, 2] > 0
     elif intrinsics is not None:
-        pixels = project(joints, intrinsics)
+        pixels = project(joints, np.asarray(intrinsics, np.float64))
         labelled = (joints[:, 2] > 0) & np.isfinite(pixels).all(-1)
     if only_inside and image_size is not None and intrinsics is not None:
         with np.errstate(divide="ignore", invalid="ignore"):
-            at = project(np.asarray(vertices, np.float64), intrinsics)
+            at = project(np.asarray(vertices, np.float64), np.asarray(intrinsics, np.float64))
         inside = np.all((at > 0) & (at < np.asarray(image_size)), axis=-1)
     return TruthPeople(
         name=name,

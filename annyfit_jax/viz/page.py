@@ -15,13 +15,13 @@ from absl import logging
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.viz import drawing
 from annyfit_jax.viz.raster import rasterise
 
 _MAX_SIDE = 1280  # larger photos are reduced on the page
 _VIEW_SIZE = (960, 720)
 _SUPERSAMPLING = 2
-_JPEG_QUALITY = 88
 _COLUMNS = (
     ("id", "Person"), ("age", "Age"), ("gender", "Gender"), ("height_m", "Height (m)"), ("depth_m", "Depth (m)"),
     ("reprojection_px", "Reprojection (px)"), ("status", "Status"),
@@ -123,7 +123,7 @@ def _section(scene: ScenePage, slug: str, out_dir: Path) -> str:
     def add(kind: str, picture: np.ndarray, caption: str, alt: str, extra: str = "") -> None:
         suffix = "png" if kind in ("top", "side") else "jpg"
         file = f"images/{slug}-{kind}.{suffix}"
-        Image.fromarray(picture).save(out_dir / file, quality=_JPEG_QUALITY)
+        (out_dir / file).write_bytes(encoded(picture, "PNG" if suffix == "png" else "JPEG"))
         figures.append(
             f'<figure class="{kind}"><a href="{file}"><img src="{file}" width="{picture.shape[1]}" '
             f'height="{picture.shape[0]}" loading="lazy" alt="{html.escape(alt)}"></a>'

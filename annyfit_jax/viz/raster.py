@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from annyfit_jax.people.camera import project
+
 _BLOCK = 1 << 19  # candidate pixels handled at once: bounds the memory at about 100 MB
 _NOBODY = np.iinfo(np.int64).max
 _AXES = {sign + name: float(sign + "1") * np.eye(3)["xyz".index(name)] for name in "xyz" for sign in ("", "+", "-")}
@@ -93,10 +95,10 @@ def rasterise(
     for person, body in enumerate(bodies):
         if is_drawable(body):
             if body[:, 2].min() >= near:  # the usual case: project vertices, not corners
-                pixels, nearness, source = _to_pixels(body, intrinsics)[faces], (1.0 / body[:, 2])[faces], all_faces
+                pixels, nearness, source = project(body, intrinsics)[faces], (1.0 / body[:, 2])[faces], all_faces
             else:
                 corners, source = _clip_near(body[faces], near)
-                pixels, nearness = _to_pixels(corners, intrinsics), 1.0 / corners[..., 2]
+                pixels, nearness = project(corners, intrinsics), 1.0 / corners[..., 2]
             buffer.add(pixels, nearness, person * len(faces) + source)
     person, face, seen, pixels = buffer.resolve(len(faces))
     rays = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1) @ np.linalg.inv(intrinsics).T
@@ -137,16 +139,16 @@ def rasterise_orthographic(
     scale = np.array([width / (right_max - right_min), -height / (up_max - up_min)])
     origin = np.array([right_min, up_max])
 
-    def project(points: np.ndarray) -> np.ndarray:
+    def to_pixels(points: np.ndarray) -> np.ndarray:
         return (np.stack([points @ right, points @ up], axis=-1) - origin) * scale
 
     buffer = _ZBuffer(width, height)
     for person, body in enumerate(bodies):
         if is_drawable(body):
             corners = body[faces]
-            buffer.add(project(corners), -(corners @ forward), person * len(faces) + np.arange(len(faces)))
+            buffer.add(to_pixels(corners), -(corners @ forward), person * len(faces) + np.arange(len(faces)))
     person, face, seen, pixels = buffer.resolve(len(faces))
-    a, b, c = (project(corner) - pixels for corner in _corners_at(bodies, faces, person[seen], face[seen]))
+    a, b, c = (to_pixels(corner) - pixels for corner in _corners_at(bodies, faces, person[seen], face[seen]))
     weights = np.stack([_cross2(b, c), _cross2(c, a), _cross2(a, b)], axis=1)
     depth = np.full(height * width, np.inf)
     depth[seen] = -buffer.nearness[seen]
@@ -258,11 +260,6 @@ def _check(vertices, faces, size) -> tuple[list[np.ndarray], np.ndarray, int, in
     if width < 1 or height < 1:
         raise ValueError(f"size: expected a positive (width, height), got {size}")
     return bodies, faces.astype(np.int64), int(width), int(height)
-
-
-def _to_pixels(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    homogeneous = points @ intrinsics.T
-    return homogeneous[..., :2] / homogeneous[..., 2:]
 
 
 def _clip_near(triangles: np.ndarray, near: float) -> tuple[np.ndarray, np.ndarray]:

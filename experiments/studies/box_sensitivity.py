@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags
 from jaxtyping import Float, UInt8
 
-from annyfit_jax.metrics import greedy_matching
+from annyfit_jax.people.boxes import pairwise_iou
 from annyfit_jax.records import files, fit_files
 from annyfit_jax.records.fit_files import SceneFit
 from experiments.studies import prove_aios
@@ -86,7 +86,7 @@ def detected_boxes(predicted: SceneFit, truth: SceneFit) -> Float[np.ndarray, "n
     found = np.full((len(truth), 4), np.nan)
     sure = boxes[scores >= prove_aios.SCORE]
     if len(sure):
-        overlap = greedy_matching.box_overlap(sure, true.boxes)
+        overlap = pairwise_iou(sure, true.boxes)
         best = overlap.argmax(0)
         found[true.rows] = np.where((overlap.max(0) > 0.5)[:, None], sure[best], np.nan)
     return found

@@ -22,8 +22,8 @@ from absl import app, flags
 
 from annyfit_jax.inputs.masks import decode_segmentation
 from annyfit_jax.inputs.photos import read_photo
+from annyfit_jax.people.boxes import pairwise_iou
 from experts.networks.association import AREA_OF_BOX, COCO_SIGMAS
-from experts.people_rules import box_iou
 
 _DATA = flags.DEFINE_string("data", None, "Folder with annotations.json (COCO keypoints) and the photos.")
 _SET = flags.DEFINE_multi_string("set", [], "Options of the experts, as experiments.precompute takes them.")
@@ -71,7 +71,7 @@ def compare(
 
     people = [a for a in annotations if not a.get("iscrowd")]
     truth = np.array([corners(a["bbox"]) for a in people]).reshape(-1, 4)
-    overlap = box_iou(truth, boxes)
+    overlap = pairwise_iou(truth, boxes)
     free = set(range(len(people)))
     for row in np.argsort(-scores):
         hits = [j for j in free if overlap[j, row] >= _LEAST]

@@ -35,7 +35,9 @@ from annyfit_jax.metrics.detection_scores import (
     coco_average_precision,
     keypoint_similarity,
 )
-from annyfit_jax.metrics.joint_errors import LEFT_HIP, RIGHT_HIP, at_root, distances, pa_mpjpe, project
+from annyfit_jax.metrics.joint_errors import LEFT_HIP, RIGHT_HIP, at_root, distances, pa_mpjpe
+from annyfit_jax.people.boxes import pairwise_iou
+from annyfit_jax.people.camera import project
 from annyfit_jax.records import files, fit_files
 from annyfit_jax.records.fit_files import SceneFit
 
@@ -255,9 +257,9 @@ def judge(predicted: Path, truth: Path, trained_on: Path) -> dict[str, float]:
         true, fit = truth_of(fit_files.load(path)), fit_files.load(predicted / path.name)
         scores, corners = noted(fit)
         ours = fit.fitted_keypoints_3d.astype(np.float64)
-        pixels = project(ours, fit.K)
+        pixels = project(ours, np.asarray(fit.K, np.float64))
         area = (true.boxes[:, 2:] - true.boxes[:, :2]).prod(-1)
-        boxes.append(Detections(scores, greedy_matching.box_overlap(corners, true.boxes)))
+        boxes.append(Detections(scores, pairwise_iou(corners, true.boxes)))
         joints.append(
             Detections(scores, keypoint_similarity(pixels, true.pixels, true.visible, area, BODY_SIGMAS.astype(float)))
         )

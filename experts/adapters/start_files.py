@@ -139,7 +139,7 @@ class CameraHmrFiles(_StartFiles):
 
 def _rotations(value: Any, where: str, m: int, joints: int) -> np.ndarray:
     """(m, joints, 3, 3) rotation matrices from matrices or rotation vectors, with or without an axis of one joint."""
-    from experts.retarget import rotation_matrices
+    from scipy.spatial.transform import Rotation
 
     array = np.asarray(value)
     matrices = array.size == m * joints * 9
@@ -149,7 +149,7 @@ def _rotations(value: Any, where: str, m: int, joints: int) -> np.ndarray:
     rotations = checked_array(array.reshape(wanted), where, wanted)
     if not np.isfinite(rotations).all():
         raise SceneError(f"{where}: expected finite rotations, got NaN or infinity")
-    return rotations if matrices else rotation_matrices(rotations)
+    return rotations if matrices else Rotation.from_rotvec(rotations).as_matrix()
 
 
 def unknown_bodies(n: int) -> BodyParameters:

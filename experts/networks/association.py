@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from PIL import Image, ImageDraw
 
-from experts.people_rules import box_iou
+from annyfit_jax.people.boxes import pairwise_iou
 
 COCO_SIGMAS = np.array(
     [26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]
@@ -101,7 +101,7 @@ def pair_values(
     their places there.
     """
     mean = skeletons[..., 2].mean(-1)
-    filled = box_iou(boxes, extents(skeletons, pairing.seen, size))
+    filled = pairwise_iou(boxes, extents(skeletons, pairing.seen, size))
     inside = points_inside(boxes, skeletons, pairing.margin)
     share = (inside * skeletons[None, ..., 2]).sum(-1) / np.maximum(skeletons[..., 2].sum(-1), 1e-6)
     own = np.where(np.arange(len(boxes))[:, None] == owners, 1.0, pairing.foreign)
@@ -133,7 +133,7 @@ def associate(
     if not len(boxes) or not len(skeletons):
         return []
     values = pair_values(boxes, scores, skeletons, owners, ranks, size, pairing)
-    overlaps = box_iou(boxes, boxes)
+    overlaps = pairwise_iou(boxes, boxes)
     areas = AREA_OF_BOX * (boxes[:, 2:] - boxes[:, :2]).prod(-1)
     people: list[Pair] = []
     while True:

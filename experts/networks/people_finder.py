@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from annyfit_jax.people.boxes import pairwise_iou
 from experts.networks import association, movenet
 from experts.networks.association import Pair, Pairing
 from experts.networks.nanodet import NanoDet
 from experts.networks.person_crops import Square, crop, grown, square_of
-from experts.people_rules import box_iou
 
 _CROP_SCALE, _CROP_MARGIN = 1.25, 0.1
 """Side of a crop in longer sides of the box, and how much of them around the box is not grey."""
@@ -171,7 +171,9 @@ class PeopleFinder:
         for photo in photos:
             new = merged_boxes(np.concatenate(found[id(photo)]))
             sides = new[:, 2:4] - new[:, :2]
-            known = box_iou(new[:, :4], photo.boxes).max(-1, initial=0.0) if len(photo.boxes) else np.zeros(len(new))
+            known = (
+                pairwise_iou(new[:, :4], photo.boxes).max(-1, initial=0.0) if len(photo.boxes) else np.zeros(len(new))
+            )
             new = new[
                 (known < 0.6)
                 & (sides.min(-1) > self.search.least_side_px)
@@ -207,7 +209,7 @@ class PeopleFinder:
         people, tasks = photo.pairs(pairing), []
         if len(people) < 2 and len(photo.boxes) < 2:
             return []
-        overlaps = box_iou(photo.boxes, photo.boxes)
+        overlaps = pairwise_iou(photo.boxes, photo.boxes)
         areas = association.AREA_OF_BOX * (photo.boxes[:, 2:] - photo.boxes[:, :2]).prod(-1)
         for box in np.flatnonzero(photo.scores >= self.search.again_score):
             own = next(
@@ -248,7 +250,7 @@ def merged_boxes(
     result, free = [], np.ones(len(order), bool)
     while free.any():
         first = int(free.argmax())
-        overlap = box_iou(order[first : first + 1, :4], order[:, :4])[0]
+        overlap = pairwise_iou(order[first : first + 1, :4], order[:, :4])[0]
         near = overlap >= averaged
         near[first] = True
         box = np.average(order[near, :4], axis=0, weights=order[near, 4])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.resources
-import json
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +15,7 @@ from annyfit_jax.fit.fit_body import FitBody
 from annyfit_jax.fit.problem import AnyArray
 from annyfit_jax.fit.second_order.linear_plan import Plan, make_plan
 from annyfit_jax.people import dense_points
+from annyfit_jax.people.anthropometry import mean_height_phenotypes
 from annyfit_jax.people.scene import COCO17
 from body_models import anny, linear
 from body_models.anny import AnnyModel, AnnyPoints
@@ -93,7 +91,7 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody:
     free = np.asarray(plan.layout.bones)
     axes, low, high = _limits(body, free)
     order = np.asarray(points.layout.tree.order)
-    ages, male, female = _population()
+    ages, male, female = mean_height_phenotypes()
     dtype = model.dtype
     array = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
     template = np.asarray(model.vertices.mean, np.float64)
@@ -171,13 +169,3 @@ def _normals(vertices: Float[np.ndarray, "3 V"], faces: np.ndarray) -> Float[np.
 def _neighbours(points: Float[np.ndarray, "3 K"]) -> tuple[tuple[int, ...], ...]:
     distance = np.linalg.norm(points[:, :, None] - points[:, None], axis=0)
     return tuple(tuple(int(i) for i in row[1 : 1 + _NEIGHBOURS]) for row in distance.argsort(1, kind="stable"))
-
-
-@functools.cache
-def _population() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rows = json.loads((importlib.resources.files("annyfit_jax") / "data" / "anthropometry.json").read_text())["rows"]
-    by_sex = {sex: sorted((r["age"], r["mean_height_phenotype"]) for r in rows if r["sex"] == sex)
-              for sex in ("male", "female")}  # fmt: skip
-    ages = np.array([age for age, _ in by_sex["male"]])
-    male, female = (np.array([height for _, height in by_sex[sex]]) for sex in ("male", "female"))
-    return ages, male, female

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from annyfit_jax.fit import objective
+
 
 def geman_mcclure(
     squared: Float[Array, "*batch"], width: float | Float[Array, "*batch"]
@@ -15,7 +17,7 @@ def geman_mcclure(
     """
     scale = width * width
     share = scale / (scale + squared)
-    return 0.5 * share * squared, share * share
+    return 0.5 * objective.geman_mcclure(squared, width), share * share
 
 
 def masked_median(values: Float[Array, "K N"], mask: Bool[Array, "K N"]) -> Float[Array, "N"]:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from annyfit_jax.people import boxes
+
 _LOGIT_FLOOR = 1e-3
 _GIOU_FLOOR = 1e-6
 
@@ -21,9 +23,9 @@ def refine(reference: Float[Array, "*shape"], delta: Float[Array, "*shape"]) -> 
     return jax.nn.sigmoid(inverse_sigmoid(reference) + delta)
 
 
-def to_corners(boxes: Float[Array, "*batch 4"]) -> Float[Array, "*batch 4"]:
+def to_corners(centred: Float[Array, "*batch 4"]) -> Float[Array, "*batch 4"]:
     """(cx, cy, w, h) to (x1, y1, x2, y2)."""
-    centre, size = boxes[..., :2], boxes[..., 2:]
+    centre, size = centred[..., :2], centred[..., 2:]
     return jnp.concatenate([centre - 0.5 * size, centre + 0.5 * size], axis=-1)
 
 
@@ -39,13 +41,6 @@ def generalised_iou(a: Float[Array, "*batch 4"], b: Float[Array, "*batch 4"]) ->
     Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019, eq. 2.
     """
     a, b = to_corners(a), to_corners(b)
-
-    def area(low: Array, high: Array) -> Array:
-        side = jnp.maximum(high - low, 0.0)
-        return side[..., 0] * side[..., 1]
-
-    (a_low, a_high), (b_low, b_high) = (jnp.split(x, 2, axis=-1) for x in (a, b))
-    overlap = area(jnp.maximum(a_low, b_low), jnp.minimum(a_high, b_high))
-    union = area(a_low, a_high) + area(b_low, b_high) - overlap
-    hull = area(jnp.minimum(a_low, b_low), jnp.maximum(a_high, b_high))
-    return overlap / (union + _GIOU_FLOOR) - (hull - union) / (hull + _GIOU_FLOOR)
+    shared, union = boxes.shared_and_union(a, b)
+    hull = boxes.hull(a, b)
+    return shared / (union + _GIOU_FLOOR) - (hull - union) / (hull + _GIOU_FLOOR)

@@ -13,6 +13,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Bool, Float
 
 from annyfit_jax.people import dense_points
+from annyfit_jax.people.camera import project
 from annyfit_jax.records.torch_files import read_state_dict, write_state_dict
 from annyfit_jax.regressors.multihmr import (
     head_detection,
@@ -21,7 +22,6 @@ from annyfit_jax.regressors.multihmr import (
     multihmr_model,
     multihmr_people,
     multihmr_predictions,
-    ray_embedding,
     rig,
 )
 from annyfit_jax.regressors.multihmr.head_detection import Patches
@@ -157,7 +157,7 @@ def _true_bodies(
     in_front = head[..., 2] > _NEAREST_M
     depth = jnp.maximum(head[..., 2:], _NEAREST_M)
     raw = jnp.log(K[:, None, :1, 0] / depth)
-    heads = ray_embedding.project(head.at[..., 2:].set(depth), K)
+    heads = project(head.at[..., 2:].set(depth), K[:, None])
     return body._replace(raw_distance=raw, transl=head), heads, in_front
 
 
@@ -170,7 +170,7 @@ def _compared(
 
     def pixels(points: Array) -> Array:
         # A body that reaches behind the camera would have pixels without bound.
-        return ray_embedding.project(points.at[..., 2].max(_NEAREST_M), K[:, None])
+        return project(points.at[..., 2].max(_NEAREST_M), K[:, None, None])
 
     blank = jnp.zeros_like(bodies.transl)
     return Body(

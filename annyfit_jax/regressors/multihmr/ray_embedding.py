@@ -43,15 +43,6 @@ def unproject(
     return jnp.stack([x, y, jnp.ones_like(x)], -1) * depth
 
 
-def project(points: Float[Array, "*batch point 3"], K: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch point 2"]:
-    """Pixels of points in camera axes."""
-    seen = jnp.einsum("...ij,...pj->...pi", K, points)
-    return seen[..., :2] / seen[..., 2:]
-
-
-# ------------------------------------------------------------------------------------------------ Anny variant
-
-
 def nearness_to_depth(raw: Float[Array, "*batch 1"], focal: Float[Array, "*batch 1"]) -> Float[Array, "*batch 1"]:
     """Depth from what the Anny variant regresses, log(focal / depth)."""
     return focal / jnp.maximum(jnp.exp(raw), _LEAST_NEARNESS)

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from multihmr_golden import TINY_ANNY, TINY_SMPLX, arrays, close, patches_of, recorded, table, weightgen
 
+from annyfit_jax.people.camera import project
 from annyfit_jax.records.torch_files import CheckpointError, read_state_dict, write_state_dict
 from annyfit_jax.regressors.aios.aios_checkpoint import to_ours, to_theirs
 from annyfit_jax.regressors.layers import HostRandom
@@ -30,7 +31,7 @@ def test_camera_formulas():
     rows, columns = found["ray_embed"].shape[1:3]
     rays = ray_embedding.ray_embedding(K, rows, columns, 14)
     close(rays, found["ray_embed"], 2e-4)
-    close(ray_embedding.project(jnp.asarray(found["pts"]), K), found["uv"])
+    close(project(jnp.asarray(found["pts"]), K[:, None]), found["uv"])
     close(ray_embedding.unproject(jnp.asarray(found["uv"]), jnp.asarray(found["dist"]), K[:, None]), found["back"])
     close(ray_embedding.sine_table(16, 5).reshape(25, 16), found["pos_embed_2d"])
 

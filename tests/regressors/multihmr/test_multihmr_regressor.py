@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from helpers import REPO
 
+from annyfit_jax.people.camera import project
 from annyfit_jax.people.scene import SceneError
-from annyfit_jax.regressors.multihmr import multihmr_feed, ray_embedding, rig
+from annyfit_jax.regressors.multihmr import multihmr_feed, rig
 from annyfit_jax.regressors.multihmr.multihmr_batch import Batch, Targets, blank_targets
 from annyfit_jax.regressors.multihmr.multihmr_config import HeadConfig, LossConfig, MultiHmrConfig
 from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
@@ -74,7 +75,7 @@ def test_true_bodies_are_the_body_model(monkeypatch):
     joints = np.asarray(expected.bone_poses[..., :3, 3])
     np.testing.assert_allclose(body.j3d[0, :3], joints, atol=2e-5)
     np.testing.assert_allclose(body.transl[0, :3], joints[:, rig.head()], atol=2e-5)
-    seen = ray_embedding.project(jnp.asarray(joints[:, rig.head()]), jnp.asarray(K, jnp.float32))
+    seen = project(jnp.asarray(joints[:, rig.head()]), jnp.asarray(K, jnp.float32)[..., None, :, :])
     np.testing.assert_allclose(heads[0, :3], seen, atol=1e-3)
     assert in_front.tolist() == [[True] * 4]
     np.testing.assert_allclose(body.raw_distance[0, :3, 0], np.log(60.0 / joints[:, rig.head(), 2]), atol=1e-5)
