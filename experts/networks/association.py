@@ -45,6 +45,8 @@ class Pairing:
     """Boxes that overlap more show one person."""
     same_skeleton: float = 0.3
     """Skeletons that are more alike are one person's."""
+    same_place: float = 0.08
+    """So are those whose points are apart by less, on average, in longer sides of the box."""
     crowding: float = 0.5
     """How much a box loses that overlaps a chosen one's."""
     least_value: float = 0.07
@@ -71,6 +73,13 @@ def similarity(
     squared = ((others[..., :2] - skeleton[:, :2]) ** 2).sum(-1)
     weights = np.minimum(others[..., 2], skeleton[:, 2]) + 1e-3
     return (np.exp(-squared / (2 * area * (2 * COCO_SIGMAS) ** 2)) * weights).sum(-1) / weights.sum(-1)
+
+
+def mean_distance(skeleton: Float[np.ndarray, "17 3"], others: Float[np.ndarray, "n 17 3"]) -> Float[np.ndarray, "n"]:
+    """Pixels between corresponding points, weighted by the lower of the two scores."""
+    apart = np.linalg.norm(others[..., :2] - skeleton[:, :2], axis=-1)
+    weights = np.minimum(others[..., 2], skeleton[:, 2]) + 1e-3
+    return (apart * weights).sum(-1) / weights.sum(-1)
 
 
 def extents(
@@ -143,6 +152,8 @@ def associate(
         people.append(Pair(int(box), int(skeleton), float(values[box, skeleton])))
         values[overlaps[box] > pairing.same_box] = 0.0
         values[:, similarity(skeletons[skeleton], skeletons, areas[box]) > pairing.same_skeleton] = 0.0
+        side = float((boxes[box, 2:] - boxes[box, :2]).max())
+        values[:, mean_distance(skeletons[skeleton], skeletons) < pairing.same_place * side] = 0.0
         values *= np.exp(-pairing.crowding * overlaps[box] ** 2)[:, None]
 
 

@@ -36,7 +36,9 @@ class Search:
     """Share of the photo's longer side below which a box makes tiles worth while."""
     least_score: float = 0.28
     """Of a box."""
-    least_tile_score: float = 0.35
+    least_tile_score: float = 0.45
+    tile_trust: float = 0.6
+    """Factor for scores of boxes that only a tile shows: enlarged, things pass for small people."""
     again_score: float = 0.25
     """Of a box that is looked at again with the others painted over."""
     most_boxes: int = 60
@@ -181,7 +183,7 @@ class PeopleFinder:
             ]
             room = max(self.search.most_boxes - len(photo.boxes), 0)
             photo.boxes = np.concatenate([photo.boxes, new[:room, :4]])
-            photo.scores = np.concatenate([photo.scores, new[:room, 4]])
+            photo.scores = np.concatenate([photo.scores, new[:room, 4] * self.search.tile_trust])
 
     # ------------------------------------------------------------------------------------------------ skeletons
 
