@@ -251,9 +251,6 @@ def _panel(title: str, points: Sequence[Point], teacher: float, kinds: Sequence[
 def pictures(folder: Path, held_out: Path, names: Sequence[str], count: int = 4, tile: int = 160) -> bytes:
     """JPEG, a row per held-out picture with people of different sizes: the picture, then drawn over it and from the side what
     each network sees, then the truth."""
-    import io
-
-    from PIL import Image
 
     from annyfit_jax.distillation.fit_labels import open_scenes
     from annyfit_jax.inputs.photos import read_photo
