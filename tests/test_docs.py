@@ -31,7 +31,7 @@ from annyfit_jax.records import fit_files
 from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.synthetic import world_config as worlds
 from annyfit_jax.training import training_config as training_configs
-from experiments.program import PROGRAMS
+from experiments.program import PROGRAMS, find_config
 from experts import registry
 
 GUIDES = [REPO / name for name in ("README.md", "WORKSPACE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -184,7 +184,7 @@ def apply_settings(command: Command) -> int:
         apply_overrides(fit_configs.load_config(find_config(path)), settings)
     elif command.program in ("train", "predict") and path:
         training_configs.load_config(find_config(path), settings)
-    elif command.program == "distill":
+    elif command.program == "distill" and path:
         distillation_configs.load_config(find_config(path), settings)
     return len(settings)
 

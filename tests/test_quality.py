@@ -24,6 +24,7 @@ FORBIDDEN = {
     "a package index": re.compile(
         r"(?:extra-)?inde[x]-url|find-link[s]|https?://[^\s/\"')]*(?:pypi|artifactory|nexus|devpi)"
     ),
+    "a mark of an unfinished merge": re.compile(r"^(?:<{7}|>{7}) \S"),
     "an unfinished mark": re.compile(r"\b(?:TOD[O]|FIXM[E]|XX[X]|NotImplemented[E]rror)\b"),
     "a word about how the text came to be": re.compile(r"\b(?:A[I]|[Cc]hatbot|[Cc]opilot|[Cc]o-[Aa]uthored-[Bb]y)\b"),
 }
@@ -89,6 +90,7 @@ def test_no_file_holds(what, project_files):
     [
         ("a path of somebody's machine", "see /ho" + "me/me/data"),
         ("a package index", "pip install --index" + "-url x"),
+        ("a mark of an unfinished merge", "<<<<<<" + "< HEAD"),
         ("an unfinished mark", "# TO" + "DO later"),
         ("a word about how the text came to be", "written by an A" + "I"),
     ],
