@@ -24,6 +24,7 @@ from helpers import HANG_S, REPO
 from scipy.spatial.transform import Rotation
 
 from annyfit_jax.distillation import distillation_config as distillation_configs
+from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.fit import config as fit_configs
 from annyfit_jax.fit import objective
 from annyfit_jax.jobs.fit_source import open_fits
@@ -357,8 +358,8 @@ def finished_job(tmp_path, monkeypatch) -> Path:
     (job / "fits").mkdir()
     for name in FITTED:
         fit_files.save(fits[name], job / "fits" / f"{name}.npz")
-    export_export_fits(str(job), str(out / "people.parquet"), "parquet")
-    export_export_fits(str(job), str(out / "training_set"), "tfds")
+    export_fits(str(job), str(out / "people.parquet"), "parquet")
+    export_fits(str(job), str(out / "training_set"), "tfds")
     monkeypatch.chdir(tmp_path)
     return job
 
