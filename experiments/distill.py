@@ -16,7 +16,7 @@ Photos -> fits -> trusted labels -> a better network:
 | `evaluate` | OUT/predictions, OUT/metrics | the metrics, before and after |
 | `report` | OUT/report.md, .json, .png, pictures | |
 
-Every step goes on where it was interrupted and leaves alone what is finished; `--steps` runs some of them, `--students` trains and
+Every step continues where it was interrupted and leaves finished work alone; `--steps` runs some of them, `--students` trains and
 judges some of the students. Exit codes: 0 finished, 2 wrong usage or input, 75 stopped (run again to go on).
 """  # noqa: E501 (table rows)
 

@@ -12,7 +12,7 @@ What each format holds is said in `annyfit_jax.exports`; frames and axes of the 
 .ply open upright in Blender: in a .glb each person is a mesh of its own (`person_<id>`), a .ply has all people in one mesh.
 People without a fit are NaN rows in the .npz and absent from the meshes; scenes without any mesh are left out and named.
 
-Scenes that a job has not finished are left out, with a warning. An export of `tfds` that was stopped goes on when the command
+Scenes that a job has not finished are left out, with a warning. An export of `tfds` that was stopped continues when the command
 is given again; of the other formats a file is there complete or not at all.
 """
 

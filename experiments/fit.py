@@ -7,8 +7,8 @@
     annyfit fit --input=DATASET --output=OUT                        # cue dataset (annyfit pack, annyfit precompute)
     ... --set=stages.pose.lr.pose=0.002 --set=stages.pose.weights.depth_order=50
 
-OUT is a job (`annyfit_jax.jobs`): kill it whenever you like, run the same command to go on; start it on as many machines as
-you have (`--process_index`, `--process_count`, or `experiments/launch/`); watch it with `annyfit status`.
+OUT is a job (`annyfit_jax.jobs`). You may kill it at any time and run the same command to continue. Start it on as many machines
+as you have (`--process_index`, `--process_count`, or `experiments/launch/`), and watch it with `annyfit status`.
 
 Photos go through the networks that come with the installation first (`--experts`; `annyfit precompute` says more about
 experts); what they find is kept in OUT/cues and taken from there when the command is run again.
@@ -42,7 +42,7 @@ def define_flags() -> program.Usage:
         {
             "Scenes": (
                 *input_flags.define_flags(),
-                flags.DEFINE_integer("limit", None, "Only the first so many scenes.", lower_bound=1),
+                flags.DEFINE_integer("limit", None, "Number of scenes, counted from the first.", lower_bound=1),
             ),
             "Photos": (
                 flags.DEFINE_string("experts", "default", "Set of experts that look at photos (as `annyfit precompute`)."),

@@ -24,7 +24,7 @@ def define_flags() -> program.Usage:
             "Cues": (
                 flags.DEFINE_string("cues", None, "Cue dataset, or any other input of `annyfit fit`."),
                 flags.DEFINE_string("images", None, "Folder of the photos (COCO input)."),
-                flags.DEFINE_integer("limit", 50, "Only the first so many scenes.", lower_bound=1),
+                flags.DEFINE_integer("limit", 50, "Number of scenes, counted from the first.", lower_bound=1),
             ),
             "Result": (flags.DEFINE_string("output", None, "Folder of the page."),),
         },

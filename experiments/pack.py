@@ -24,7 +24,7 @@ def define_flags() -> program.Usage:
         {
             "Scenes": (
                 *input_flags.define_flags(),
-                flags.DEFINE_integer("limit", None, "Only the first so many scenes.", lower_bound=1),
+                flags.DEFINE_integer("limit", None, "Number of scenes, counted from the first.", lower_bound=1),
             ),
             "Dataset": (
                 flags.DEFINE_string("output", None, "Folder of the dataset."),

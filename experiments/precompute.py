@@ -5,10 +5,10 @@
     annyfit precompute --images=photos --output=dataset --annotations=coco.json --depth=depth_maps --experts=none
     annyfit precompute --images=photos --output=dataset --set=detector=my_package.detect:MyDetector
 
-The experts run one after another, one model in memory at a time. Kill it whenever you like and run the same command to go on;
-several processes share the work by --process_index and --process_count (or SLURM, Kubernetes, TPU pod variables, as in
-`annyfit fit`). What each expert said is kept in OUT/stages, so that another expert for one cue computes only that cue
-and what depends on it. docs/experts.md lists the experts, their licences and their options.
+The experts run one after another, with one model in memory at a time. You may kill the program at any time and run the same
+command to continue. Several processes share the work by --process_index and --process_count (or the variables of SLURM,
+Kubernetes and TPU pods, as in `annyfit fit`). The answers of each expert are kept in OUT/stages, so that another expert for
+one cue computes only that cue and what depends on it. docs/experts.md lists the experts, their licences and their options.
 
 Writes, besides the dataset: set_aside.jsonl (photos that are no scene, and why), failures.jsonl (photo, cue, reason).
 
@@ -31,7 +31,7 @@ def define_flags() -> program.Usage:
         {
             "Photos": (
                 flags.DEFINE_string("images", None, "Folder of the photos, read with its subfolders."),
-                flags.DEFINE_integer("limit", None, "Only the first so many photos.", lower_bound=1),
+                flags.DEFINE_integer("limit", None, "Number of photos, counted from the first.", lower_bound=1),
             ),
             "Experts": (
                 flags.DEFINE_string("experts", "default", "Set of experts: default, server (words over HTTP), none."),

@@ -280,7 +280,7 @@ def process_flags(what: str, index: int | None = None, count: int | None = None)
 
 def lease_flag() -> flags.FlagHolder:
     """`--lease_s`."""
-    about = "A unit is taken over from a process silent for so many seconds."
+    about = "Seconds of silence after which the unit of a process is taken over."
     return flags.DEFINE_float("lease_s", 120.0, about, lower_bound=1.0)
 
 

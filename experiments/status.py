@@ -1,4 +1,4 @@
-"""How a job of `annyfit fit` gets on, or how its rows compare with another's.
+"""The progress of a job of `annyfit fit`, or a comparison of its rows with those of another job.
 
     annyfit status --output=OUT              # done, failed and skipped by reason, left, rate, who is at work
     annyfit status --output=OUT --watch=10   # again every 10 seconds until it is finished
@@ -26,12 +26,12 @@ def define_flags() -> program.Usage:
         {
             "Job": (
                 flags.DEFINE_string("output", None, "Folder of the job."),
-                flags.DEFINE_float("lease_s", 120.0, "As given to `annyfit fit`: a claim is stale after so many seconds."),
+                flags.DEFINE_float("lease_s", 120.0, "As given to `annyfit fit`: seconds after which a claim is stale."),
             ),
             "What is printed": (
                 flags.DEFINE_bool("json", False, "Print JSON."),
                 flags.DEFINE_float(
-                    "watch", 0.0, "Print again every so many seconds until the job is finished; 0 = once.", lower_bound=0.0
+                    "watch", 0.0, "Seconds between prints until the job is finished; 0 prints once.", lower_bound=0.0
                 ),
                 flags.DEFINE_bool("digest", False, "Print the digest of all finished rows."),
                 flags.DEFINE_string("compare", None, "Folder of another run of the job, to compare rows with."),

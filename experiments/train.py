@@ -4,11 +4,11 @@
     annyfit train --config=aios --output=RUN --set=regressor.body_file=SMPLX_NEUTRAL.npz \\
         --set=feed.sets.agora.path='agora/*.npz' ...
 
-RUN is made or continued: kill it whenever you like, run the same command to go on, to the sample. All devices of the machine
+RUN is started or continued: after a kill, the same command goes on at the very sample. All devices of the machine
 take part; with --multihost, as many machines as `jax.distributed` finds (or --coordinator, --process_index, --process_count).
 
 A step whose loss or gradient is not finite is skipped; after `stop_after_skipped` of them in a row the run ends, with the last
-good state on disk. A newest checkpoint that was damaged is moved to RUN/damaged, and the run goes on from the one before.
+good state on disk. A newest checkpoint that was damaged is moved to RUN/damaged, and the run continues from the one before.
 
 Exit codes: 0 finished, 2 wrong usage or input or a loss that stayed not finite, 75 stopped by SIGTERM or SIGINT (run again to
 go on).

@@ -20,7 +20,7 @@ that is not known is NaN, -1 or confidence 0.
 An expert may also have
 
     place(process)      called before `load` with the number of this process: processes of one machine take different devices
-    photos_at_once      at least so many photos a call (a server that answers many questions at once)
+    photos_at_once      fewest photos per call (for a server that answers many questions at once)
     needs_pixels        False: the size of a photo is enough (answers that stand in files), `pixels` are zeros
     uses                cues whose answers it wants to see besides those that every expert for its cue is given
     fingerprint()       checksum of files that its answers are read from

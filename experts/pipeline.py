@@ -6,7 +6,7 @@
 
 The key is a checksum of everything that decides the answers: the photos' names and sizes, the expert, its options, and the keys
 of the experts whose answers it was given. Another expert for one cue has another key, so only it and what depends on it are
-computed again, and a killed run goes on with the first missing unit.
+computed again, and a killed run continues with the first missing unit.
 """
 
 from __future__ import annotations
@@ -358,7 +358,7 @@ def failures(stages: Stages) -> list[dict[str, str]]:
 
 
 class StageProgress:
-    """How an expert gets on: a log line and a JSON line every few seconds."""
+    """The progress of an expert: a log line and a JSON line every few seconds."""
 
     def __init__(self, folder: Path, process: Process, cue: str, total: int, every_s: float) -> None:
         self._path = folder / f"progress-{process.index:05d}-of-{process.count:05d}.jsonl"

@@ -72,7 +72,7 @@ class SmplToAnny:
     def _to_smpl_rest(self, bone: str) -> np.ndarray:
         """Turns a limb from where Anny's rests to where SMPL's does, in Anny's axes."""
         stem, _, side = bone.partition(".")
-        stem = "lowerarm01" if stem == "wrist" else stem  # a hand goes on straight
+        stem = "lowerarm01" if stem == "wrist" else stem  # a hand points as the forearm does
         if stem not in _LIMBS:
             return np.eye(3)
         start, end = (self._heads[self._bones.index(f"{name}.{side}")] for name in (stem, _LIMBS[stem]))

@@ -3,7 +3,7 @@
     work = Distillation(config, "OUT", predictor)
     work.run(list(STEPS))
 
-Every step goes on where it was interrupted and leaves alone what is finished. What a step makes is in the table of the program.
+Every step continues where it was interrupted and leaves finished work alone. The table of the program says what a step makes.
 """
 
 from __future__ import annotations

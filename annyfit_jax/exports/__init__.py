@@ -2,11 +2,14 @@
 
 | module | what it writes |
 |---|---|
+| `export_fits` | one function in front of the writers: a format by its name |
 | `scene_files` | a file per scene: parameters as `.npz`, meshes as `.glb` and `.ply` |
 | `tables` | one Parquet table of all people, for pandas, Polars, DuckDB |
 | `coco_export` | one COCO keypoints JSON with the parameters |
 | `humandata_export` | HumanData `.npz`, the layout that MMHuman3D and AiOS read |
 | `training_set` | a dataset with an example per image, for TFDS and Grain |
+| `exported_people` | what several formats say of a person |
+| `field_tables` | the tables of fields in the documents |
 
 No writer holds more than a bounded part of a collection, and every file appears complete or not at all.
 """

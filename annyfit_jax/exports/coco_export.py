@@ -1,4 +1,5 @@
-"""One COCO keypoints JSON of the fitted people: `images`, `annotations`, `categories`, as pycocotools and `inputs.coco` read.
+"""One COCO keypoints JSON of the fitted people: `images`, `annotations`, `categories`, as pycocotools and
+`inputs.coco_annotations` read.
 
 Standard fields hold what the fit was given: `keypoints` in pixels with COCO's flag (2 = seen, 0 = not), `bbox` around the seen
 keypoints, `area` of that box (there is no outline), `iscrowd` 0. On top of them, under names COCO does not use:
@@ -13,7 +14,7 @@ keypoints, `area` of that box (there is no outline), `iscrowd` 0. On top of them
 | `info` | `anny` | names of bones and phenotypes, axes and units |
 
 Numbers of `anny` are rounded to a millionth of a radian or metre. People without a fit have no annotation, scenes without one
-no image. The text is written as it comes; annotations wait in a file of their own until the images are complete.
+no image. Images are written at once; annotations are kept in a file of their own until the images are complete.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def photo_name(fit: SceneFit, image_root: str | Path | None = None) -> str:
 
 
 def annotation_entry(fit: SceneFit, row: int, number: int, image: int, box: np.ndarray) -> dict[str, Any]:
-    """An entry of `annotations` for a fitted person; `box` as of `people.boxes`."""
+    """An entry of `annotations` for a fitted person; `box` as of `exported_people.boxes`."""
     seen = exported_people.seen(fit)[row]
     points = np.round(np.where(seen[:, None], fit.keypoints_2d[row, :, :2], 0.0).astype(np.float64), 3).tolist()
     x0, y0, x1, y1 = (exported_people.number(side, 3) or 0.0 for side in box)

@@ -52,7 +52,7 @@ def number(value: float, digits: int = 6) -> float | None:
 
 
 def with_progress(items: Iterable[T], total: int, what: str, every_s: float = 10.0) -> Iterator[T]:
-    """Passes items on and says every so many seconds how many of `total` there were, how fast, and how long it will take."""
+    """Passes items on and logs at intervals how many of `total` there were, the rate, and the time left."""
     started = last = time.monotonic()
     done = 0
     for done, item in enumerate(items, 1):

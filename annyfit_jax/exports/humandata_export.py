@@ -75,8 +75,8 @@ def write_humandata(
     """Writes `humandata-00000.npz`, `humandata-00001.npz`, ...; an image's people are never parted. Returns the files.
 
     Args:
-      people_per_file: a file ends with the image that reaches so many.
-      image_root: as for `coco.write_coco`.
+      people_per_file: a file ends with the image that reaches this number of people.
+      image_root: as for `coco_export.write_coco`.
       smplx_model: needed for fits of SMPL-X, whose official `transl` is an offset from the resting pelvis.
 
     Raises ValueError for SMPL-X fits without a model and for fits of several bodies, OSError; errors of `fits` pass through.

@@ -38,7 +38,7 @@ Weigh = Callable[[SceneFit], np.ndarray]
 
 
 def fields(num_bones: int = 162, num_phenotypes: int = 6) -> dict[str, Field]:
-    """The table for a body with so many posed bones and shape parameters."""
+    """The table for a body with these numbers of posed bones and shape parameters."""
 
     def person(*shape: int, unit: str = "", meaning: str, dtype: str = "float32", since: int = 1) -> Field:
         return Field("array", (None, *shape), dtype, since, per_person=True, unit=unit, meaning=meaning)
@@ -84,7 +84,7 @@ def write_training_set(
     scenes_per_shard: int = DEFAULT_SCENES_PER_SHARD,
     on_shard: Callable[[int], None] | None = None,
 ) -> Progress:
-    """Writes the dataset; call again to go on where an interrupted call stopped.
+    """Writes the dataset; call it again to continue an interrupted call.
 
     Args:
       names: scenes to write, in this order; all by default.
@@ -210,7 +210,7 @@ class FitRecords:
     """Random access to the records of such a dataset. Can be pickled: worker processes open the shards themselves."""
 
     def __init__(self, folder: str | Path, every: int = 1) -> None:
-        """`every`: take each so-manieth record. Raises SceneError if the folder is no such dataset."""
+        """`every`: n uses only every n-th record. Raises SceneError if the folder is no such dataset."""
         self.folder, self.every = Path(folder), every
         if not (self.folder / "dataset_info.json").is_file() or not (self.folder / "labels.json").is_file():
             raise SceneError(f"{folder}: expected a dataset of fits with dataset_info.json and labels.json")

@@ -49,7 +49,7 @@ class LevenbergMarquardt:
     raise_damping: float = 8.0
     lower_damping: float = 0.2
     converged_nats: float = 0.05
-    """A person whose last step promised less than this in energy (`released`: as a share of it) has converged."""
+    """A person has converged whose last step promised to save less energy (`released`: less than this share of it)."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Scenes in, fits out: start, batch, solve, judge.
 
 fitter = Fitter(config)
-for fit in fitter.fit(scenes): results.save(fit, ...)
+for fit in fitter.fit(scenes): fit_files.save(fit, ...)
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ def _mesh(devices: tuple[Device, ...]) -> jax.sharding.Mesh:
 
 @functools.lru_cache(maxsize=8)
 def fit_lists(config: FitConfig, devices: tuple[Device, ...]) -> jax.stages.Wrapped:
-    """The compiled fit of one list per device: (body, problem, variables) -> `solver.BatchFit` or
+    """The compiled fit of one list per device: (body, problem, variables) -> `adam.BatchFit` or
     `second_order.SecondOrderFit`, arrays with a leading axis of lists. One compilation per length of list; `variables` are
     donated.
 
@@ -287,7 +287,7 @@ def fit_lists(config: FitConfig, devices: tuple[Device, ...]) -> jax.stages.Wrap
 
 
 def _added(outcome: Any, people: slice, spread: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
-    """What only second-order fits know of their people: fields of `results.ADDED`."""
+    """What only second-order fits know of their people: fields of `people.fitted.ADDED`."""
     if not isinstance(outcome, second_order.SecondOrderFit):
         return {}
     sd = uncertainty.calibrated(outcome.uncertainty)

@@ -1,4 +1,4 @@
-"""Cue datasets on disk: the scenes of any input, packed into the shards of `shards`, read back by `source`."""
+"""Cue datasets on disk: the scenes of any input, packed into the shards of `records.shards`, read back by `cue_source`."""
 
 from __future__ import annotations
 

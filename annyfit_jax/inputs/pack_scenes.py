@@ -37,7 +37,7 @@ def pack_scenes(
       source: opened with masks and depth maps.
       options: what `source` was opened with; a dataset is only continued with the same.
       cues: `{cue: {"expert", "version", "licence"}}`, stored with every scene.
-      limit: only the first so many scenes.
+      limit: number of scenes, counted from the first; None: all.
       with_images: also store the photos, as JPEG.
 
     Raises DatasetError where the folder holds another dataset. A scene that cannot be read is set aside with the reason.

@@ -1,4 +1,4 @@
-"""Scenes of an input and their photos by name, for readers that go by the order of something else."""
+"""Scenes of an input and their photos by name, for readers that follow another order."""
 
 from __future__ import annotations
 

@@ -63,10 +63,10 @@ def by_start(with_start: FitConfig, without_start: FitConfig) -> Configs:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """Choices that do not decide the fits, but `limit` and `scenes_per_shard`, which an unfinished job keeps."""
+    """Choices that do not change the fits. `limit` and `scenes_per_shard` must stay the same until the job is finished."""
 
     limit: int | None = None
-    """Only the first so many scenes."""
+    """Number of scenes, counted from the first; None: all."""
     scenes_per_shard: int = DEFAULT_SCENES_PER_SHARD
     fit_files: bool | None = None
     """Write `fits/<scene>.npz`; None: yes, except for cue datasets."""
@@ -76,7 +76,7 @@ class JobOptions:
     """This process among `process_count`; None: from the launcher (`find_process`)."""
     process_count: int | None = None
     steal: bool = False
-    """When the own share is done, help with what nobody works on."""
+    """When its own share is done, this process helps with units that no process works on."""
     retry_failed: bool = False
     overwrite: bool = False
     """Remove the results of an earlier job first; one process only."""

@@ -57,7 +57,7 @@ class Outcome:
     content_hash: str = ""
     """Of the scene's cues, hex; empty where it is not stored."""
     person_keys: tuple[str, ...] = ()
-    """`jobs.rows.person_key` of the n people of `fit` and the m of `fit.set_aside`; empty where they are not stored."""
+    """`job_rows.person_key` of the n people of `fit` and the m of `fit.set_aside`; empty where they are not stored."""
 
     @property
     def fitted(self) -> bool:
@@ -78,7 +78,7 @@ class FitSource(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hex digits that change when the stored fits do; an export that goes on where it stopped compares them."""
+        """Hex digits that change when the stored fits do; a continued export compares them."""
 
     @property
     @abstractmethod

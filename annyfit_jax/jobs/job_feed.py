@@ -66,7 +66,7 @@ class Job:
     retry_failed: bool = False
     """Units with failures are done again: their failed scenes are fitted anew, the others copied."""
     steal: bool = False
-    """When the own share is done, work on what nobody else is at."""
+    """When its own share is done, this process helps with units that no process works on."""
 
 
 @dataclass
@@ -183,7 +183,7 @@ class Feed:
         own = list(ledger.plan.share(self._process))
         yield from self._rounds(own, wait=True)
         if self._job.steal:
-            # From behind the own share, so that thieves do not all reach for the same unit.
+            # Beginning behind its own share, so that helping processes do not all choose the same unit.
             count, first = ledger.plan.num_units, self._process.index * ledger.plan.num_units // self._process.count
             mine = set(own)
             others = [unit for k in range(count) if (unit := (first + k) % count) not in mine]

@@ -86,7 +86,7 @@ class Identity:
         return hashlib.sha256("|".join(sorted(self.configs)).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """As stored in `job.json`: what a job that goes on must have in common with its beginning."""
+        """As stored in `job.json`: a continued job must agree with it."""
         content = {
             "format": JOB_FORMAT,
             "source": {"kind": self.kind, "scenes": self.plan.total, "names_sha256": self.names_sha256},

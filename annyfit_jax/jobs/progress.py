@@ -1,4 +1,4 @@
-"""How a process gets on: a log line, the same as JSON lines, optionally TensorBoard, and a profile of the first batches."""
+"""The progress of a process: a log line, the same as JSON lines, optionally TensorBoard, and a profile of the first batches."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Progress:
         self._lanes += lanes
 
     def found(self, scenes: int) -> None:
-        """So many scenes of the share were finished by an earlier run, or by another process."""
+        """Scenes of the share that were finished by an earlier run or by another process."""
         self.before += scenes
 
     def snapshot(self, state: str) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _peak_memory_mb() -> float:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Seconds as text for people."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -3,6 +3,7 @@
 | module | what is in it |
 |---|---|
 | `scene` | `Scene` and `BodyParameters`: what every reader gives and every program takes |
+| `fitted` | `SceneFit`: the fitted people of a scene, each field declared once |
 | `camera` | the pinhole projection and intrinsics from a field of view |
 | `words` | words for age and gender as anchors of the phenotypes |
 | `anatomy` | how far joints bend, and a relaxed pose |

@@ -68,7 +68,7 @@ class Fact:
         return self.shape[:1] == ("n",)
 
     def row_shape(self, bones: int = NUM_BONES, phenotypes: int = NUM_PHENOTYPES) -> tuple[int, ...]:
-        """The shape of one person's row, for a body with so many posed bones and shape parameters."""
+        """The shape of one person's row, for a body with these numbers of posed bones and shape parameters."""
         sizes = {"bones": bones, "phenotypes": phenotypes}
         return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape[1:])
 

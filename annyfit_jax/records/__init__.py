@@ -3,9 +3,10 @@
 | module | what is in it |
 |---|---|
 | `settings` | configs as frozen dataclasses: `get_config()` files, `--set`, JSON, content hash |
-| `fit_files` | `SceneFit`, the stored form of a fitted scene |
-| `files` | files that appear complete or not at all |
+| `fit_files` | fitted scenes (`people.fitted.SceneFit`) as `.npz` |
+| `files`, `file_names` | files that appear complete or not at all; file names from names in data |
 | `npz` | `.npz` files of strangers, checked before they are believed |
 | `codecs`, `wire`, `shards` | compact masks and depth maps; protocol buffers without TensorFlow; sharded records |
 | `torch_files`, `dataframe_pickles` | PyTorch checkpoints and data frames, read without executing a pickle |
+| `moved_modules` | where the modules of version 0.1 are now |
 """

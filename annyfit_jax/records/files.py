@@ -215,7 +215,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def clean_leftovers(folder: Path, older_than_s: float) -> int:
-    """Removes temporary files of dead processes; of other machines' processes those untouched for so many seconds."""
+    """Removes temporary files of dead processes; those of other machines when they are old."""
     removed = 0
     try:
         entries = [Path(entry.path) for entry in os.scandir(folder) if entry.name.endswith(".tmp")]

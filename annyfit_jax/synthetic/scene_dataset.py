@@ -83,7 +83,7 @@ def write_dataset(
 
 
 def measured(scenes: MadeScenes, count: int, sheet: str | None = None) -> dict[str, float]:
-    """What the noise of rendered scenes comes to, by name, and how many are made in a second of processor time.
+    """The errors that the noise of rendered scenes causes, by name, and the scenes made in a second of processor time.
 
     Args:
       count: how many scenes are looked at.

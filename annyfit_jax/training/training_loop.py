@@ -71,7 +71,7 @@ def train(
     if checkpoints.latest is not None:
         state = checkpoints.restore(state, rows)
         checkpoints.set_damaged_aside()
-        logging.info("%s: goes on after step %d", folder, int(state.step))
+        logging.info("%s: continues after step %d", folder, int(state.step))
     done = int(state.step)
     log = training_metrics.Log(folder, first_step=done, tensorboard=tensorboard)
     cost = _Cost(regressor, variables, constants)
@@ -185,7 +185,7 @@ class _Skips:
 
     @property
     def over(self) -> bool:
-        """Whether so many steps in a row were skipped that the run must end."""
+        """Whether the run must end because too many steps in a row were skipped."""
         return self._in_a_row >= self._limit
 
 

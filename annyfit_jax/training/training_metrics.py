@@ -35,7 +35,7 @@ class Log:
     """Writes metrics. Only the first process writes files."""
 
     def __init__(self, folder: str | Path, *, first_step: int = 0, tensorboard: bool = False) -> None:
-        """`first_step`: steps done at the checkpoint that the run goes on from; lines after it are dropped."""
+        """`first_step`: steps done at the checkpoint from which the run continues; later lines are dropped."""
         self.path = Path(folder) / "metrics.jsonl"
         self._writes = jax.process_index() == 0
         self._board: Any = None

@@ -61,7 +61,7 @@ def fitted_people(fit: SceneFit, scene: Scene, where: str) -> Int[np.ndarray, "k
 
 
 def synthetic_errors(scene: Scene, rows: Int[np.ndarray, "k"], people: BodyParameters, meshes: BodyMeshes) -> Errors:
-    """Errors of some people of a scene against its exact truth (`truth.synthetic.truth_of`).
+    """Errors of some people of a scene against its exact truth (`synthetic_truth.truth_of`).
 
     The body is evaluated with shapes clipped to [0, 1], like the tool that defines the protocol.
     """

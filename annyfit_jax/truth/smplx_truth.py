@@ -66,7 +66,7 @@ def joint_regressor(path: str | None) -> Float[np.ndarray, "55 10475"]:
 def load_smplx(
     path: str | None, where: str, gender: str = "neutral", *, num_betas: int = 10, num_expression: int = 10
 ) -> smplx.SmplxModel:
-    """The user's model for a gender, with so many coefficients. Raises SceneError naming `where` and the file."""
+    """The user's model for a gender, with the given numbers of coefficients. Raises SceneError naming `where` and the file."""
     from body_models import smplx
 
     try:

@@ -387,7 +387,7 @@ def _times(run: dict[str, Any]) -> dict[str, float]:
 
 
 def _first_people(counts: list[int], people: int) -> list[int]:
-    """The first scenes that together have at most so many people; at least one."""
+    """The first scenes that together have at most `people` people; at least one."""
     total = np.cumsum(counts)
     return list(range(max(1, int((total <= people).sum()))))
 

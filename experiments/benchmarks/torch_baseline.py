@@ -347,7 +347,7 @@ class Worker:
         return {**watch.times, "people": int(chosen["counts"].sum())}
 
     def fit_steps(self, scenes: list[int], steps: int) -> dict:
-        """A fit with so many steps per stage: compiles the skinning kernel and warms the allocator up."""
+        """A fit with few steps per stage: compiles the skinning kernel and warms the allocator up."""
         assert self.body is not None
         cues, start = flatten(select_scenes(self.scenes, np.asarray(scenes)), self.body.dtype, self.body.device)
         stages = [{**stage, "steps": steps} for stage in self.config["stages"]]

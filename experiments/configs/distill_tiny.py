@@ -40,7 +40,7 @@ def get_config() -> DistillConfig:
         head=HeadConfig(128, 2, 4, 32, 256),
         max_people=PEOPLE + 1,
     )
-    # Poses are out of reach for a network of this size; distance and shape are what is asked about.
+    # A network of this size cannot learn poses; the question is about distance and shape.
     loss = LossConfig(
         bce=2.0,
         offset=0.2,

@@ -35,7 +35,7 @@ def define_flags() -> None:
     flags.DEFINE_string("input", None, "Cue dataset.")
     flags.DEFINE_string("output", None, "Folder for both jobs; must not exist.")
     flags.DEFINE_integer("kills", 10, "How often.", lower_bound=1)
-    flags.DEFINE_integer("processes", 2, "The job runs with 1 to so many processes.", lower_bound=1)
+    flags.DEFINE_integer("processes", 2, "Largest number of processes that the job runs with.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the times and numbers of processes.")
     flags.DEFINE_multi_string("set", [], "As of experiments.fit.")
     flags.DEFINE_string("json", None, "Also write the figures here.")

@@ -7,7 +7,7 @@
 
 Every part is another program of this project, called as anybody would: `experiments.synthesize` makes scenes, their exact truth
 becomes a dataset as `experiments.export` writes it of fits, `experiments.train` trains `configs/aios_anny_tiny.py`,
-`experiments.predict` predicts. Stopped at any point, the same command goes on. The page holds whatever runs WORK has.
+`experiments.predict` predicts. After a stop at any point, the same command continues. The page shows the runs that WORK has.
 
 Judged are people found (average precision of boxes and of projected joints) and, for those found with a score above 0.3,
 COCO-17 in 3D relative to the middle of the hips. The baseline knows who is where, and gives everybody the mean pose of the

@@ -1,4 +1,4 @@
-"""Variables as the columns of a Jacobian, and back (`plan.Layout` has their order)."""
+"""Variables as the columns of a Jacobian, and back (`linear_plan.Layout` has their order)."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def minimise(
         saved = here.energy_at(scene_trial) - energy(trial, scene_trial, here.memory)
         promised = -0.5 * (system.gradient * change).sum(0)
         better = solved & (saved >= 0)
-        # A step that keeps its promise may be longer next time; one that barely pays is as long as it may be.
+        # Less damping makes the next step longer. It is lowered only after a step that saved enough of what its model promised.
         lower = jnp.where(saved >= _KEPT * promised, settings.lower_damping, 1.0)
         damping = state.damping * jnp.where(better, lower, settings.raise_damping)
         moved = State(

@@ -7,7 +7,7 @@
             + 1/2 s^2 / sd_scale^2                                                            one log scale per image
 
 Scene unknowns: s, then (with `ground_plane`) the plane y = a x + b z + h of the feet. The column order of x is that of
-`plan.Layout`. What is estimated from the data between rounds of the solver stands in `Frozen`.
+`linear_plan.Layout`. What is estimated from the data between rounds of the solver stands in `Frozen`.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class MapProblem(NamedTuple):
 
 
 class SecondOrderFit(NamedTuple):
-    """Outcome of a batch; the fields up to `height` are those of `solver.BatchFit`."""
+    """Outcome of a batch; the fields up to `height` are those of `adam.BatchFit`."""
 
     variables: Variables
     losses: tuple[dict[str, Float[Array, "step scene"]], ...]

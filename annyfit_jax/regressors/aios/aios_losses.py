@@ -188,7 +188,7 @@ def _layer_terms(
         index = jnp.maximum(query, 0).reshape(*query.shape, *(1,) * (x.ndim - 2))
         return jnp.take_along_axis(x, index, axis=1)
 
-    # Only matched queries go on: the body model is evaluated for true people, not for every query.
+    # Only matched queries are used from here on: the body model is evaluated for true people, not for every query.
     ours = jax.tree.map(pick, output)
     terms = {"classes": _class_loss(output.logits, query) / people}
     terms |= _box_terms(ours.boxes, targets.boxes, matched, people.astype(jnp.float32), "person")

@@ -58,7 +58,7 @@ class Predictor:
         Args:
           options: `save_vertices` stores meshes of SMPL-X with their expression, which fits have no parameters for.
           body_file: the user's SMPL-X model, for a network with its heads.
-          buckets: padded sizes (width, height); none: each picture as it comes out of resizing.
+          buckets: padded sizes (width, height); none: each picture keeps its resized size.
           origin: what predictions say they come from (`SceneFit.start_origin`).
         """
         options = options or PredictOptions()
