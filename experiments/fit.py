@@ -7,8 +7,8 @@
     annyfit fit --input=DATASET --output=OUT                        # cue dataset (annyfit pack, annyfit precompute)
     ... --set=stages.pose.lr.pose=0.002 --set=stages.pose.weights.depth_order=50
 
-OUT is a job (`annyfit_jax.jobs`). You may kill it at any time and run the same command to continue. Start it on as many machines
-as you have (`--process_index`, `--process_count`, or `experiments/launch/`), and watch it with `annyfit status`.
+OUT is a job (`annyfit_jax.jobs`). You may kill it at any time and run the same command to continue. Start it on many machines
+at once (`--process_index`, `--process_count`, or `experiments/launch/`), and watch it with `annyfit status`.
 
 Photos go through the networks that come with the installation first (`--experts`; `annyfit precompute` says more about
 experts); what they find is kept in OUT/cues and taken from there when the command is run again.
