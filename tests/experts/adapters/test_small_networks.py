@@ -10,11 +10,12 @@ import pytest
 
 from annyfit_jax.inputs.masks import decode_segmentation
 from annyfit_jax.inputs.photos import names_photos, photo_paths, read_photo
+from annyfit_jax.people.boxes import pairwise_iou
 from annyfit_jax.people.scene import SceneError
 from experts import expert_cues, people_rules, pipeline
 from experts.adapters import small_networks
 from experts.interfaces import Card, Detections, ExpertError, Outlines, People, Photo
-from experts.people_rules import Rules, box_iou
+from experts.people_rules import Rules
 from experts.registry import SETS, build, check_licences
 
 DEMO = Path(__file__).parents[3] / "experiments" / "demo_data"
@@ -57,7 +58,7 @@ def detected(experts, photo) -> Detections:
 def matched(detected, annotations) -> list[int]:
     """Annotation -> found person."""
     x, y, w, h = np.array([a["bbox"] for a in annotations]).T
-    overlap = box_iou(np.stack([x, y, x + w, y + h], -1), detected.boxes)
+    overlap = pairwise_iou(np.stack([x, y, x + w, y + h], -1), detected.boxes)
     assert (overlap.max(1) > 0.7).all()
     return overlap.argmax(1).tolist()
 
@@ -138,7 +139,7 @@ def test_the_default_set_is_free_to_use_and_needs_no_download():
     assert all(not expert.card.checkpoint or "bundled" in expert.card.checkpoint for _cue, expert in experts.items())
     assert {"detector": "rtdetr", "keypoints": "vitpose"}.items() <= SETS["large"].items()
     assert build("default", ["segmenter.path=/no/such/file.npz"]).segmenter.path == "/no/such/file.npz"
-    with pytest.raises(ExpertError, match="blazepose: no file /no/such/file.npz"):
+    with pytest.raises(ExpertError, match=r"blazepose: no file /no/such/file\.npz"):
         build("default", ["segmenter.path=/no/such/file.npz"]).segmenter.load()
 
 
