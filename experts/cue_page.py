@@ -182,7 +182,3 @@ def _sources(scene: Scene) -> list[str]:
 
 def _licences(scene: Scene) -> list[str]:
     return [str(licence) for licence in (scene.extra.get("provenance") or {}).get("licences") or []]
-
-
-if __name__ == "__main__":
-    define_flags()
