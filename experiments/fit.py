@@ -51,7 +51,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "config",
         "",
-        "Python file with get_config(). Default: annyfit.py for scenes with a start, else annyfit_keypoints.py.",
+        "Python file with get_config(). Default: annyfit_plus.py, for scenes with and without a start.",
     )
     flags.DEFINE_multi_string("set", [], "path=value changes of the config, e.g. stages.pose.lr.pose=0.002.")
     flags.DEFINE_integer("limit", None, "Only the first so many scenes.", lower_bound=1)
@@ -195,17 +195,9 @@ def _configs() -> tuple[dict[str, FitConfig], Callable[[Scene], str]]:
     def load(path: str | Path) -> FitConfig:
         return apply_overrides(load_config(path), FLAGS["set"].value or ())
 
-    if FLAGS.config:
-        only = load(FLAGS.config)
-        name = config_hash(only)
-        return {name: only}, lambda _: name
-    kinds = {kind: load(_CONFIG_FOLDER / f"{kind}.py") for kind in ("annyfit", "annyfit_keypoints")}
-    names = {kind: config_hash(config) for kind, config in kinds.items()}
-
-    def choose(scene: Scene) -> str:
-        return names["annyfit" if scene.start is not None else "annyfit_keypoints"]
-
-    return {names[kind]: config for kind, config in kinds.items()}, choose
+    only = load(FLAGS.config or _CONFIG_FOLDER / "annyfit_plus.py")
+    name = config_hash(only)
+    return {name: only}, lambda _: name
 
 
 def _use_compile_cache() -> None:
