@@ -39,7 +39,7 @@ TUTORIALS = REPO / "docs" / "tutorials"
 PACKAGES = ("annyfit_jax", "body_models", "experts")
 """Those of the API reference."""
 TIMEOUT_S = 300
-DEFAULT_CONFIG = {"fit": "experiments/configs/annyfit_keypoints.py", "ablate": "experiments/configs/annyfit.py"}
+DEFAULT_CONFIG = {"fit": "experiments/configs/annyfit_plus.py", "ablate": "experiments/configs/annyfit.py"}
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"python -m experiments\.([\w.]+)(.*)")
 

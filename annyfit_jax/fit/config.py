@@ -104,7 +104,7 @@ class MapObjective:
     depth_order: str = "auto"
     """Ranking of depth cues: `auto` in scenes without metric depth, `always`, or `never`."""
 
-    noise_share: float = 0.018
+    noise_share: float = 0.0105
     """Pixel noise of a point as a share of the person's size in the picture, before residuals are seen."""
     noise_prior_points: float = 40.0
     """What `noise_share` counts for, in points, against the residuals."""
@@ -168,8 +168,8 @@ class MapObjective:
     """Spread of the age phenotype without `class_words`."""
     gender_sd: float = 0.15
     unknown_gender_sd: float = 0.4
-    height_sd: float = 0.15
-    """Spread of the height phenotype about its mean for age and sex."""
+    height_sd: float = 0.1
+    """Spread of the height phenotype about its mean for age and sex: .075 in WHO's population of adults."""
     build_sd: float = 0.2
     """Spread of muscle, weight, proportions (and height without `anthropometry`) about 0.5."""
     limit_sd: float = 0.1

@@ -22,6 +22,7 @@ from annyfit_jax.fit.fit_body import anny_body
 from annyfit_jax.fit.keypoint_start import KeypointStarter
 from annyfit_jax.fit.problem import Capacity
 from annyfit_jax.fit.second_order import uncertainty
+from annyfit_jax.fit.second_order.columns import FOCAL, GROUND, PITCH, ROLL
 from annyfit_jax.fit.starts import PreparedScene, prepare
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.scene import BodyParameters, Scene
@@ -36,6 +37,8 @@ from about 48 people on; accelerators want as many as there are."""
 Device = Any
 """`jax.Device`, which type checkers cannot resolve."""
 _AXIS = "lists"
+CAMERA = [PITCH, ROLL, GROUND]
+"""Unknowns of a scene that a fit stores as `SceneFit.camera`."""
 
 
 def default_devices() -> list[Device]:
@@ -249,7 +252,7 @@ class Fitter:
             name=scene.name,
             image_size=np.asarray(scene.image_size, np.int32),
             image_path=scene.image_path or "",
-            K=np.asarray(scene.intrinsics, np.float32),
+            K=_fitted_intrinsics(scene, outcome, people),
             person_ids=ids,
             status=status,
             notes=notes,
@@ -281,6 +284,7 @@ class Fitter:
             scene_notes=np.array(scene.notes, dtype=np.str_),
             set_aside=np.array(scene.skipped, dtype=np.str_).reshape(-1, 2),
             depth_cue_m=spread(scene.median_depth),
+            seen=spread((scene.keypoints[..., 2] >= self.config.keypoint_confidence).astype(np.float32)),
             **_added(outcome, people, spread),
         )
 
@@ -329,8 +333,20 @@ def _added(outcome: Any, people: slice, spread: Callable[[np.ndarray], np.ndarra
         "sd_height_m": sd.sd_height,
         "sd_joints_m": np.moveaxis(np.asarray(sd.sd_joints), -1, 0),
         "converged": outcome.converged,
+        "spread_m": outcome.spread,
+        "camera": np.asarray(outcome.camera)[CAMERA].T,
     }
     return {name: spread(np.asarray(values)[people]) for name, values in fields.items()}
+
+
+def _fitted_intrinsics(scene: Scene, outcome: Any, people: slice) -> np.ndarray:
+    """The scene's intrinsics, with the focal length of the fit where it was guessed."""
+    k = np.array(scene.intrinsics, np.float32)
+    if isinstance(outcome, second_order.SecondOrderFit) and scene.focal_guessed:
+        log_focal = float(np.asarray(outcome.camera)[FOCAL, people][0])
+        if np.isfinite(log_focal):
+            k[:2, :2] *= np.exp(log_focal)
+    return k
 
 
 def _status(end: BodyParameters, row: int) -> str:

@@ -12,7 +12,7 @@
 | `root_rotvec`, `transl`, `pose`, `shape` | (n, 3), (n, 3), (n, 162, 3), (n, 6) | as in `SceneFit`, NaN without a fit |
 | `height_m`, `depth_m`, `reprojection_px`, `start_reprojection_px`, `age_word`, `gender_word` | (n,) | as in `SceneFit` |
 | `keypoints_2d`, `fitted_keypoints_3d` | (n, 17, 3) | as in `SceneFit` |
-| those of `results.ADDED` | (n, ...) | as in `SceneFit`: depth cue, spreads, convergence; NaN = unknown; since version 2 |
+| those of `results.ADDED` | (n, ...) | as in `SceneFit`: depth cue, spreads, convergence; NaN = unknown; since version 2 or 3 |
 
 Start and loss curves are not in it; the `.npz` per scene of small jobs has them.
 """
@@ -31,11 +31,11 @@ import numpy as np
 from annyfit_jax.inputs.cue_schema import content_hash as hash_cues
 from annyfit_jax.people.scene import Scene
 from annyfit_jax.records import wire
-from annyfit_jax.records.fit_files import ADDED, SceneFit
+from annyfit_jax.records.fit_files import ADDED, ADDED_LATER, SceneFit
 from annyfit_jax.records.wire import Field, Record
 
-ROW_VERSION = 2
-"""Version 1, still read, has none of `results.ADDED`."""
+ROW_VERSION = 3
+"""Version 1, still read, has none of `fit_files.ADDED`, version 2 none of `ADDED_LATER`."""
 PARAMETERS = ("root_rotvec", "transl", "pose", "shape")
 _ARRAYS: dict[str, tuple[int, ...]] = {
     "root_rotvec": (3,), "transl": (3,), "pose": (162, 3), "shape": (6,), "height_m": (), "depth_m": (),
@@ -231,9 +231,10 @@ def decode(serialized: bytes, where: str = "record") -> SceneRow:
     """The row of a record. Raises SceneError (record, field, expectation) on a broken one."""
     record = Record(serialized, where)
     version = record.read("row_version", FIELDS["row_version"])
-    if version not in (1, ROW_VERSION):
+    if version not in (1, 2, ROW_VERSION):
         raise ValueError(f"{where}: written by another version of this program")
-    stored = {name: field for name, field in FIELDS.items() if version > 1 or name not in ADDED}
+    absent = {1: ADDED, 2: ADDED_LATER}.get(version, {})
+    stored = {name: field for name, field in FIELDS.items() if name not in absent}
     values = {name: record.read(name, field) for name, field in stored.items() if name != "row_version"}
     n = len(values["status"])
     arrays = {name: values[name] if name in values else _absent(name, n) for name in _ARRAYS}

@@ -16,12 +16,13 @@ from annyfit_jax.records.files import write_npz
 from annyfit_jax.records.npz import open_npz
 
 FRAME = "camera axes: x right, y down, z forward; metres; radians; transl = head of the root bone"
-FORMAT_VERSION = 2
-_READABLE_VERSIONS = (1, FORMAT_VERSION)
-"""Version 1 has none of `ADDED`."""
+FORMAT_VERSION = 3
+_READABLE_VERSIONS = (1, 2, FORMAT_VERSION)
+"""Version 1 has none of `ADDED`, version 2 none of `ADDED_LATER`."""
+ADDED_LATER: dict[str, tuple[int, ...]] = {"spread_m": (), "seen": (17,), "camera": (3,)}
 ADDED: dict[str, tuple[int, ...]] = {
     "depth_cue_m": (), "depth_scale": (), "visible_depth_m": (), "sd_depth_m": (), "sd_height_m": (),
-    "sd_joints_m": (17,), "converged": (),
+    "sd_joints_m": (17,), "converged": (), **ADDED_LATER,
 }  # fmt: skip
 """Per-person float32 arrays that older files and other solvers leave out, and the shape of a row; unknown is NaN."""
 _UNKNOWN = np.zeros(0, np.float32)
@@ -107,6 +108,14 @@ class SceneFit:
     """(n, 17) float32 root mean square distance to be expected of `fitted_keypoints_3d`."""
     converged: np.ndarray = field(default_factory=lambda: _UNKNOWN)
     """(n,) float32 1 where the solver had little left to gain, else 0."""
+    spread_m: np.ndarray = field(default_factory=lambda: _UNKNOWN)
+    """(n,) float32 how far the joints of other starts' ends are from these, hips aligned, weighed by how well they explain the
+    cues: root mean square. Large where other postures explain the picture as well."""
+    seen: np.ndarray = field(default_factory=lambda: _UNKNOWN)
+    """(n, 17) float32 1 where the cue has the keypoint with confidence, 0 where the fit has it from its priors alone."""
+    camera: np.ndarray = field(default_factory=lambda: _UNKNOWN)
+    """(n, 3) float32 pitch (down is positive) and roll of the camera, radians, and its height above the ground, metres: as the
+    fit found them from the people, the same for all of them."""
     vertices: np.ndarray | None = None
     """(n, 13718, 3), of SMPL-X (n, 10475, 3), float32 posed vertices in camera space, only on request."""
 

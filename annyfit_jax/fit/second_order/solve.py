@@ -51,7 +51,7 @@ class Kind(NamedTuple):
     search: bool
     """Somebody's pose is not known: several starts."""
     crowd: bool
-    """There is more than one person."""
+    """There may be more than one person."""
 
 
 def kind_of(ready: PreparedScene, config: FitConfig) -> Kind:
@@ -60,7 +60,7 @@ def kind_of(ready: PreparedScene, config: FitConfig) -> Kind:
         return Kind(True, False, True)
     scene = ready.scene
     surface = bool((scene.dense_keypoints[..., 2] > 0).any()) or bool(np.isfinite(scene.median_depth).any())
-    return Kind(surface, not bool(ready.knows_pose.all()), len(scene) > 1)
+    return Kind(surface, not bool(ready.knows_pose.all()), surface or len(scene) > 1)
 
 
 class SecondOrderFit(NamedTuple):
