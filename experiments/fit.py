@@ -49,9 +49,7 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_multi_string("expert", [], "cue=expert, cue.option=value, people.rule=value."),
             ),
             "Fit": (
-                program.config_flag(
-                    "Python file with get_config(), or a shipped config by name. Default: by whether a scene has starts."
-                ),
+                program.config_flag("Python file with get_config(), or a shipped config by name.", "annyfit_plus"),
                 program.set_flag("path=value changes of the config, e.g. stages.pose.lr.pose=0.002."),
             ),
             "Results": (
@@ -82,17 +80,13 @@ def define_flags() -> program.Usage:
 
 
 def main() -> None:
-    from annyfit_jax.jobs.fit_job import JobOptions, by_start, fit_job, identity_of, one_config
+    from annyfit_jax.jobs.fit_job import JobOptions, fit_job, identity_of, one_config
     from annyfit_jax.report.scene_pages import write_scene_pages
     from experts.cue_pictures import found_in_photo
     from experts.photos_to_cues import are_photos, scenes_of_photos
 
     photos = are_photos(FLAGS.input)
-    config = (
-        one_config(_config(FLAGS.config))
-        if FLAGS.config
-        else by_start(_config("annyfit"), _config("annyfit_keypoints"))
-    )
+    config = one_config(_config(FLAGS.config))
     with program.stopping() as stop:
         if photos:
             source, identity = scenes_of_photos(_precompute_options(), stop)

@@ -40,7 +40,7 @@ DOCUMENTS = [*GUIDES, *sorted((REPO / "docs").rglob("*.md"))]
 TUTORIALS = REPO / "docs" / "tutorials"
 PACKAGES = ("annyfit_jax", "body_models", "experts")
 """Those of the API reference."""
-DEFAULT_CONFIG = {"fit": "experiments/configs/annyfit_keypoints.py", "ablate": "experiments/configs/annyfit.py"}
+DEFAULT_CONFIG = {"fit": "experiments/configs/annyfit_plus.py", "ablate": "experiments/configs/annyfit.py"}
 OWN_CONFIGS = ("upright.py",)
 """Of the reader: written in a tutorial, which is run below."""
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -54,45 +54,73 @@ class LevenbergMarquardt:
 
 @dataclass(frozen=True)
 class MapObjective:
-    """The maximum-a-posteriori objective of `annyfit_plus`: switches (each an ablation row), then scales.
+    """The maximum-a-posteriori objective: switches (each an ablation row), then scales.
 
     Energies are negative log posteriors, so that no term has a weight: each has a noise scale in its own unit.
     """
 
+    starts: int = 4
+    """Starts of a person whose pose is not known (2D keypoints alone), solved together; the lowest energy is kept, the others
+    become uncertainty. Feed-forward estimates are their own only start."""
     refit_start: bool = True
     """Closed-form robust refit of the translation on the rays of all points, words inserted."""
     rescale_start: bool = True
     """The start's translation is scaled by the change of body height that the words bring."""
+    pose_prior: bool = True
+    """Mixture of Gaussians over poses from motion capture, where the start knows no pose; off: one relaxed pose."""
+    gravity: bool = True
+    """People mostly stand or hold their trunk upright; pitch and roll of the camera are unknowns of the scene."""
+    turned_pictures: bool = True
+    """The camera may be rolled by a quarter or half turn: a turned picture gives the same people, turned."""
+    ground_plane: bool = True
+    """Lowest points of the people lie on one floor, robustly; in scenes of three people or more, or with words."""
+    focal_length: bool = True
+    """The focal length is an unknown of the scene where it was guessed, not given."""
+    visible_face: bool = True
+    """Faces whose nose and eyes are marked are turned to the camera."""
+    keypoint_offsets: bool = True
+    """Detectors place keypoints where their convention says, not where the body's regressors do."""
+    swapped_sides: bool = True
+    """Starts with left and right exchanged: of the whole body, the legs, the arms."""
+    known_facts: bool = True
+    """Body heights, distances, pitch, roll and height of the camera where the input tells them."""
     estimate_noise: bool = True
-    """Pixel noise per person from size and residuals; off: from size alone."""
+    """Pixel noise per person from size and residuals of the dense points; off: from size alone."""
     correlated_noise: bool = True
     """Dense points count less where neighbours' residuals agree."""
     metric_depth: bool = True
     """Metric median depth with one unknown log scale per image."""
+    estimate_depth_noise: bool = True
+    """Noise of an image's depth cues from how far they disagree with the sizes of its people."""
     visible_depth: bool = True
     """The depth cue is the median over the visible surface; off: the root's depth."""
     class_words: bool = True
-    """Age words are probabilities of classes; off: one Gaussian at the anchor."""
+    """Age words are probabilities of classes with ranges, and so is their absence; off: a wide Gaussian."""
     anthropometry: bool = True
     """Height given age and sex as in the WHO-calibrated population; off: 0.5 +- `build_sd`."""
     joint_limits: bool = True
     """Angles beyond anatomical limits cost."""
     interpenetration: bool = True
     """People do not pass through each other (spheres along the limbs)."""
-    ground_plane: bool = False
-    """The lowest points of the people of an image lie near one plane, robustly."""
     depth_order: str = "auto"
     """Ranking of depth cues: `auto` in scenes without metric depth, `always`, or `never`."""
 
-    noise_share: float = 0.018
-    """Pixel noise of a point as a share of the person's extent in the image, before residuals are seen."""
-    noise_floor_px: float = 1.2
+    noise_share: float = 0.0105
+    """Pixel noise of a point as a share of the person's size in the picture, before residuals are seen."""
     noise_prior_points: float = 40.0
     """What `noise_share` counts for, in points, against the residuals."""
     robust_sigmas: float = 5.0
     """Width of the Geman-McClure function of points, in noise scales."""
+    robust_widening: float = 4.0
+    """Factor of that width at the beginning; it falls to 1 over the first half of the rounds."""
     min_confidence: float = 0.05
     """Points below this confidence do not count; others count with their confidence squared."""
+    pose_prior_precision: float = 0.25
+    """What the mixture of poses counts for: the motion capture is of few people and activities."""
+    swap_nats: float = 4.0
+    """Cost of exchanged sides."""
+    alternatives_nats: float = 1.0
+    """Temperature of the posterior over the ends of several starts: how much their energies count for."""
     depth_sd: float = 0.022
     """Relative error of one person's depth cue."""
     depth_scale_sd: float = 0.06
@@ -105,26 +133,50 @@ class MapObjective:
     )
     """Error of the start's rotation vectors per axis, radians, by the beginning of the bone's name; `limb`: the others."""
     root_sd: float = 0.1
-    unknown_root_sd: float = 0.5
-    """Error of the root orientation of a start from 2D keypoints, radians."""
-    age_sd: FrozenDict[str, float] = field(
-        default_factory=lambda: table(baby=0.03, toddler=0.045, child=0.06, teenager=0.05, adult=0.07, senior=0.06)
+    unknown_root_sd: float = 100.0
+    """Error of the root orientation of a start from 2D keypoints, radians: it says next to nothing."""
+    standing_sd: float = 0.14
+    """Those who stand: spread of the direction from ankles to shoulders about the world's up."""
+    standing_share: float = 0.55
+    trunk_sd: float = 0.3
+    """Those who hold their trunk upright: spread of the direction from hips to shoulders."""
+    trunk_share: float = 0.35
+    pitch_degrees: float = 7.0
+    """The camera looks down by so much."""
+    pitch_sd_degrees: float = 15.0
+    roll_sd_degrees: float = 6.0
+    camera_height_m: float = 1.4
+    """Above the ground."""
+    camera_height_sd_m: float = 1.0
+    ground_sd_m: float = 0.15
+    focal_sd: float = 0.3
+    """Spread of the log of a guessed focal length."""
+    age_low: FrozenDict[str, float] = field(
+        default_factory=lambda: table(baby=0.01, toddler=0.06, child=0.23, teenager=0.44, adult=0.62, senior=0.84)
     )
-    """Spread of the age phenotype within a class."""
+    """Range of the age phenotype of each class, up to `age_high`, with ends as soft as `age_soft`."""
+    age_high: FrozenDict[str, float] = field(
+        default_factory=lambda: table(baby=0.04, toddler=0.17, child=0.40, teenager=0.56, adult=0.80, senior=0.96)
+    )
+    age_soft: float = 0.03
+    age_share: FrozenDict[str, float] = field(
+        default_factory=lambda: table(baby=0.03, toddler=0.06, child=0.12, teenager=0.09, adult=0.58, senior=0.12)
+    )
+    """Share of each age class among people without a word."""
     word_right: float = 0.85
     """Probability that an age word names the right class; neighbours share most of the rest."""
     unknown_age_sd: float = 0.45
+    """Spread of the age phenotype without `class_words`."""
     gender_sd: float = 0.15
     unknown_gender_sd: float = 0.4
-    height_sd: float = 0.15
-    """Spread of the height phenotype about its mean for age and sex."""
+    height_sd: float = 0.1
+    """Spread of the height phenotype about its mean for age and sex: .075 in WHO's population of adults."""
     build_sd: float = 0.2
     """Spread of muscle, weight, proportions (and height without `anthropometry`) about 0.5."""
     limit_sd: float = 0.1
     """Joint limits, radians."""
     contact_sd_m: float = 0.03
     """Interpenetration, metres."""
-    ground_sd_m: float = 0.06
 
 
 @dataclass(frozen=True)
@@ -159,6 +211,11 @@ class FitConfig:
     """`adam`: `stages` by Adam; `lm`: second order, see `lm` and `map`."""
     lm: LevenbergMarquardt = LevenbergMarquardt()
     map: MapObjective = MapObjective()
+
+    @property
+    def searches_starts(self) -> bool:
+        """Whether the fit itself searches for starts where there is none."""
+        return self.solver == "lm" and self.lm.objective == "map"
 
     def __post_init__(self) -> None:
         if self.solver not in ("adam", "lm"):

@@ -6,6 +6,7 @@ for fit in fitter.fit(scenes): fit_files.save(fit, ...)
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from annyfit_jax.fit.keypoint_start import KeypointStarter
 from annyfit_jax.fit.objective import check_terms
 from annyfit_jax.fit.problem import Capacity
 from annyfit_jax.fit.second_order import uncertainty
+from annyfit_jax.fit.second_order.columns import FOCAL, GROUND, PITCH, ROLL
 from annyfit_jax.fit.starts import PreparedScene, prepare
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.scene import BodyParameters, Scene
@@ -36,6 +38,8 @@ from about 48 people on; accelerators want as many as there are."""
 Device = Any
 """`jax.Device`, which type checkers cannot resolve."""
 _AXIS = "lists"
+CAMERA = [PITCH, ROLL, GROUND]
+"""Unknowns of a scene that a fit stores as `SceneFit.camera`."""
 
 
 def default_devices() -> list[Device]:
@@ -73,18 +77,39 @@ class Fitter:
         self.model = anny.load() if model is None else model
         self.body = anny_body(self.model, config)
         self.second_order = config.solver == "lm"
-        self.solver_body = second_order.prepare_body(self.model, self.body, config) if self.second_order else self.body
-        self.starter = KeypointStarter(self.model)
+        self._solver_bodies: dict[bool, Any] = {}
+        self._starter: KeypointStarter | None = None
         self.meshes = BodyMeshes(self.model)
         self.devices = tuple(default_devices() if devices is None else devices)
         on_cpu = self.devices[0].platform == "cpu"
         self.lengths = tuple(config.person_lengths) or (CPU_LENGTHS if on_cpu else ACCELERATOR_LENGTHS)
 
+    def solver_body(self, kind: second_order.Kind) -> Any:
+        """The body as the solver takes it for batches of a kind; made at the first use."""
+        if not self.second_order:
+            return self.body
+        if kind.surface not in self._solver_bodies:
+            self._solver_bodies[kind.surface] = second_order.prepare_body(
+                self.model, self.body, self.config, kind.surface
+            )
+        return self._solver_bodies[kind.surface]
+
+    @property
+    def starter(self) -> KeypointStarter:
+        """The search for starts of first-order fits; made at the first use."""
+        if self._starter is None:
+            self._starter = KeypointStarter(self.model)
+        return self._starter
+
+    @starter.setter
+    def starter(self, starter: KeypointStarter) -> None:
+        self._starter = starter
+
     # -------------------------------------------------------------------------------------------- fitting
 
     def prepare(self, scene: Scene) -> PreparedScene:
         """Start of a scene; raises SceneError where nobody can be fitted."""
-        return prepare(scene, self.config, self.starter)
+        return prepare(scene, self.config, lambda part, confidence: self.starter(part, confidence))
 
     def fit(self, scenes: Iterable[Scene]) -> Iterator[SceneFit]:
         """Fit scenes, in order. Raises SceneError at a scene that cannot be fitted: `prepare` first to know."""
@@ -107,33 +132,38 @@ class Fitter:
     def batches(self, scenes: Iterable[PreparedScene]) -> Iterator[list[PreparedScene]]:
         """Scenes that fill one list per device, see `annyfit_jax.fit.packing`; not in order, some are held back for a while."""
         count, longest = len(self.devices), max(self.lengths)
-        waiting: list[PreparedScene] = []
-        people = 0
+        # Scenes of different kinds are fitted by different programs.
+        waiting: dict[second_order.Kind, list[PreparedScene]] = {}
 
-        def take(last: bool) -> list[PreparedScene]:
-            nonlocal people
-            sizes = [packing.size_of(len(ready.scene)) for ready in waiting]
-            chosen = packing.next_round(sizes, self.lengths, count, last=last) if waiting else []
-            batch = [waiting[i] for i in chosen]
+        def take(kind: second_order.Kind, last: bool) -> list[PreparedScene]:
+            held = waiting[kind]
+            sizes = [packing.size_of(len(ready.scene)) for ready in held]
+            chosen = packing.next_round(sizes, self.lengths, count, last=last) if held else []
+            batch = [held[i] for i in chosen]
             for i in reversed(chosen):
-                del waiting[i]
-            people -= sum(len(ready.scene) for ready in batch)
+                del held[i]
             return batch
 
         for ready in scenes:
-            waiting.append(ready)
-            people += len(ready.scene)
+            kind = second_order.kind_of(ready, self.config)
+            held = waiting.setdefault(kind, [])
+            held.append(ready)
             crowd = not packing.fits(packing.size_of(len(ready.scene)), longest)
-            if (crowd or people >= packing.wanted(self.lengths, count)) and (batch := take(last=False)):
+            people = sum(len(other.scene) for other in held)
+            if (crowd or people >= packing.wanted(self.lengths, count)) and (batch := take(kind, last=False)):
                 yield batch
-        while batch := take(last=True):
-            yield batch
+        for kind in waiting:
+            while batch := take(kind, last=True):
+                yield batch
 
     def lists(self, batch: Sequence[PreparedScene]) -> tuple[list[list[int]], Capacity]:
         """How a batch is spread over the devices: scenes of each list, and the lists' common capacity."""
         sizes = [packing.size_of(len(ready.scene)) for ready in batch]
         length = packing.smallest_length(sizes, self.lengths, len(self.devices))
-        return packing.fill(sizes, length, len(self.devices))[0], packing.capacity(length)
+        capacity = packing.capacity(length)
+        if not second_order.kind_of(batch[0], self.config).crowd:
+            capacity = dataclasses.replace(capacity, pairs=0)
+        return packing.fill(sizes, length, len(self.devices))[0], capacity
 
     def fit_batch(self, batch: Sequence[PreparedScene]) -> list[SceneFit]:
         """Fit one batch; the result has one `SceneFit` per scene, in order."""
@@ -142,7 +172,8 @@ class Fitter:
     def dispatch(self, batch: Sequence[PreparedScene]) -> PendingBatch:
         """Assemble a batch and start its fit without waiting for it."""
         lists, problem, variables = self.assemble(batch)
-        outcome = fit_lists(self.config, self.devices)(self.solver_body, problem, variables)
+        body = self.solver_body(second_order.kind_of(batch[0], self.config))
+        outcome = fit_lists(self.config, self.devices)(body, problem, variables)
         return PendingBatch(list(batch), lists, outcome)
 
     def assemble(self, batch: Sequence[PreparedScene]) -> tuple[list[list[int]], Any, problems.Variables]:
@@ -171,12 +202,17 @@ class Fitter:
             outcome: Any = jax.tree.map(lambda x, k=k: x[k], whole)  # a BatchFit of host arrays
             scenes = [pending.batch[i].scene for i in chosen]
             ends = problems.split_people(outcome.variables, scenes) if scenes else []
+            begun = problems.split_people(outcome.stage_variables[0], scenes) if scenes else []
             first = 0
             for s, (index, end) in enumerate(zip(chosen, ends, strict=True)):
                 people = slice(first, first + len(end))
                 first += len(end)
                 losses = [{name: curve[:, s] for name, curve in stage.items()} for stage in outcome.losses]
-                fits[index] = self._collect(pending.batch[index], end, outcome, people, losses)
+                ready = pending.batch[index]
+                if self.config.searches_starts:
+                    pose_known = ready.knows_pose
+                    ready = dataclasses.replace(ready, start=ready.start if pose_known.all() else begun[s])
+                fits[index] = self._collect(ready, end, outcome, people, losses)
         return [fits[i] for i in range(len(pending.batch))]
 
     # -------------------------------------------------------------------------------------------- results
@@ -218,7 +254,7 @@ class Fitter:
             name=scene.name,
             image_size=np.asarray(scene.image_size, np.int32),
             image_path=scene.image_path or "",
-            K=np.asarray(scene.intrinsics, np.float32),
+            K=_fitted_intrinsics(scene, outcome, people),
             person_ids=ids,
             status=status,
             notes=notes,
@@ -250,6 +286,7 @@ class Fitter:
             scene_notes=np.array(scene.notes, dtype=np.str_),
             set_aside=np.array(scene.skipped, dtype=np.str_).reshape(-1, 2),
             depth_cue_m=spread(scene.median_depth),
+            seen=spread((scene.keypoints[..., 2] >= self.config.keypoint_confidence).astype(np.float32)),
             **_added(outcome, people, spread),
         )
 
@@ -298,8 +335,20 @@ def _added(outcome: Any, people: slice, spread: Callable[[np.ndarray], np.ndarra
         "sd_height_m": sd.sd_height,
         "sd_joints_m": np.moveaxis(np.asarray(sd.sd_joints), -1, 0),
         "converged": outcome.converged,
+        "spread_m": outcome.spread,
+        "camera": np.asarray(outcome.camera)[CAMERA].T,
     }
     return {name: spread(np.asarray(values)[people]) for name, values in fields.items()}
+
+
+def _fitted_intrinsics(scene: Scene, outcome: Any, people: slice) -> np.ndarray:
+    """The scene's intrinsics, with the focal length of the fit where it was guessed."""
+    k = np.array(scene.intrinsics, np.float32)
+    if isinstance(outcome, second_order.SecondOrderFit) and scene.focal_guessed:
+        log_focal = float(np.asarray(outcome.camera)[FOCAL, people][0])
+        if np.isfinite(log_focal):
+            k[:2, :2] *= np.exp(log_focal)
+    return k
 
 
 def _status(end: BodyParameters, row: int) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from annyfit_jax.fit.config import FitConfig
-from annyfit_jax.fit.keypoint_start import KeypointStarter
+from annyfit_jax.fit.keypoint_start import KeypointStart, calibrated_phenotypes
 from annyfit_jax.inputs.cue_limits import without_impossible_cues
 from annyfit_jax.people.scene import BodyParameters, Scene, SceneError
 
+NUM_POSED_BONES = 162
+_PLACEHOLDER_DEPTH_M = 3.0
 MIN_START_DEPTH_M = 0.1
 """A start nearer than this is behind the camera for all purposes."""
 
@@ -32,6 +35,13 @@ class PreparedScene:
     """(m,) per person: what is missing or was repaired, e.g. `no_words`."""
     origin: str
     """`cue` or `keypoints`."""
+    from_cue: np.ndarray | None = None
+    """(m,) bool: whose pose comes from a feed-forward estimate; None = everybody's where `origin` is `cue`, else nobody's."""
+
+    @property
+    def knows_pose(self) -> np.ndarray:
+        """(m,) bool: `from_cue`, resolved."""
+        return np.full(len(self.scene), self.origin == "cue") if self.from_cue is None else self.from_cue
 
 
 def select_people(scene: Scene, index: np.ndarray) -> Scene:
@@ -52,12 +62,14 @@ def select_people(scene: Scene, index: np.ndarray) -> Scene:
         start=None if scene.start is None else scene.start.select(index),
         truth=None if scene.truth is None else scene.truth.select(index),
         person_ids=[ids[i] for i in index],
+        heights=pick(scene.heights),
+        distances=pick(scene.distances),
         boxes=pick(scene.boxes),
         masks=pick(scene.masks),
     )
 
 
-def prepare(scene: Scene, config: FitConfig, starter: KeypointStarter) -> PreparedScene:
+def prepare(scene: Scene, config: FitConfig, starter: Callable[[Scene, float], KeypointStart]) -> PreparedScene:
     """Choose the people that can be fitted and give each a finite start in front of the camera.
 
     Cues that no photo can give are set aside first (`inputs.cue_limits`) and noted. People without any confident keypoint and
@@ -77,15 +89,19 @@ def prepare(scene: Scene, config: FitConfig, starter: KeypointStarter) -> Prepar
     part = select_people(scene, kept)
     seen = seen[kept]
     notes: list[list[str]] = [impossible[i] for i in kept]
+    # The MAP fit searches for its starts itself, many at a time.
+    search = _placeholder if config.searches_starts else lambda s: starter(s, config.keypoint_confidence).parameters
+    from_cue = None
     if part.start is not None and config.start != "keypoints":
         broken = _unusable(part.start)
         origin, start = "cue", part.start
+        from_cue = np.array([reason != "start_not_finite" for reason in broken])
         if any(broken):  # the search over orientations costs more than a fit: only where it is needed
-            start = _repair(start, starter(part, config.keypoint_confidence).parameters, broken)
+            start = _repair(start, search(part), broken)
             for person, reason in enumerate(broken):
                 notes[person] += [reason] if reason else []
     else:
-        origin, start = "keypoints", starter(part, config.keypoint_confidence).parameters
+        origin, start = "keypoints", search(part)
     start = BodyParameters(start.root_rotvec, start.transl, start.pose, np.array(start.shape, np.float32))
     if config.words_set_start:
         for column, words in ((0, part.gender), (1, part.age)):
@@ -95,7 +111,16 @@ def prepare(scene: Scene, config: FitConfig, starter: KeypointStarter) -> Prepar
             notes[person].append("no_words")
         if not seen[person]:
             notes[person].append("dense_points_only")
-    return PreparedScene(part, start, kept, skipped, skipped_ids, notes, origin)
+    return PreparedScene(part, start, kept, skipped, skipped_ids, notes, origin, from_cue)
+
+
+def _placeholder(scene: Scene) -> BodyParameters:
+    """Average bodies of the words, at rest in front of the camera."""
+    n = len(scene)
+    transl = np.tile([0.0, 0.0, _PLACEHOLDER_DEPTH_M], (n, 1))
+    return BodyParameters(
+        np.zeros((n, 3)), transl, np.zeros((n, NUM_POSED_BONES, 3)), calibrated_phenotypes(scene.age, scene.gender)
+    )
 
 
 def _unusable(start: BodyParameters) -> list[str]:

@@ -18,6 +18,7 @@ check cannot see (no such cue, a solver that reports no uncertainty) is NaN and 
 | penetration | overlap with the others, deepest pair of limb spheres | metres |
 | converged | 1 where the solver still had something to gain | 0 or 1 |
 | uncertainty | standard deviation of the depth over the depth | share |
+| alternatives | distance of the joints to those of other starts that explain the picture as well | metres |
 
 `THRESHOLD` keeps the precision that `experiments/results/annyfit_plus.md` reports on scenes with known truth
 (`python -m experiments.studies.calibrate_uncertainty` measures it): depth within 10 % and joints, hips aligned, within 80 mm.
@@ -41,7 +42,7 @@ from body_models import anny
 THRESHOLD = 0.5
 LIMITS = {
     "reprojection": 0.12, "depth": 0.03, "age": 2.0, "gender": 1.0, "limits": 0.8, "penetration": 0.1, "converged": 2.0,
-    "uncertainty": 0.06,
+    "uncertainty": 0.06, "alternatives": 0.08,
 }  # fmt: skip
 """Where doubt begins; chosen on synthetic scenes of other seeds than those that the precision is reported for."""
 _EDGE = 1e-3
@@ -61,6 +62,7 @@ class Trust:
     penetration: Float[np.ndarray, "n"]
     converged: Float[np.ndarray, "n"]
     uncertainty: Float[np.ndarray, "n"]
+    alternatives: Float[np.ndarray, "n"]
     fitted: np.ndarray
     """(n,) bool: whether there is a fit at all."""
 
@@ -101,6 +103,7 @@ def judge(fit: SceneFit) -> Trust:
         penetration=_penetration(fit),
         converged=np.where(np.isnan(fit.converged), np.nan, 1.0 - fit.converged),
         uncertainty=fit.sd_depth_m / fit.depth_m,
+        alternatives=np.asarray(fit.spread_m, np.float64),
         fitted=ok,
     )  # fmt: skip
 

@@ -31,6 +31,7 @@ import numpy as np
 from absl import logging
 
 from annyfit_jax.inputs import coco_people as people
+from annyfit_jax.inputs import facts
 from annyfit_jax.inputs import masks as masks_io
 from annyfit_jax.inputs.photos import photo_size
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
@@ -267,6 +268,10 @@ class _SceneReader:
             image_path=str(image_path) if image_path else None,
             skipped=self.skipped,
             notes=self.notes,
+            keypoint_convention=self._convention(),
+            heights=facts.of_people(annotations, "height_m", self._person_where),
+            distances=facts.of_people(annotations, "distance_m", self._person_where),
+            camera=facts.of_camera([self.image, *self.index.file_level], self.where),
             extra=extra,
         )
 
@@ -274,6 +279,13 @@ class _SceneReader:
         if not self.options.with_masks:
             return None
         return np.zeros((n, image_size[1], image_size[0]), bool) if masks is None else masks
+
+    def _convention(self) -> str:
+        """Who placed the keypoints: `keypoint_convention` of the image or the file, else in the manner of COCO."""
+        for holder in (self.image, *self.index.file_level):
+            if "keypoint_convention" in holder:
+                return str(holder["keypoint_convention"])
+        return "coco"
 
     def _person_where(self, annotation: dict) -> str:
         return f"{self.where}, annotation {annotation['id']}"

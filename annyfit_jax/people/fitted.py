@@ -253,6 +253,30 @@ class SceneFit:
             meaning="1 where the solver had little left to gain, else 0",
         ),
     )  # fmt: skip
+    spread_m: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", since=3, unit="metres", row=True, table=True, label="Spread of starts", worse="high",
+            meaning="how far the joints of other starts' ends are from these, hips aligned, weighed by how well they explain "
+            "the cues: root mean square; large where other postures explain the picture as well",
+        ),
+    )  # fmt: skip
+    seen: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", 17, since=3, row=True,
+            meaning="1 where the cue has the keypoint with confidence, 0 where the fit has it from its priors alone",
+        ),
+    )  # fmt: skip
+    camera: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", 3, since=3, unit="radians, radians, metres", row=True, table=True,
+            parts=("camera_pitch", "camera_roll", "camera_height_m"),
+            meaning="pitch (down is positive) and roll of the camera and its height above the ground, as the fit found them "
+            "from the people; the same for all of a scene",
+        ),
+    )  # fmt: skip
     vertices: np.ndarray | None = field(
         default=None,
         metadata=_is(

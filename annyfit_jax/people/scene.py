@@ -86,8 +86,22 @@ class Scene:
     """(person id, reason) of people that the reader set aside."""
     notes: list[str] = field(default_factory=list)
     """What the reader assumed, e.g. `intrinsics: 60 degree field of view`."""
+    keypoint_convention: str = "anny"
+    """Who places the keypoints, by the names of `fit.second_order.map_cues.KEYPOINT_OFFSETS_M`: `anny` for the body's own
+    regressors, `coco` for annotators and detectors in the manner of COCO."""
+    heights: np.ndarray | None = None
+    """(n, 2) measured body height and its standard deviation, metres; NaN = unknown."""
+    distances: np.ndarray | None = None
+    """(n, 2) measured distance of the person (the root bone) from the camera and its standard deviation, metres; NaN = unknown."""
+    camera: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Measured value and standard deviation of `pitch_degrees` (down is positive), `roll_degrees`, `height_m` above the ground."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Reader-specific arrays that tests and evaluation use (e.g. `gt_coco3d`, `hand_depth_layer`)."""
 
     def __len__(self) -> int:
         return len(self.keypoints)
+
+    @property
+    def focal_guessed(self) -> bool:
+        """Whether `intrinsics` is a reader's guess, which it notes as `intrinsics: ...`."""
+        return any(note.startswith("intrinsics:") for note in self.notes)

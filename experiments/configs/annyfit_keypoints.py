@@ -1,43 +1,23 @@
-"""Fits that start from 2D keypoints and words alone: no feed-forward estimator, no dense points needed.
+"""The default with starts from 2D keypoints alone, also where the input brings a feed-forward estimate.
 
-    python -m experiments.fit --input=annotations.json --images=DIR --output=OUT
+    python -m experiments.fit --input=annotations.json --images=DIR --output=OUT --config=experiments/configs/annyfit_keypoints.py
 
-The three stages of Anny-Fit, with what a start without pose needs: larger steps, no pull to the (unknown) start pose,
-joint limits so that elbows and knees bend the right way, and a weak pull to a relaxed pose.
+The default searches for starts itself where there is none: this config differs from it only for inputs with starts.
 """
 
-from annyfit_jax.fit.config import FitConfig, Stage
-from annyfit_jax.records.settings import table
+from annyfit_jax.fit.config import FitConfig, LevenbergMarquardt, MapObjective
 
 FACE = ("oris", "levator", "eye", "temporalis", "orbicularis", "oculi", "risorius", "jaw", "tongue", "special")
 DIGITS = ("toe", "finger", "metacarpal")
 
 
 def get_config() -> FitConfig:
-    """Schedule for keypoint starts."""
-    evidence = {"keypoints": 0.01, "dense": 0.001, "words": 10.0}
-    body = {"joint_limits": 10.0, "relaxed_pose": 0.005}
+    """The MAP objective from keypoint starts."""
     return FitConfig(
-        stages=(
-            Stage(
-                name="translation",
-                steps=60,
-                lr=table(transl=0.02),
-                weights=table(**evidence, depth_order=1.0),
-            ),
-            Stage(
-                name="shape",
-                steps=100,
-                lr=table(transl=0.02, root_rotvec=0.02, shape=0.002),
-                weights=table(**evidence, depth_order=1.0, shape_prior=5.0),
-            ),
-            Stage(
-                name="pose",
-                steps=400,
-                lr=table(transl=0.01, root_rotvec=0.01, shape=0.001, pose=0.02),
-                weights=table(**evidence, depth_order=1.0, shape_prior=5.0, **body),
-            ),
-        ),
+        stages=(),
         frozen_bones=FACE + DIGITS,
         start="keypoints",
+        solver="lm",
+        lm=LevenbergMarquardt(),
+        map=MapObjective(),
     )

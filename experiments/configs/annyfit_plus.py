@@ -1,8 +1,9 @@
-"""Better than the release: one MAP objective with noise-scaled terms, a closed-form start, a second-order solver.
+"""The default: one objective for all cues, several starts, a second-order solver.
 
-    python -m experiments.fit --input=SCENES --output=OUT --config=experiments/configs/annyfit_plus.py
+    python -m experiments.fit --input=SCENES --output=OUT
+    python -m experiments.fit --input=annotations.json --images=DIR --output=OUT
 
-Every improvement is a switch of `map`: --set=map.metric_depth=false, --set=map.refit_start=false and so on.
+Every improvement on the release (`annyfit.py`) is a switch of `map`: --set=map.gravity=false, --set=map.pose_prior=false and so on.
 """
 
 from annyfit_jax.fit.config import FitConfig, LevenbergMarquardt, MapObjective

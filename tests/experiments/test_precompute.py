@@ -217,7 +217,7 @@ def short_fitter() -> Any:
     from annyfit_jax.fit.fitter import Fitter
     from body_models import anny
 
-    config = configs.load_config(REPO / "experiments" / "configs" / "annyfit_keypoints.py")
+    config = configs.load_config(REPO / "experiments" / "configs" / "annyfit.py")
     last = dataclasses.replace(config.stages[-1], steps=2)
     return Fitter(dataclasses.replace(config, stages=(last,)), anny.load(), jax.local_devices()[:1])
 

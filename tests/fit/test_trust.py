@@ -39,6 +39,7 @@ def good(**changes) -> SceneFit:
         "depth_scale": np.array([1.05, 1.05, np.nan], np.float32),
         "sd_depth_m": np.array([0.1, 0.1, np.nan], np.float32),
         "converged": np.array([1, 1, np.nan], np.float32),
+        "spread_m": np.array([0.01, 0.01, np.nan], np.float32),
     }
     return make_fit(**{**fields, **changes})
 
@@ -90,6 +91,7 @@ BAD = {
     "penetration": inside,
     "converged": lambda: with_first("converged", 0.0),
     "uncertainty": lambda: with_first("sd_depth_m", 1.0),
+    "alternatives": lambda: with_first("spread_m", 0.3),
 }
 
 

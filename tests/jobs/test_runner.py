@@ -421,7 +421,7 @@ def test_the_programs_on_scenes_that_are_all_broken(tmp_path):
 def real_fitter():
     from annyfit_jax.fit.fitter import Fitter
 
-    config = load_config(REPO / "experiments" / "configs" / "annyfit_keypoints.py")
+    config = load_config(REPO / "experiments" / "configs" / "annyfit.py")
     short = [f"stages.{name}.steps={steps}" for name, steps in (("translation", 3), ("shape", 2), ("pose", 3))]
     return Fitter(apply_overrides(config, [*short, "person_lengths=[8]"]))
 

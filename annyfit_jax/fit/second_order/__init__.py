@@ -6,15 +6,17 @@
 
 | module | what |
 |---|---|
-| `linear_plan.py`, `columns.py`, `jacobian.py` | analytic Jacobian of contracted points, normal equations in dense blocks |
-| `solve.py`, `lm.py` | the solver: damping, bounds, scene unknowns by a Schur complement |
-| `map_objective.py`, `small_terms.py`, `contacts.py`, `robust.py` | the MAP energy and its quadratic model |
+| `costs/` | the costs of the MAP energy, one file per concern, and the list of them |
+| `map_objective.py` | the sum of the costs and its quadratic model |
+| `hypotheses.py` | several starts of every person, solved together |
 | `frozen.py` | noise scales, visible surface and sizes, estimated between rounds |
 | `map_body.py`, `map_cues.py`, `placement.py` | the body, the cues and the closed-form start |
+| `linear_plan.py`, `jacobian.py` | analytic Jacobian of contracted points, normal equations in dense blocks |
+| `lm.py`, `small_linear.py` | the solver: damping, bounds, scene unknowns by a Schur complement |
 | `released.py` | the released objective by the same solver |
 | `uncertainty.py` | standard deviations from the curvature |
 """
 
-from annyfit_jax.fit.second_order.solve import MapProblem, SecondOrderFit, assemble, prepare_body, solve
+from annyfit_jax.fit.second_order.solve import Kind, MapProblem, SecondOrderFit, assemble, kind_of, prepare_body, solve
 
-__all__ = ["MapProblem", "SecondOrderFit", "assemble", "prepare_body", "solve"]
+__all__ = ["Kind", "MapProblem", "SecondOrderFit", "assemble", "kind_of", "prepare_body", "solve"]

@@ -1,4 +1,4 @@
-"""Variables as the columns of a Jacobian, and back (`linear_plan.Layout` has their order)."""
+"""Unknowns of people as the columns of a Jacobian (`linear_plan.Layout` has their order), and unknowns of scenes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from jaxtyping import Array, Float
 from annyfit_jax.fit.fit_body import FitBody
 from annyfit_jax.fit.problem import Variables
 from annyfit_jax.fit.second_order.linear_plan import NUM_RIGID, Layout
+
+DEPTH = 2
+"""Column of the camera z of the root."""
+DEPTH_SCALE, FOCAL, PITCH, ROLL, GROUND = range(5)
+"""Unknowns of a scene: log scale of its metric depths; log of the focal length over the given one; pitch (down is positive)
+and roll of the camera, radians; height of the camera above the ground, metres."""
+NUM_SCENE = 5
+
+
+def up(pitch: Float[Array, "*batch"], roll: Float[Array, "*batch"]) -> Float[Array, "3 *batch"]:
+    """The world's up in camera axes (x right, y down, z forward) of a camera that looks down by `pitch`."""
+    return jnp.stack([jnp.sin(roll) * jnp.cos(pitch), -jnp.cos(roll) * jnp.cos(pitch), -jnp.sin(pitch)])
 
 
 def pack(layout: Layout, variables: Variables) -> Float[Array, "D N"]:

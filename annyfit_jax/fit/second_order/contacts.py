@@ -4,8 +4,7 @@
 
 robust, because people who hug do overlap.
 
-Centres are weighted means of keypoints. The curvature handed to the solver is block diagonal in keypoints and twice the
-Gauss-Newton one, which bounds the coupling of the two people and, the weights of a centre summing to one, of its keypoints.
+Centres are weighted means of keypoints.
 """
 
 from __future__ import annotations
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 _WIDTH = 3.0
 """Width of the Geman-McClure function, in sd."""
-_LOOSE = 1.0
-"""Curvature added to every keypoint so that its root exists, 1/m^2: a spread of one metre."""
 
 
 def _excess(
@@ -57,49 +54,27 @@ def _per_person(cues: MapCues, value: Float[Array, "P"], people: int) -> Float[A
     return to(cues.first) + to(cues.second)
 
 
-def rows(
+def forces(
     settings: MapObjective, body: MapBody, cues: MapCues, radii: Float[Array, "S N"], keypoints: Float[Array, "3 17 N"]
-) -> tuple[Float[Array, "N"], Float[Array, "3 3 17 N"], Float[Array, "3 17 N"]]:
-    """Energy per person, and row functionals and values of the keypoints whose normal equations are its model."""
+) -> tuple[Float[Array, "N"], Float[Array, "3 17 N"], Float[Array, "3 3 N"]]:
+    """Energy per person, its gradient by the keypoints, and its curvature by the person's translation.
+
+    The curvature is twice the Gauss-Newton one: it bounds the coupling of the two people.
+    """
     people = keypoints.shape[-1]
     weights, excess, normal = _excess(settings, body, cues, radii, keypoints)
     value, weight = robust.geman_mcclure(excess**2, _WIDTH)
     force = -weight * excess / settings.contact_sd_m * normal  # (3, S, S, P) on the first sphere
-    stiff = 2.0 * weight * (excess > 0) / settings.contact_sd_m**2 * normal[:, None] * normal[None]
+    touching = 2.0 * weight * (excess > 0) / settings.contact_sd_m**2
+    stiff = jnp.einsum("abp,iabp,jabp->ijp", touching, normal, normal)
 
     def to_people(on_first: Array, on_second: Array) -> Array:
-        """(..., S, P) of either person -> (..., S, N)."""
+        """(..., P) of either person -> (..., N)."""
         both = jnp.concatenate([on_first, on_second], axis=-1)
-        index = jnp.concatenate([cues.first, cues.second])
+        index = jnp.concatenate([jnp.asarray(cues.first), jnp.asarray(cues.second)])
         summed = jax.ops.segment_sum(jnp.moveaxis(both, -1, 0), index, num_segments=people)
         return jnp.moveaxis(summed, 0, -1)
 
     on_spheres = to_people(force.sum(2), -force.sum(1))
-    curved = to_people(stiff.sum(3), stiff.sum(2))
     push = jnp.einsum("sk,isn->ikn", weights, on_spheres)
-    matrix = jnp.einsum("sk,ijsn->ijkn", weights, curved)
-    upper = _cholesky3(matrix + _LOOSE * jnp.eye(3, dtype=matrix.dtype)[:, :, None, None])
-    touched = jnp.diagonal(matrix).sum(-1) > 0
-    upper = jnp.where(touched, upper, 0.0)
-    # F^T F is the curvature; values v with F^T v = push.
-    values = _forward_substitute(jnp.where(touched, upper, jnp.eye(3, dtype=matrix.dtype)[:, :, None, None]), push)
-    return _per_person(cues, value.sum((0, 1)), people), upper, jnp.where(touched, values, 0.0)
-
-
-def _cholesky3(a: Float[Array, "3 3 *batch"]) -> Float[Array, "3 3 *batch"]:
-    """Upper factor F of 3x3 matrices, F^T F = a."""
-    f00 = jnp.sqrt(a[0, 0])
-    f01, f02 = a[0, 1] / f00, a[0, 2] / f00
-    f11 = jnp.sqrt(a[1, 1] - f01 * f01)
-    f12 = (a[1, 2] - f01 * f02) / f11
-    f22 = jnp.sqrt(jnp.maximum(a[2, 2] - f02 * f02 - f12 * f12, 1e-6))
-    zero = jnp.zeros_like(f00)
-    return jnp.stack([jnp.stack([f00, f01, f02]), jnp.stack([zero, f11, f12]), jnp.stack([zero, zero, f22])])
-
-
-def _forward_substitute(f: Float[Array, "3 3 *batch"], b: Float[Array, "3 *batch"]) -> Float[Array, "3 *batch"]:
-    """v with F^T v = b for an upper F."""
-    v0 = b[0] / f[0, 0]
-    v1 = (b[1] - f[0, 1] * v0) / f[1, 1]
-    v2 = (b[2] - f[0, 2] * v0 - f[1, 2] * v1) / f[2, 2]
-    return jnp.stack([v0, v1, v2])
+    return _per_person(cues, value.sum((0, 1)), people), push, to_people(stiff, stiff)

@@ -13,27 +13,32 @@ from annyfit_jax.fit.config import MapObjective
 from annyfit_jax.fit.objective import project
 from annyfit_jax.fit.problem import AnyArray, Problem, Variables
 from annyfit_jax.fit.second_order import robust
+from annyfit_jax.fit.second_order.columns import DEPTH_SCALE, PITCH, ROLL, up
 from annyfit_jax.fit.second_order.jacobian import Linearization
 from annyfit_jax.fit.second_order.map_body import MapBody, body_height
 from annyfit_jax.fit.second_order.map_cues import MapCues
 
 _RAYLEIGH_MEDIAN = 1.17741
 """Median length of a 2D Gaussian vector of unit standard deviation."""
-_KEYPOINT_PRIOR_SHARE = 0.5
-"""The prior of the keypoints' noise counts less than that of the dense points: there are fewer of them."""
-_FREEDOM = (12.0, 25.0)
-"""Points' worth of freedom that the body spends on fitting keypoints and dense points."""
+_FREEDOM = 25.0
+"""Points' worth of freedom that the body spends on fitting dense points."""
+_LEAST_NOISE = 0.15
+"""Least estimate of the noise, as a share of the prior one."""
 _LEAST_WEIGHT = 0.05
 _LARGEST_CORRELATION = 0.9
-_WIDEST = 6.0
+_WIDEST_DEPTH = 6.0
 """Factor of the width of the robust function of depth at the beginning."""
+_SIZE_SPREADS = 3.0
+"""Disagreement of a depth cue with a person's size that says nothing about the cue, in `depth_sd`."""
+_DEPTH_PRIOR_CUES = 2.0
+"""What `depth_sd` counts for against a scene's own cues."""
 
 
 class Frozen(NamedTuple):
     """What is estimated from the current fit and then held fixed for a round."""
 
     keypoint_noise: Float[Array, "N"]
-    """Pixels."""
+    """Pixels, of a keypoint of confidence 1."""
     dense_noise: Float[Array, "N"]
     dense_weight: Float[Array, "N"]
     """What a dense point counts for, at most 1: less where the errors of neighbours agree."""
@@ -45,6 +50,28 @@ class Frozen(NamedTuple):
     """Radii of the contact spheres, metres; zero in the first half of the rounds."""
     depth_width: Float[Array, "N"]
     """Width of the robust function of metric depth, in its noise scales; wide in the first half of the rounds."""
+    point_width: Float[Array, "N"]
+    """The same of keypoints and dense points."""
+    depth_sd: Float[Array, "N"]
+    """Relative error of the depth cues of the person's scene."""
+    keypoint_shift: Float[Array, "3 17 N"]
+    """Where the detector's convention puts its keypoints, less where the body's regressors do; camera axes, metres."""
+    height: Float[Array, "N"]
+    """Body height at the phenotypes `height_at`, and its slope by them; metres."""
+    height_slope: Float[Array, "S N"]
+    height_at: Float[Array, "S N"]
+    roll_mode: Float[Array, "N"]
+    """Roll of the camera about which its scene's roll is counted: 0, 90, 180 or 270 degrees, in radians."""
+
+
+def nothing_frozen(body: MapBody, roll_mode: Float[Array, "N"]) -> Frozen:
+    """Values of the right shapes, to be estimated at once."""
+    one = jnp.ones_like(roll_mode)
+    wide = lambda *lead: jnp.broadcast_to(one, (*lead, *one.shape))  # noqa: E731
+    shape = body.plan.layout.num_shape
+    return Frozen(
+        *(one,) * 4, wide(3), wide(len(body.layout.radii)), *(one,) * 3, wide(3, 17), one, wide(shape), wide(shape), roll_mode
+    )  # fmt: skip
 
 
 def freeze(
@@ -54,30 +81,70 @@ def freeze(
     cues: MapCues,
     variables: Variables,
     lin: Linearization,
+    scene: Float[Array, "q N"],
+    roll_mode: Float[Array, "N"],
     progress: Float[Array, ""] | float = 1.0,
 ) -> Frozen:
     """Noise scales, visibility and sizes at the current fit.
 
     Args:
-      progress: share of the rounds that lie behind. In the first half nobody blocks another's way, and a depth cue that
-        disagrees with the body's size by much still pulls (graduated non-convexity, Blake and Zisserman 1987): a person who
-        starts with a wrong age would else stay on the wrong side of a neighbour, or out of reach of the cue.
+      scene: unknowns of each person's scene.
+      progress: share of the rounds that lie behind. In the first half nobody blocks another's way, and points and depth cues
+        that disagree by much still pull (graduated non-convexity, Blake and Zisserman 1987): a limb that starts on the wrong
+        side, or a person with a wrong age, would else stay out of reach of what contradicts them.
     """
-    keypoints, dense = lin.points
+    keypoints, dense = lin.points[0], (lin.points[1] if len(lin.points) > 1 else lin.points[0][:, :0])
     keypoint_noise, dense_noise, dense_weight = _noise(settings, body, problem, cues, keypoints, dense)
     depth = variables.transl[2]
     offset = jnp.zeros_like(depth)
-    if settings.visible_depth:
+    if settings.visible_depth and dense.shape[1]:
         weight = _visible_weight(settings, body, problem, cues, lin)
         offset = robust.weighted_median(dense[2] - depth, weight)
     points = jnp.concatenate([keypoints, dense], axis=1)
-    lowest = jnp.argmax(points[1], axis=0)
+    g = up(scene[PITCH], scene[ROLL] + roll_mode)
+    lowest = jnp.argmin((g[:, None] * points).sum(0), axis=0)
     foot = jnp.take_along_axis(points, lowest[None, None], axis=1)[:, 0] - variables.transl
-    height = body_height(body, variables.shape)
+    height, pull = jax.vjp(lambda shape: body_height(body, shape), jnp.asarray(variables.shape))
+    (slope,) = pull(jnp.ones_like(height))
     progress = jnp.asarray(progress, height.dtype)
     radii = jnp.asarray(body.layout.radii, height.dtype)[:, None] * height * (progress >= 0.5)
-    width = settings.depth_robust_sigmas * _WIDEST ** jnp.maximum(1.0 - 2.0 * progress, 0.0)
-    return Frozen(keypoint_noise, dense_noise, dense_weight, offset, foot, radii, width * jnp.ones_like(height))
+    early = jnp.maximum(1.0 - 2.0 * progress, 0.0) * jnp.ones_like(height)
+    turn = jnp.einsum("ijn,jkpn->ikpn", lin.root, lin.bone_rotations[:, :, jnp.asarray(body.layout.keypoint_slots)])
+    shift = jnp.einsum("ikpn,pkn->ipn", turn, cues.keypoint_shift) * height
+    return Frozen(
+        keypoint_noise=keypoint_noise,
+        dense_noise=dense_noise,
+        dense_weight=dense_weight,
+        visible_offset=offset,
+        foot_offset=foot,
+        radii=radii,
+        depth_width=settings.depth_robust_sigmas * _WIDEST_DEPTH**early,
+        point_width=settings.robust_sigmas * settings.robust_widening**early,
+        depth_sd=_depth_sd(settings, problem, cues, depth + offset, scene, early),
+        keypoint_shift=shift,
+        height=height,
+        height_slope=slope,
+        height_at=jnp.asarray(variables.shape),
+        roll_mode=roll_mode,
+    )
+
+
+def _depth_sd(
+    settings: MapObjective, problem: Problem, cues: MapCues, depth: Array, scene: Array, early: Array
+) -> Float[Array, "N"]:
+    """Relative error of a scene's depth cues: `depth_sd`, or more where they disagree with the sizes of its people.
+
+    A scene's own spread counts by the number of its cues, beyond what sizes alone may be off by.
+    """
+    if not settings.estimate_depth_noise:
+        return jnp.full_like(depth, settings.depth_sd)
+    known = jnp.asarray(cues.depth_known)
+    off = jnp.log(jnp.maximum(depth, 0.1)) - cues.log_depth - scene[DEPTH_SCALE]
+    excess = jnp.maximum(jnp.minimum(off**2, 1.0) - (_SIZE_SPREADS * settings.depth_sd) ** 2, 0.0)
+    total = jax.ops.segment_sum(known * excess, problem.scene, num_segments=problem.num_scenes)
+    count = jax.ops.segment_sum(known, problem.scene, num_segments=problem.num_scenes)
+    variance = settings.depth_sd**2 + total / (count + _DEPTH_PRIOR_CUES)
+    return jnp.sqrt(variance)[problem.scene]
 
 
 def _noise(
@@ -89,9 +156,9 @@ def _noise(
     errors of neighbouring dense points agree, their number counts less: with correlation rho between neighbours on a
     surface, by ((1 - rho) / (1 + rho))^2, the share of a first-order autoregressive field in two directions.
     """
-    prior = jnp.maximum(settings.noise_share * cues.extent_px, settings.noise_floor_px)
+    prior = settings.noise_share * jnp.asarray(cues.size_px)
     one = jnp.ones_like(prior)
-    if not (settings.estimate_noise or settings.correlated_noise):
+    if not dense.shape[1] or not (settings.estimate_noise or settings.correlated_noise):
         return prior, prior, one
 
     def estimate(points: Array, px: AnyArray, confidence: AnyArray, prior_points: float, freedom: float) -> tuple:
@@ -102,16 +169,15 @@ def _noise(
         found = robust.masked_median(size, seen) / _RAYLEIGH_MEDIAN
         count = jnp.maximum(seen.sum(0) - freedom, 0.0)
         share = count / (count + prior_points)
-        floor = 0.3 * settings.noise_floor_px
+        floor = _LEAST_NOISE * prior
         log_noise = (1.0 - share) * jnp.log(prior) + share * jnp.log(jnp.maximum(found, floor))
         return (jnp.exp(log_noise) if settings.estimate_noise else prior), error, seen
 
     cues2d = problem.cues
     few = settings.noise_prior_points
-    keypoint_noise, _, _ = estimate(
-        keypoints, cues2d.keypoints_px, cues2d.keypoint_confidence, _KEYPOINT_PRIOR_SHARE * few, _FREEDOM[0]
-    )
-    dense_noise, error, seen = estimate(dense, cues2d.dense_px, cues2d.dense_confidence, few, _FREEDOM[1])
+    # Few keypoints say little about their noise; the dense points of the same picture say more.
+    dense_noise, error, seen = estimate(dense, cues2d.dense_px, cues2d.dense_confidence, few, _FREEDOM)
+    keypoint_noise = jnp.where(seen.any(0), jnp.sqrt(prior * dense_noise), prior)
     if not settings.correlated_noise:
         return keypoint_noise, dense_noise, one
     inlier = seen & ((error**2).sum(0) < (3.0 * dense_noise) ** 2)

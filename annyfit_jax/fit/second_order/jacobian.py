@@ -298,19 +298,25 @@ def normal_equations(
     plan: Plan,
     lin: Linearization,
     rows: Sequence[Float[Array, "r 3 K N"]],
-    values: Sequence[Float[Array, "r K N"]],
-) -> tuple[Float[Array, "N D D"], Float[Array, "D N"]]:
-    """J^T J (lower triangle; the rest is zero) and J^T values of the row functionals, people first in the matrix."""
+    values: Sequence[Float[Array, "v r K N"]],
+) -> tuple[Float[Array, "N D D"], Float[Array, "D v N"]]:
+    """J^T J (lower triangle; the rest is zero) and J^T values of the row functionals, people first in the matrix.
+
+    There are v values to each row: residuals, derivatives by something else than the columns.
+    """
     layout = plan.layout
     per_group = []
     for group, jacobian in zip(layout.groups, blocks(plan, lin, rows)):
         mine = [
-            kinematics.gather(v, index, 1).reshape(-1, v.shape[-1]) for v, index in zip(values, group.points) if index
+            kinematics.gather(v, index, 2).reshape(v.shape[0], -1, v.shape[-1])
+            for v, index in zip(values, group.points)
+            if index
         ]
-        augmented = jnp.concatenate([jacobian, jnp.concatenate(mine)[None]])
+        augmented = jnp.concatenate([jacobian, jnp.concatenate(mine, axis=1)])
         people_first = jnp.transpose(augmented, (2, 0, 1))
         per_group.append(jax.lax.optimization_barrier(jnp.einsum("nar,nbr->nab", people_first, people_first)))
     matrix, vector = [], []
+    count = values[0].shape[0]
     where = [{int(c): i for i, c in enumerate(layout.columns(group))} for group in layout.groups]
     for start, size, owners in layout.segments:
         line = []
@@ -325,8 +331,8 @@ def normal_equations(
                 block = block + per_group[g][:, i : i + size, j : j + width]
             line.append(block)
         matrix.append(jnp.concatenate(line, axis=2))
-        vector.append(sum(per_group[g][:, -1, where[g][start] : where[g][start] + size] for g in owners))
-    return jnp.concatenate(matrix, axis=1), jnp.concatenate(vector, axis=1).T
+        vector.append(sum(per_group[g][:, -count:, where[g][start] : where[g][start] + size] for g in owners))
+    return jnp.concatenate(matrix, axis=1), jnp.transpose(jnp.concatenate(vector, axis=2), (2, 1, 0))
 
 
 def dense_jacobian(plan: Plan, lin: Linearization, kind: int) -> Float[Array, "3 K D N"]:

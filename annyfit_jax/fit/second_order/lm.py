@@ -19,9 +19,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from annyfit_jax.fit.config import LevenbergMarquardt
 from annyfit_jax.fit.problem import AnyArray
+from annyfit_jax.fit.second_order import small_linear
 
 _DAMPING_RANGE = (1e-6, 1e6)
 _TINY = 1e-12
+_LEAST_DAMPING = 10.0
+"""Damping of the curvature that the report sees, in rounding errors."""
 _KEPT = 0.5
 """A step that saves less than this share of what its quadratic model promised does not lower the damping."""
 
@@ -69,7 +72,7 @@ def active_bounds(
 
 def factorize(
     system: System, free: Float[Array, "D N"], damping: Float[Array, "N"]
-) -> tuple[Float[Array, "N D D"], Float[Array, "D N"]]:
+) -> tuple[small_linear.Factor, Float[Array, "D N"]]:
     """Cholesky factor of the scaled damped matrix and the scale of each variable, D_i = 1 / sqrt(A_ii).
 
     The factor is of `scale A scale + damping`, with frozen variables (free 0) replaced by the identity.
@@ -80,21 +83,27 @@ def factorize(
     eye = jnp.eye(diagonal.shape[1], dtype=diagonal.dtype)
     scaled = system.matrix * masked[:, :, None] * masked[:, None, :]
     scaled = scaled + eye * (damping[:, None] * free.T + 1.0 - free.T)[:, :, None]
-    return jax.lax.linalg.cholesky(scaled, symmetrize_input=False), masked.T
+    return small_linear.cholesky(scaled), masked.T
 
 
-def solve_factored(factor: Float[Array, "N D D"], scale: Float[Array, "D N"], right: Float[Array, "D k N"]) -> Array:
+def solve_factored(factor: small_linear.Factor, scale: Float[Array, "D N"], right: Float[Array, "D k N"]) -> Array:
     """A^-1 right for the matrix that `factorize` factored, (D, k, N)."""
     rhs = jnp.transpose(right * scale[:, None], (2, 0, 1))
-    solve = lambda b, t: jax.lax.linalg.triangular_solve(factor, b, left_side=True, lower=True, transpose_a=t)  # noqa: E731
-    return jnp.transpose(solve(solve(rhs, False), True), (1, 2, 0)) * scale[:, None]
+    solved = small_linear.backward(factor, small_linear.forward(factor, rhs))
+    return jnp.transpose(solved, (1, 2, 0)) * scale[:, None]
 
 
 def step(
-    system: System, scene: Int[AnyArray, "N"], free: Float[Array, "D N"], damping: Float[Array, "N"]
+    system: System,
+    scene: Int[AnyArray, "N"],
+    factor: small_linear.Factor,
+    scale: Float[Array, "D N"],
 ) -> tuple[Float[Array, "D N"], Float[Array, "G q"], Bool[Array, "N"]]:
-    """Damped Newton step of all people and scenes, and who has one: a matrix that cannot be factored gives no step."""
-    factor, scale = factorize(system, free, damping)
+    """Damped Newton step of all people and scenes, and who has one: a matrix that cannot be factored gives no step.
+
+    Args:
+      factor, scale: from `factorize`.
+    """
     solved = solve_factored(factor, scale, jnp.concatenate([-system.gradient[:, None], system.cross], axis=1))
     good = jnp.isfinite(solved).all((0, 1))
     solved = jnp.where(good, solved, 0.0)
@@ -108,43 +117,63 @@ def step(
     right = -system.scene_gradient - jax.ops.segment_sum(
         jnp.einsum("dqn,dn->nq", system.cross, newton), scene, num_segments=scenes
     )
-    scene_step = jnp.linalg.solve(schur, right[..., None])[..., 0]
+    # Precisions of scene unknowns differ by ten orders of magnitude: a fixed focal length beside a free pitch.
+    size = jax.lax.rsqrt(jnp.maximum(jnp.diagonal(schur, axis1=1, axis2=2), _TINY))
+    scaled = schur * size[:, :, None] * size[:, None, :]
+    scene_step = size * small_linear.solve(scaled, (size * right)[..., None])[..., 0]
     scene_step = jnp.where(jnp.isfinite(scene_step), scene_step, 0.0)
     return newton - jnp.einsum("dqn,nq->dn", response, scene_step[scene]), scene_step, good
+
+
+class Minimum(NamedTuple):
+    """Where a search ended."""
+
+    state: State
+    memory: Any
+    report: Any
+    """What `finish` made of the end; zeros where the search stopped before its last iteration."""
+    energies: Float[Array, "iterations+1 N"]
+    """Each person's energy before every iteration and at the end; zero for iterations that were not made."""
 
 
 def minimise(
     evaluate: Callable[[Array, Array, Any, Array], Evaluation],
     energy: Callable[[Array, Array, Any], Float[Array, "N"]],
-    finish: Callable[[Evaluation], Any],
+    finish: Callable[[Evaluation, small_linear.Factor, Array], Any],
     state: State,
     memory: Any,
     scene: Int[AnyArray, "N"],
     bounds: tuple[Float[Array, "D 1"], Float[Array, "D 1"]],
     settings: LevenbergMarquardt,
     iterations: int,
-) -> tuple[State, Any, Float[Array, "iterations+1 N"]]:
+    span: tuple[Array | int, Array | int] | None = None,
+) -> Minimum:
     """A fixed number of iterations, and a last look at where they ended.
 
     Args:
       evaluate: quadratic model at (x, scene unknowns, memory, number of the iteration).
       energy: energy of each person at (x, scene unknowns, memory), equal to that of `evaluate`.
-      finish: what to report about the end, computed once from its evaluation.
+      finish: what to report about the end, from its evaluation and the factor of its undamped curvature without bounds.
       memory: what evaluations hand on.
       bounds: lowest and highest value of each variable, infinite where there is none.
-    Returns the last state, the report, and each person's energy before every iteration and at the end.
+      iterations: of a whole search.
+      span: only the evaluations from the first number up to before the second; number `iterations` is the last look.
     """
     low, high = bounds
+    eps = float(jnp.finfo(state.x.dtype).eps)
 
-    def iterate(carry: tuple, index: Array) -> tuple[tuple, Array]:
-        state, memory, report = carry
+    def iterate(index: Array, carry: Minimum) -> Minimum:
+        state, memory, report, energies = carry
         here = evaluate(state.x, state.scene_x, memory, index)
         system = here.system
-        # The step and the report of the end both need the evaluation: one loop body, compiled once, serves both.
+        # The step and the report of the end both need the evaluation and a factor: one loop body, compiled once, serves both.
         last = index == iterations
-        report = jax.lax.cond(last, lambda: finish(here), lambda: report)
         free = 1.0 - active_bounds(state.x, system.gradient, low, high).astype(state.x.dtype)
-        change, scene_change, solved = step(system, scene, free, state.damping)
+        factor, scale = factorize(
+            system, jnp.where(last, 1.0, free), jnp.where(last, _LEAST_DAMPING * eps, state.damping)
+        )
+        report = jax.lax.cond(last, lambda: finish(here, factor, scale), lambda: report)
+        change, scene_change, solved = step(system, scene, factor, scale)
         trial = jnp.clip(state.x + change, low, high)
         scene_trial = state.scene_x + scene_change
         # Both sides with the scene's new unknowns: the person's own step decides.
@@ -161,9 +190,16 @@ def minimise(
             promised=promised,
         )
         state = jax.tree.map(lambda new, old: jnp.where(last, old, new), moved, state._replace(promised=moved.promised))
-        return (state, here.memory, report), system.energy
+        energies = jax.lax.dynamic_update_index_in_dim(energies, system.energy, index, 0)
+        return Minimum(state, here.memory, report, energies)
 
-    shapes = jax.eval_shape(lambda: finish(evaluate(state.x, state.scene_x, memory, jnp.int32(0))))
+    def look() -> Any:
+        here = evaluate(state.x, state.scene_x, memory, jnp.int32(0))
+        return finish(here, *factorize(here.system, jnp.ones_like(state.x), state.damping))
+
+    shapes = jax.eval_shape(look)
     report = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    (state, _, report), energies = jax.lax.scan(iterate, (state, memory, report), jnp.arange(iterations + 1))
-    return state, report, energies
+    energies = jnp.zeros((iterations + 1, state.x.shape[1]), state.x.dtype)
+    first, after = span or (0, iterations + 1)
+    carry = Minimum(state, memory, report, energies)
+    return jax.lax.fori_loop(jnp.int32(first), jnp.int32(after), iterate, carry)

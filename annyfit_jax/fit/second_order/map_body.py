@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.resources
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -39,6 +42,10 @@ SPHERES = np.array([[weights.get(name, 0.0) for name in COCO17] for weights, _ i
 RADII = _TORSO_SHARE * np.array([radius for _, radius in _SPHERES])
 """(spheres,) as shares of body height."""
 _NEIGHBOURS = 4
+_FELT_BY_SURFACE = (
+    "breast", "pelvis", "upperarm02", "lowerarm02", "wrist", "upperleg02", "lowerleg02", "foot",
+)  # fmt: skip
+"""Bones that move keypoints by little or nothing: without dense points they keep the posture of the start."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,20 @@ class MapLayout:
     """(spheres, 17) weights of the keypoints."""
     radii: tuple[float, ...]
     """Radius of each sphere as a share of body height."""
+    keypoint_slots: tuple[int, ...]
+    """Slot in the bone tree of the bone that each keypoint's offset turns with."""
+
+
+@struct.dataclass
+class PosePrior:
+    """Mixture of Gaussians over the rotations of the free bones, in column order (`experiments.builders.build_pose_prior`)."""
+
+    mean: Float[Array, "C P"]
+    precision: Float[Array, "C P P"]
+    log_scale: Float[Array, "C"]
+    """Half the log determinant of each precision, less the largest."""
+    pose: Float[Array, "C 3 B"]
+    """The mean postures, all bones."""
 
 
 @struct.dataclass
@@ -77,17 +98,29 @@ class MapBody:
     population_age: Float[Array, "T"]
     population_height: Float[Array, "2 T"]
     """Mean height phenotype of males and females at each age phenotype (WHO-calibrated)."""
+    pose_prior: PosePrior
     layout: MapLayout = struct.field(pytree_node=False)
 
 
-def map_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody:
-    """Prepare Anny for the MAP objective. Raises ValueError for a body without Anny's six phenotypes."""
+def map_body(model: AnnyModel, body: FitBody, config: FitConfig, surface: bool = True) -> MapBody:
+    """Prepare Anny for the MAP objective. Raises ValueError for a body without Anny's six phenotypes.
+
+    Args:
+      surface: with the dense points; without them a body serves for scenes of keypoints and words alone.
+    """
     if model.labels.phenotypes != anny.PHENOTYPE_LABELS:
         raise ValueError("solver='lm' fits the six-phenotype Anny: anny.load(phenotypes='default')")
     dense = dense_points.dense_vertex_indices()
     regressor = np.asarray(model.keypoint_regressor, np.float64)[: len(COCO17)]
-    points = anny.contract(model, np.concatenate([regressor, anny.vertex_regressor(model, dense)]))
-    plan = make_plan(points, model.labels.parents, body.layout.free_bones, (len(COCO17), len(dense)), 6)
+    kinds: tuple[int, ...] = (len(COCO17),)
+    if surface:
+        regressor = np.concatenate([regressor, anny.vertex_regressor(model, dense)])
+        kinds = (len(COCO17), len(dense))
+    points = anny.contract(model, regressor)
+    bones = body.layout.free_bones
+    if not surface:
+        bones = tuple(row for row in bones if not body.layout.bones[row].startswith(_FELT_BY_SURFACE))
+    plan = make_plan(points, model.labels.parents, bones, kinds, 6)
     free = np.asarray(plan.layout.bones)
     axes, low, high = _limits(body, free)
     order = np.asarray(points.layout.tree.order)
@@ -109,10 +142,12 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody:
         limit_high=array(high),
         population_age=array(ages),
         population_height=array(np.stack([male, female])),
+        pose_prior=_pose_prior(body, free, array),
         layout=MapLayout(
             neighbours=_neighbours(template[:, dense]),
             spheres=tuple(tuple(float(w) for w in row) for row in SPHERES),
             radii=tuple(float(radius) for radius in RADII),
+            keypoint_slots=_keypoint_slots(model, [int(bone) for bone in order]),
         ),
     )
 
@@ -136,6 +171,53 @@ def population_mean(
     slope = (high - low) / (knots[segment + 1] - knots[segment])
     mean = by_sex[0] + gender * (by_sex[1] - by_sex[0])
     return mean, slope[0] + gender * (slope[1] - slope[0]), by_sex[1] - by_sex[0]
+
+
+@functools.cache
+def pose_prior_arrays() -> dict[str, np.ndarray]:
+    """The shipped mixture: names of its bones and age classes, kinds, means, covariances, log weights by class."""
+    with (importlib.resources.files("annyfit_jax") / "data" / "pose_prior.npz").open("rb") as file:
+        return dict(np.load(file))
+
+
+def _pose_prior(body: FitBody, free: np.ndarray, array: Callable) -> PosePrior:
+    """The mixture over the bones that are columns; bones that it does not know keep to the relaxed pose."""
+    asset = pose_prior_arrays()
+    known = {str(name): i for i, name in enumerate(asset["bones"])}
+    missing = [body.layout.bones[row] for row in free if body.layout.bones[row] not in known]
+    if missing:
+        raise ValueError(f"annyfit_jax/data/pose_prior.npz has no bones {missing}: the config frees more than it knows")
+    rows = np.array([known[body.layout.bones[row]] for row in free])
+    columns = (3 * rows[:, None] + np.arange(3)).ravel()
+    covariance = asset["covariance"].astype(np.float64)[:, columns[:, None], columns]
+    precision = np.linalg.inv(covariance)
+    half_log = 0.5 * np.linalg.slogdet(precision)[1]
+    pose = np.tile(np.asarray(body.pose_rest, np.float64), (len(covariance), 1, 1))
+    place = {name: i for i, name in enumerate(body.layout.bones)}
+    whole = asset["mean"].reshape(len(pose), -1, 3)
+    pose[:, :, [place[str(name)] for name in asset["bones"]]] = np.swapaxes(whole, 1, 2)
+    return PosePrior(
+        mean=array(asset["mean"][:, columns]),
+        precision=array(precision),
+        log_scale=array(half_log - half_log.max()),
+        pose=array(pose),
+    )
+
+
+_KEYPOINT_BONES = {
+    "nose": "head", "eye": "head", "ear": "head", "shoulder": "upperarm01", "elbow": "lowerarm01", "wrist": "lowerarm01",
+    "hip": "upperleg01", "knee": "lowerleg01", "ankle": "lowerleg01",
+}  # fmt: skip
+
+
+def _keypoint_slots(model: AnnyModel, order: list[int]) -> tuple[int, ...]:
+    slots = []
+    for name in COCO17:
+        side, _, part = name.rpartition("_")
+        bone = _KEYPOINT_BONES[part]
+        bone = bone if bone == "head" else f"{bone}.{side[0].upper()}"
+        slots.append(order.index(model.labels.bones.index(bone)))
+    return tuple(slots)
 
 
 def _pose_sd(bone: str, config: FitConfig) -> float:

@@ -29,9 +29,8 @@ def closed_form_start(
     """
     settings = config.map
     transl, root, shape, pose = (jnp.asarray(v) for v in variables)
-    given = shape = jnp.clip(shape, body.fit.shape_low[:, None], body.fit.shape_high[:, None])
-    if settings.anthropometry:
-        shape = shape.at[_HEIGHT].set(population_mean(body, shape[_AGE], shape[_GENDER])[0])
+    given = jnp.clip(shape, body.fit.shape_low[:, None], body.fit.shape_high[:, None])
+    shape = named_shape(config, body, cues, shape)
     placed = transl
     if settings.rescale_start:
         before = jnp.clip(cues.start_shape, body.fit.shape_low[:, None], body.fit.shape_high[:, None])
@@ -45,12 +44,23 @@ def closed_form_start(
     if settings.refit_start:
         observed = jnp.concatenate([problem.cues.keypoints_px, problem.cues.dense_px], axis=1)
         confidence = jnp.concatenate([problem.cues.keypoint_confidence, problem.cues.dense_confidence])
+        observed, confidence = observed[:, : about_root.shape[1]], confidence[: about_root.shape[1]]
         confidence = jnp.where(confidence >= settings.min_confidence, confidence, 0.0)
-        noise = jnp.maximum(settings.noise_share * cues.extent_px, settings.noise_floor_px)
-        width = settings.robust_sigmas * noise
+        width = settings.robust_sigmas * settings.noise_share * jnp.asarray(cues.size_px)
         transl = refit_translation(about_root, observed, confidence, problem.cues.intrinsics, transl, width)
     transl = transl.at[2].max(NEAREST_M)
     return Variables(transl, root, shape, pose), prepared
+
+
+def named_shape(config: FitConfig, body: MapBody, cues: MapCues, shape: Float[Array, "S N"]) -> Float[Array, "S N"]:
+    """Phenotypes to start from: the middle of the word's age class and the height of the population."""
+    shape = jnp.clip(shape, body.fit.shape_low[:, None], body.fit.shape_high[:, None])
+    if config.words_set_start:
+        told = (jnp.asarray(cues.age_known) > 0) | (jnp.asarray(cues.from_cue) == 0)
+        shape = shape.at[_AGE].set(jnp.where(told, cues.age_start, shape[_AGE]))
+    if config.map.anthropometry:
+        shape = shape.at[_HEIGHT].set(population_mean(body, shape[_AGE], shape[_GENDER])[0])
+    return shape
 
 
 def refit_translation(

@@ -90,11 +90,11 @@ def last_stage(config: FitConfig, stage: Stage, body: ReleasedBody, problem: Pro
         damping=jnp.full((people,), config.lm.damping, dtype),
         promised=jnp.zeros((people,), dtype),
     )
-    state, keypoints, energies = lm.minimise(
-        evaluate, lambda x, scene_x, memory: energy.value(x), lambda end: end.extra, state, None, problem.scene,
+    end = lm.minimise(
+        evaluate, lambda x, scene_x, memory: energy.value(x), lambda end, factor, scale: end.extra, state, None, problem.scene,
         (low, high), config.lm, config.lm.rounds * config.lm.iterations,
     )  # fmt: skip
-    return Outcome(unpack(layout, state.x, start), keypoints, energies, state.promised)
+    return Outcome(unpack(layout, end.state.x, start), end.report, end.energies, end.state.promised)
 
 
 def energy_of(
@@ -165,7 +165,8 @@ class _Energy(NamedTuple):
             jacobian.projection_rows(seen, self.problem.cues.intrinsics) * root,
             jnp.broadcast_to(axes * mesh_root, (3, 3, *mesh.shape[1:])),
         ]
-        matrix, gradient = jacobian.normal_equations(plan, lin, rows, [error, moved])
+        matrix, vectors = jacobian.normal_equations(plan, lin, rows, [error[None], moved[None]])
+        gradient = vectors[:, 0]
         priors, slope, curvature = self._priors(x)
         matrix = matrix + jnp.eye(matrix.shape[1], dtype=x.dtype) * curvature.T[:, :, None]
         scenes = self.problem.num_scenes

@@ -8,32 +8,59 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from flax import struct
+from jaxtyping import Array, Float, Int
 from numpy.typing import DTypeLike
 
 from annyfit_jax.fit import problem as problems
-from annyfit_jax.fit.config import FitConfig
+from annyfit_jax.fit.config import FitConfig, MapObjective
 from annyfit_jax.fit.fit_body import FitBody
 from annyfit_jax.fit.objective import project
 from annyfit_jax.fit.problem import Capacity, Problem, Variables
-from annyfit_jax.fit.second_order import lm, map_objective, released, uncertainty
-from annyfit_jax.fit.second_order.columns import bounds, pack, unpack
-from annyfit_jax.fit.second_order.frozen import Frozen
+from annyfit_jax.fit.second_order import hypotheses, lm, map_objective, released, small_linear, uncertainty
+from annyfit_jax.fit.second_order.columns import DEPTH, DEPTH_SCALE, FOCAL, NUM_SCENE, ROLL, bounds, pack, unpack
+from annyfit_jax.fit.second_order.frozen import Frozen, nothing_frozen
 from annyfit_jax.fit.second_order.map_body import MapBody, map_body
 from annyfit_jax.fit.second_order.map_cues import MapCues, assemble_cues
 from annyfit_jax.fit.second_order.map_objective import Context
-from annyfit_jax.fit.second_order.placement import closed_form_start
+from annyfit_jax.fit.second_order.placement import closed_form_start, named_shape
 from annyfit_jax.fit.second_order.released import ReleasedBody
 from annyfit_jax.fit.second_order.uncertainty import Uncertainty
 from annyfit_jax.fit.starts import PreparedScene
+from annyfit_jax.people.scene import COCO17
 from body_models.anny import AnnyModel
 
 
-class MapProblem(NamedTuple):
+@struct.dataclass
+class MapProblem:
     """Constants of one batch."""
 
     problem: Problem
     cues: MapCues
+    starts: int = struct.field(pytree_node=False, default=1)
+    """Starts of every person."""
+    searched: bool = struct.field(pytree_node=False, default=False)
+    """Whether starts are searched for: somebody's pose is not known."""
+
+
+class Kind(NamedTuple):
+    """What a batch's program must do; scenes of different kinds go into different batches."""
+
+    surface: bool
+    """There are dense points or metric depths."""
+    search: bool
+    """Somebody's pose is not known: several starts."""
+    crowd: bool
+    """There may be more than one person."""
+
+
+def kind_of(ready: PreparedScene, config: FitConfig) -> Kind:
+    """Kind of a scene. The released objective knows one kind."""
+    if not config.searches_starts:
+        return Kind(True, False, True)
+    scene = ready.scene
+    surface = bool((scene.dense_keypoints[..., 2] > 0).any()) or bool(np.isfinite(scene.median_depth).any())
+    return Kind(surface, not bool(ready.knows_pose.all()), surface or len(scene) > 1)
 
 
 class SecondOrderFit(NamedTuple):
@@ -58,13 +85,18 @@ class SecondOrderFit(NamedTuple):
     """Median camera z of the visible surface, which the cue is compared with, metres; NaN for `released`."""
     uncertainty: Uncertainty
     """Not calibrated; NaN for `released`, whose energy is no log posterior."""
+    spread: Float[Array, "N"]
+    """How far the joints of the other starts' ends are from these, hips aligned, weighed by their posterior: root mean square,
+    metres; NaN where there is one start."""
+    camera: Float[Array, "q N"]
+    """Unknowns of each person's scene (`columns`), roll from upright; NaN for `released`."""
 
 
-def prepare_body(model: AnnyModel, body: FitBody, config: FitConfig) -> MapBody | ReleasedBody:
-    """The body as `solve` takes it. Raises ValueError for another body than the six-phenotype Anny."""
+def prepare_body(model: AnnyModel, body: FitBody, config: FitConfig, surface: bool = True) -> MapBody | ReleasedBody:
+    """The body as `solve` takes it for batches of a kind. Raises ValueError for another body than the six-phenotype Anny."""
     if config.lm.objective == "released":
         return released.released_body(model, body)
-    return map_body(model, body, config)
+    return map_body(model, body, config, surface)
 
 
 def assemble(
@@ -77,7 +109,9 @@ def assemble(
     scenes = [ready.scene for ready in prepared]
     capacity = capacity or problems.capacity_of(scenes)
     problem, variables = problems.assemble(scenes, [ready.start for ready in prepared], config, capacity, dtype)
-    return MapProblem(problem, assemble_cues(prepared, config, capacity, dtype)), variables
+    search = any(kind_of(ready, config).search for ready in prepared)
+    cues = assemble_cues(prepared, config, capacity, dtype)
+    return MapProblem(problem, cues, config.map.starts if search else 1, search), variables
 
 
 def solve(config: FitConfig, body: MapBody | ReleasedBody, problem: MapProblem, variables: Variables) -> SecondOrderFit:
@@ -90,72 +124,208 @@ def solve(config: FitConfig, body: MapBody | ReleasedBody, problem: MapProblem, 
     """
     if isinstance(body, ReleasedBody):
         return _solve_released(config, body, problem.problem, variables)
-    return _solve_map(config, body, problem.problem, problem.cues, variables)
+    return _solve_map(config, body, problem, variables)
 
 
-def _solve_map(
-    config: FitConfig, body: MapBody, problem: Problem, cues: MapCues, variables: Variables
-) -> SecondOrderFit:
+class _Memory(NamedTuple):
+    """What one evaluation hands to the next."""
+
+    frozen: Frozen
+    keypoints: Float[Array, "3 17 N"]
+    depth: Float[Array, "N"]
+    """Camera z of the root."""
+
+
+class _Ends(NamedTuple):
+    """What became of every start, after the first half of the iterations."""
+
+    x: Float[Array, "K D N"]
+    scene_x: Float[Array, "K G q"]
+    energy: Float[Array, "K N"]
+    """Of the last evaluation, as what follows."""
+    keypoints: Float[Array, "K 3 17 N"]
+    depth: Float[Array, "K N"]
+    height: Float[Array, "K N"]
+
+
+def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: Variables) -> SecondOrderFit:
+    """Every start for the first half of the iterations, one after the other; then the best one of each person, together with
+    the best ones of the other people of the scene, for the second half. All of it is one loop body, compiled once."""
     settings, layout, schedule = config.map, body.plan.layout, config.lm
-    start, prepared_keypoints = closed_form_start(config, body, problem, cues, variables)
-    reference = map_objective.reference_of(settings, body, cues, start)
-    context = Context(body, problem, cues, reference, start)
-    people, dtype = start.transl.shape[-1], start.transl.dtype
+    problem, cues, count = given.problem, given.cues, given.starts
+    people, scenes = len(cues.real), problem.num_scenes
+    found = _starts(config, body, given, variables)
+    placed, prepared = jax.lax.map(
+        lambda start: closed_form_start(config, body, hypotheses.read(problem, start[1]), cues, start[0]),
+        (found.variables, found.reading),
+    )
+    dtype = placed.transl.dtype
     iterations = schedule.rounds * schedule.iterations
+    half = schedule.rounds // 2 * schedule.iterations
+    mode = hypotheses.roll_mode(config, problem, cues, prepared[0], given.searched, found.roll_mode)
+    zero = jnp.zeros((people,), dtype)
+    blank_memory = _Memory(nothing_frozen(body, mode[problem.scene]), jnp.zeros((3, len(COCO17), people), dtype), zero)
 
-    def evaluate(x: Array, scene_x: Array, frozen: Frozen, index: Array) -> lm.Evaluation:
-        refresh = (index % schedule.iterations == 0) & (index < iterations)
-        progress = index / iterations
-        model = map_objective.evaluate(settings, context, frozen, x, scene_x, refresh, progress)
-        return lm.Evaluation(
-            system=model.system,
-            memory=model.frozen,
-            energy_at=lambda other: map_objective.energy(settings, context, model.frozen, x, other, model.lin.points),
-            extra=(model.lin, x),
+    def run(x: Array, scene_x: Array, base: Variables, reading: Array, span: tuple) -> lm.Minimum:
+        context = Context(
+            body, hypotheses.read(problem, reading), cues, map_objective.reference_of(settings, body, cues, base), base
         )
+        swapped = settings.swap_nats * (reading > 0)
 
-    def finish(end: lm.Evaluation) -> tuple[Uncertainty, Array, Array]:
-        lin, x = end.extra
-        spread = uncertainty.estimate(body, problem.scene, end.system, lin, x)
-        return spread, lin.points[0], x[2] + end.memory.visible_offset
+        def evaluate(x: Array, scene_x: Array, memory: _Memory, index: Array) -> lm.Evaluation:
+            refresh = (index % schedule.iterations == 0) & (index < iterations)
+            model = map_objective.evaluate(settings, context, memory.frozen, x, scene_x, refresh, index / iterations)
+            return lm.Evaluation(
+                system=model.system._replace(energy=model.system.energy + swapped),
+                memory=_Memory(model.frozen, model.tangents.lin.points[0], x[DEPTH]),
+                energy_at=lambda other: map_objective.energy(
+                    settings, context, model.frozen, x, other, model.tangents.lin.points
+                ),
+                extra=(model.tangents, x),
+            )
 
-    state = lm.State(
-        x=pack(layout, start),
-        scene_x=map_objective.scene_start(settings, problem.num_scenes, dtype),
-        damping=jnp.full((people,), schedule.damping, dtype),
-        promised=jnp.zeros((people,), dtype),
-    )
-    empty = Frozen(
-        *(jnp.ones((*lead, people), dtype) for lead in ((), (), (), (), (3,), (len(body.layout.radii),), ()))
-    )
-    state, (spread, keypoints, visible), energies = lm.minimise(
-        evaluate,
-        lambda x, scene_x, frozen: map_objective.energy(settings, context, frozen, x, scene_x),
-        finish,
-        state,
-        empty,
-        problem.scene,
-        bounds(layout, body.fit),
-        schedule,
-        iterations,
-    )
-    end = unpack(layout, state.x, start)
-    scale = jnp.exp(state.scene_x[:, 0])[problem.scene]
-    known = jax.ops.segment_max(cues.depth_known, problem.scene, num_segments=problem.num_scenes)[problem.scene]
+        def finish(end: lm.Evaluation, factor: small_linear.Factor, scale: Array) -> tuple[Uncertainty, Array]:
+            tangents, x = end.extra
+            frozen = end.memory.frozen
+            sd = uncertainty.estimate(
+                body, problem.scene, end.system, factor, scale, tangents.keypoints, frozen.height_slope, x
+            )
+            return sd, x[DEPTH] + frozen.visible_offset
+
+        state = lm.State(
+            x=x,
+            scene_x=scene_x,
+            damping=jnp.full((people,), schedule.damping, dtype),
+            promised=jnp.zeros((people,), dtype),
+        )
+        return lm.minimise(
+            evaluate,
+            lambda x, scene_x, memory: map_objective.energy(settings, context, memory.frozen, x, scene_x),
+            finish, state, blank_memory, problem.scene, bounds(layout, body.fit), schedule, iterations, span,
+        )  # fmt: skip
+
+    begin = jnp.broadcast_to(jnp.asarray(cues.scene_mean, dtype), (scenes, NUM_SCENE))
+    if count == 1:
+        chosen = jnp.zeros((people,), jnp.int32)
+        base = Variables(*(v[0] for v in placed))
+        end = run(pack(layout, base), begin, base, found.reading[0], (0, iterations + 1))
+        energies, ends = end.energies, None
+    else:
+        packed = jax.vmap(lambda start: pack(layout, start))(placed)
+
+        def attempt(carry: tuple, index: Array) -> tuple[tuple, None]:
+            ends, energies, _ = carry
+            own = index < count
+            lowest, by_scene = hypotheses.best(ends.energy, problem, cues)
+            which = jnp.where(own, jnp.minimum(index, count - 1), lowest)
+            base = Variables(*(_take(v, which) for v in placed))
+            x = jnp.where(own, _take(packed, which), _take(ends.x, which))
+            later = jnp.take_along_axis(ends.scene_x, by_scene[None, :, None], axis=0)[0]
+            scene_x = jnp.where(own, begin, later)
+            span = (jnp.where(own, 0, half), jnp.where(own, half, iterations + 1))
+            end = run(x, scene_x, base, _take(found.reading, which), span)
+            slot = jnp.minimum(index, count - 1)
+            energies = jnp.where(own, energies.at[:, slot].set(end.energies), energies)
+            last = jnp.maximum(half - 1, 0)
+            new = _Ends(
+                ends.x.at[slot].set(end.state.x),
+                ends.scene_x.at[slot].set(end.state.scene_x),
+                ends.energy.at[slot].set(end.energies[last]),
+                ends.keypoints.at[slot].set(end.memory.keypoints),
+                ends.depth.at[slot].set(end.memory.depth),
+                ends.height.at[slot].set(end.memory.frozen.height),
+            )
+            ends = jax.tree.map(lambda a, b: jnp.where(own, a, b), new, ends)
+            return (ends, energies, end), None
+
+        nothing = jnp.zeros((count, people), dtype)
+        empty = _Ends(packed, jnp.broadcast_to(begin, (count, *begin.shape)), nothing, prepared, nothing, nothing)
+        shape = jax.eval_shape(
+            lambda: run(packed[0], begin, Variables(*(v[0] for v in placed)), found.reading[0], (0, 1))
+        )
+        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+        history = jnp.zeros((iterations + 1, count, people), dtype)
+        (ends, history, end), _ = jax.lax.scan(attempt, (empty, history, blank), jnp.arange(count + 1))
+        chosen, _ = hypotheses.best(ends.energy, problem, cues)
+        index = jnp.broadcast_to(chosen, (iterations + 1, 1, people))
+        energies = end.energies + jnp.take_along_axis(history, index, axis=1)[:, 0]
+    start = Variables(*(_take(v, chosen) for v in placed))
+    final = unpack(layout, end.state.x, start)
+    sd, visible = end.report
+    keypoints = end.memory.keypoints
+    spread = jnp.full((people,), jnp.nan, dtype)
+    if ends is not None:
+        sd, spread = _with_alternatives(settings, ends, chosen, sd)
+    camera = end.state.scene_x[problem.scene].T.at[ROLL].add(mode[problem.scene])
+    known = jax.ops.segment_max(jnp.asarray(cues.depth_known), problem.scene, num_segments=scenes)[problem.scene]
     return SecondOrderFit(
-        variables=end,
+        variables=final,
         losses=({"map": _by_scene(problem, energies)},),
-        reprojection_px=_reprojection_error(config, problem, keypoints),
-        start_reprojection_px=_reprojection_error(config, problem, prepared_keypoints),
-        stage_variables=(start, end),
+        reprojection_px=_reprojection_error(
+            config, problem, keypoints + end.memory.frozen.keypoint_shift, camera[FOCAL], _take(found.reading, chosen)
+        ),
+        start_reprojection_px=_reprojection_error(config, problem, _take(prepared, chosen)),
+        stage_variables=(start, final),
         keypoints=keypoints,
-        height=body.fit.height(end.shape),
+        height=body.fit.height(final.shape),
         energy=energies[-1],
-        converged=(state.promised < schedule.converged_nats).astype(dtype),
-        depth_scale=jnp.where(known > 0, scale, jnp.nan),
+        converged=(end.state.promised < schedule.converged_nats).astype(dtype),
+        depth_scale=jnp.where(known > 0, jnp.exp(camera[DEPTH_SCALE]), jnp.nan),
         visible_depth=visible,
-        uncertainty=spread,
+        uncertainty=sd,
+        spread=spread,
+        camera=camera,
     )
+
+
+def _starts(config: FitConfig, body: MapBody, given: MapProblem, variables: Variables) -> hypotheses.Starts:
+    """The starts of every person; where the pose is known, it is every one of them."""
+    problem, cues, count = given.problem, given.cues, given.starts
+    known = jnp.asarray(cues.from_cue) > 0
+    own = Variables(*(jnp.broadcast_to(jnp.asarray(v), (count, *np.shape(v))) for v in variables))
+    if not given.searched:
+        return hypotheses.Starts(
+            own, jnp.zeros((count, len(known)), jnp.int32), jnp.zeros((problem.num_scenes,), own.transl.dtype)
+        )
+    shape = named_shape(config, body, cues, jnp.asarray(variables.shape))
+    found = hypotheses.search(config, body, problem, cues, shape, count)
+    merged = Variables(*(jnp.where(known, a, b) for a, b in zip(own, found.variables, strict=True)))
+    return hypotheses.Starts(merged, jnp.where(known, 0, found.reading), found.roll_mode)
+
+
+def _take(values: Float[Array, "K *rest N"], which: Int[Array, "N"] | Array) -> Array:
+    """Each person's values of one start."""
+    which = jnp.broadcast_to(which, values.shape[-1:])
+    index = jnp.broadcast_to(which, (1, *values.shape[1:]))
+    return jnp.take_along_axis(values, index, axis=0)[0]
+
+
+def _with_alternatives(
+    settings: MapObjective, ends: _Ends, chosen: Int[Array, "N"], sd: Uncertainty
+) -> tuple[Uncertainty, Float[Array, "N"]]:
+    """Standard deviations that count the ends of the other starts, and how far their joints are from the chosen one's.
+
+    Each weighs exp(-energy difference / `alternatives_nats`) at the end of the first half.
+    """
+    at_best = lambda v: v - _take(v, chosen)  # noqa: E731 (the answer has moved on since: ends are compared with its own)
+    energy = jnp.nan_to_num(ends.energy, nan=1e6)
+    weight = jax.nn.softmax(-energy / settings.alternatives_nats, axis=0)
+    off = at_best(ends.keypoints)  # (K, 3, 17, N)
+    between = (weight[:, None] * (off**2).sum(1)).sum(0)
+    aligned = off - off[:, :, np.array(_HIPS)].mean(2, keepdims=True)
+    spread = jnp.sqrt((weight[:, None] * (aligned**2).sum(1)).sum(0).mean(0))
+    total = lambda own, other: jnp.sqrt(own**2 + other)  # noqa: E731
+    return (
+        Uncertainty(
+            total(sd.sd_depth, (weight * at_best(ends.depth) ** 2).sum(0)),
+            total(sd.sd_height, (weight * at_best(ends.height) ** 2).sum(0)),
+            total(sd.sd_joints, between),
+        ),
+        spread,
+    )
+
+
+_HIPS = (COCO17.index("left_hip"), COCO17.index("right_hip"))
 
 
 def _solve_released(config: FitConfig, body: ReleasedBody, problem: Problem, variables: Variables) -> SecondOrderFit:
@@ -174,6 +344,8 @@ def _solve_released(config: FitConfig, body: ReleasedBody, problem: Problem, var
         depth_scale=unknown,
         visible_depth=unknown,
         uncertainty=Uncertainty(unknown, unknown, jnp.broadcast_to(unknown, outcome.keypoints.shape[1:])),
+        spread=unknown,
+        camera=jnp.broadcast_to(unknown, (NUM_SCENE, len(unknown))),
     )
 
 
@@ -182,9 +354,19 @@ def _by_scene(problem: Problem, energies: Float[Array, "step N"]) -> Float[Array
     return sums.T
 
 
-def _reprojection_error(config: FitConfig, problem: Problem, keypoints: Float[Array, "3 17 N"]) -> Float[Array, "N"]:
+def _reprojection_error(
+    config: FitConfig,
+    problem: Problem,
+    keypoints: Float[Array, "3 17 N"],
+    log_focal: Float[Array, "N"] | float = 0.0,
+    reading: Int[Array, "N"] | None = None,
+) -> Float[Array, "N"]:
     """Mean pixel distance of confident COCO-17 keypoints to their projections; NaN where there is none."""
-    projected = jax.vmap(project, in_axes=-1, out_axes=-1)(keypoints, problem.cues.intrinsics)
+    k = jnp.asarray(problem.cues.intrinsics)
+    scaled = jnp.concatenate([k[:, :2] * jnp.exp(log_focal), k[:, 2:]], axis=1)
+    k = jnp.concatenate([scaled[:2], k[2:]])
+    problem = problem if reading is None else hypotheses.read(problem, reading)
+    projected = jax.vmap(project, in_axes=-1, out_axes=-1)(keypoints, k)
     distance = jnp.sqrt(((projected - problem.cues.keypoints_px) ** 2).sum(0))
     seen = problem.cues.keypoint_confidence >= config.keypoint_confidence
     return jnp.where(seen, distance, 0.0).sum(0) / jnp.where(seen.any(0), seen.sum(0), jnp.nan)

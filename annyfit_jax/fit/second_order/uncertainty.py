@@ -21,10 +21,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from annyfit_jax.fit.problem import AnyArray
-from annyfit_jax.fit.second_order import jacobian, lm
-from annyfit_jax.fit.second_order.jacobian import Linearization
+from annyfit_jax.fit.second_order import lm, small_linear
 from annyfit_jax.fit.second_order.linear_plan import NUM_RIGID
-from annyfit_jax.fit.second_order.map_body import MapBody, body_height
+from annyfit_jax.fit.second_order.map_body import MapBody
 
 QUANTITIES = ("depth", "height", "joints")
 
@@ -54,39 +53,51 @@ def calibrated(raw: Uncertainty) -> Uncertainty:
 
 
 def estimate(
-    body: MapBody, scene: Int[AnyArray, "N"], system: lm.System, lin: Linearization, x: Float[Array, "D N"]
+    body: MapBody,
+    scene: Int[AnyArray, "N"],
+    system: lm.System,
+    factor: small_linear.Factor,
+    scale: Float[Array, "D N"],
+    of_joints: Float[Array, "3 17 D N"],
+    by_shape: Float[Array, "S N"],
+    x: Float[Array, "D N"],
 ) -> Uncertainty:
-    """Standard deviations, not calibrated, at a solution `x` with its quadratic model and derivatives."""
-    plan = body.plan
-    of_joints = jacobian.dense_jacobian(plan, lin, 0)  # (3, 17, D, N)
+    """Standard deviations, not calibrated, at a solution `x`.
+
+    Args:
+      factor, scale: of its curvature, from `lm.factorize`.
+      of_joints: derivatives of the keypoints.
+      by_shape: of the body height by the phenotypes.
+    """
     columns, people = x.shape
-    first = NUM_RIGID + plan.layout.num_shape
-    by_shape = jax.grad(lambda shape: body_height(body, shape).sum())(x[NUM_RIGID:first])
+    first = NUM_RIGID + body.plan.layout.num_shape
     of_height = jnp.zeros_like(x).at[NUM_RIGID:first].set(by_shape)
     of_depth = jnp.zeros_like(x).at[2].set(1.0)
     wanted = jnp.concatenate(
         [of_depth[:, None], of_height[:, None], jnp.moveaxis(of_joints, 2, 0).reshape(columns, -1, people)], axis=1
     )
-    variance = _variance(system, scene, wanted)
+    variance = _variance(system, scene, factor, scale, wanted)
     sd = jnp.sqrt(variance)
     joints = jnp.sqrt(variance[2:].reshape(3, 17, people).sum(0))
     return Uncertainty(sd[0], sd[1], joints)
 
 
-def _variance(system: lm.System, scene: AnyArray, wanted: Float[Array, "D k N"]) -> Float[Array, "k N"]:
+def _variance(
+    system: lm.System,
+    scene: AnyArray,
+    factor: small_linear.Factor,
+    scale: Float[Array, "D N"],
+    wanted: Float[Array, "D k N"],
+) -> Float[Array, "k N"]:
     """Variance of the linear functions w^T x of each person."""
-    people = wanted.shape[-1]
-    dtype = wanted.dtype
-    free = jnp.ones((wanted.shape[0], people), dtype)
-    factor, scale = lm.factorize(system, free, jnp.full((people,), 10 * float(jnp.finfo(dtype).eps), dtype))
-    lower = jax.lax.linalg.triangular_solve(
-        factor, jnp.transpose(wanted * scale[:, None], (2, 0, 1)), left_side=True, lower=True
-    )
+    lower = small_linear.forward(factor, jnp.transpose(wanted * scale[:, None], (2, 0, 1)))
     own = (lower**2).sum(1)  # (N, k)
     response = lm.solve_factored(factor, scale, system.cross)
     schur = system.scene_matrix - jax.ops.segment_sum(
         jnp.einsum("dqn,drn->nqr", system.cross, response), scene, num_segments=len(system.scene_matrix)
     )
     shared = jnp.einsum("dkn,dqn->nqk", wanted, response)
-    solved = jnp.linalg.solve(schur[scene], shared)
+    size = jax.lax.rsqrt(jnp.diagonal(schur, axis1=1, axis2=2))
+    scaled = (schur * size[:, :, None] * size[:, None, :])[scene]
+    solved = small_linear.solve(scaled, shared * size[scene][..., None]) * size[scene][..., None]
     return (own + (shared * solved).sum(1)).T

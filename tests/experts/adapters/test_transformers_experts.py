@@ -755,7 +755,7 @@ def test_photos_through_tiny_models_to_fits(tmp_path):
     assert scene.depth_map is not None
     assert scene.extra["probabilities_age"].shape == (len(scene), 6)
     assert json.loads(json.dumps(scene.extra["provenance"]))["licences"] == ["mit"]
-    config = configs.load_config(REPO / "experiments" / "configs" / "annyfit_keypoints.py")
+    config = configs.load_config(REPO / "experiments" / "configs" / "annyfit.py")
     last = dataclasses.replace(config.stages[-1], steps=2)
     fitter = Fitter(dataclasses.replace(config, stages=(last,)), anny.load(), jax.local_devices()[:1])
     (fit,) = fitter.collect(fitter.dispatch([fitter.prepare(scene)]))

@@ -56,13 +56,16 @@ def computed(body, variables, rows) -> dict[str, np.ndarray]:
 
     def everything(body, variables, rows):
         lin = jacobian.linearize(body.plan, body.points, variables)
-        matrix, vector = jacobian.normal_equations(body.plan, lin, *rows)
+        functionals, values = rows
+        twice = [jnp.stack([v, 2.0 * v]) for v in values]
+        matrix, vectors = jacobian.normal_equations(body.plan, lin, functionals, twice)
         jacobians = [jacobian.dense_jacobian(body.plan, lin, kind) for kind in (0, 1)]
         return {
             "points": jnp.concatenate(lin.points, axis=1),
             "jacobian": jnp.concatenate(jacobians, axis=1),
             "matrix": matrix,
-            "vector": vector,
+            "vector": vectors[:, 0],
+            "twice": vectors[:, 1],
         }
 
     with jax.enable_x64(True):
@@ -134,6 +137,7 @@ def test_normal_equations_are_products_of_the_jacobian(computed, rows):
     scale = np.abs(matrix).max()
     assert max_abs(np.tril(computed["matrix"]), np.tril(matrix)) < 1e-12 * scale
     assert max_abs(computed["vector"], vector) < 1e-12 * np.abs(vector).max()
+    assert max_abs(computed["twice"], 2.0 * vector) < 1e-12 * np.abs(vector).max()
 
 
 def test_bones_of_one_limb_do_not_move_the_others(computed, body):

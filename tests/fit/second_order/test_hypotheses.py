@@ -1,0 +1,204 @@
+"""Starts from keypoints: the search finds who stands how, whichever way the picture is turned, and programs lower elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import max_abs, require_shared
+from scipy.spatial.transform import Rotation
+from second_order_cases import plus_config
+
+from annyfit_jax.fit import packing, second_order
+from annyfit_jax.fit.fitter import Fitter
+from annyfit_jax.fit.second_order import hypotheses
+from annyfit_jax.fit.second_order.placement import named_shape
+from annyfit_jax.fit.starts import prepare
+from annyfit_jax.inputs import open_input
+from annyfit_jax.people.camera import project
+from annyfit_jax.people.scene import NUM_DENSE, Scene
+from annyfit_jax.records.fit_files import SceneFit
+from body_models import anny
+
+SIZE = (1000, 800)
+K = np.array([[900.0, 0.0, 500.0], [0.0, 900.0, 400.0], [0.0, 0.0, 1.0]])
+LENGTH = 8
+YAWS_DEGREES = np.array([0.0, 40.0, 90.0, 180.0, 250.0, 315.0])
+
+
+@pytest.fixture(scope="module")
+def fitter() -> Fitter:
+    return Fitter(plus_config(f"person_lengths=[{LENGTH}]"), anny.load(), jax.devices()[:1])
+
+
+def upright(yaw_degrees: float, roll_degrees: float = 0.0) -> np.ndarray:
+    """Root orientation of somebody who stands before a level camera."""
+    facing = Rotation.from_rotvec([np.pi / 2, 0.0, 0.0]) * Rotation.from_euler("z", yaw_degrees, degrees=True)
+    return (Rotation.from_euler("z", roll_degrees, degrees=True) * facing).as_rotvec()
+
+
+@pytest.fixture(scope="module")
+def standing(fitter) -> Scene:
+    """People in a relaxed pose, turned by different angles, with the keypoints of their bodies."""
+    model, count = fitter.model, len(YAWS_DEGREES)
+    root = np.stack([upright(yaw) for yaw in YAWS_DEGREES])
+    transl = np.stack([np.linspace(-1.5, 1.5, count), np.zeros(count), np.full(count, 4.0)], 1)
+    pose = np.tile(np.asarray(fitter.body.pose_rest).T, (count, 1, 1))
+    shape = np.tile([0.0, 0.72, 0.5, 0.5, 0.39, 0.5], (count, 1))
+    points = anny.contract(model, np.asarray(model.keypoint_regressor)[:17])
+    joints = np.asarray(
+        jax.jit(anny.points)(points, anny.Params(*(jnp.asarray(a, jnp.float32) for a in (shape, root, pose, transl))))
+    )
+    keypoints = np.concatenate([project(joints.astype(np.float64), K), np.ones((count, 17, 1))], axis=2)
+    keypoints[np.abs(YAWS_DEGREES - 180.0) < 80.0, :3, 2] = 0.0  # faces that are turned away are not seen
+    return Scene(
+        "standing", SIZE, K, keypoints, np.zeros((count, NUM_DENSE, 3)), np.full(count, np.nan), np.full(count, -1),
+        np.full(count, 0.66), np.zeros(count), extra={"root": root, "transl": transl},
+    )  # fmt: skip
+
+
+def half_turned(scene: Scene) -> Scene:
+    """The picture and its camera turned by 180 degrees."""
+    keypoints = np.array(scene.keypoints)
+    keypoints[..., :2] = np.array(scene.image_size) - keypoints[..., :2]
+    k = np.array(scene.intrinsics)
+    k[:2, 2] = np.array(scene.image_size) - k[:2, 2]
+    return dataclasses.replace(scene, keypoints=keypoints, intrinsics=k)
+
+
+@pytest.fixture(scope="module")
+def searched(fitter, standing):
+    """Starts of the scene and of the same picture turned."""
+    both = [prepare(s, fitter.config, fitter.starter) for s in (standing, half_turned(standing))]
+    given = [second_order.assemble([ready], fitter.config, packing.capacity(LENGTH)) for ready in both]
+
+    @jax.jit
+    def run(body, problem, variables):
+        shape = named_shape(fitter.config, body, problem.cues, variables.shape)
+        return hypotheses.search(fitter.config, body, problem.problem, problem.cues, shape, 4)
+
+    body = fitter.solver_body(second_order.Kind(False, True, True))
+    return [jax.tree.map(np.asarray, run(body, *jax.tree.map(jnp.asarray, one))) for one in given]
+
+
+def test_the_best_start_faces_the_right_way(searched, standing):
+    root = Rotation.from_rotvec(searched[0].variables.root_rotvec[0, :, : len(YAWS_DEGREES)].T)
+    off = np.degrees((root * Rotation.from_rotvec(standing.extra["root"]).inv()).magnitude())
+    assert (off < 30.0).all(), off
+    distance = searched[0].variables.transl[0, 2, : len(YAWS_DEGREES)]
+    np.testing.assert_allclose(distance, 4.0, rtol=0.12)
+    assert (searched[0].reading[0, : len(YAWS_DEGREES)] == 0).all()
+
+
+def test_starts_are_apart(searched):
+    found = searched[0]
+    for n in range(len(YAWS_DEGREES)):
+        turns = Rotation.from_rotvec(found.variables.root_rotvec[:, :, n])
+        for i in range(4):
+            for j in range(i):
+                angle = np.degrees((turns[i] * turns[j].inv()).magnitude())
+                assert angle > 49.0 or found.reading[i, n] != found.reading[j, n]
+
+
+def test_a_turned_picture_is_seen_as_turned(searched):
+    straight, turned = searched
+    assert straight.roll_mode[0] == 0.0
+    assert turned.roll_mode[0] == pytest.approx(np.pi)
+    flip = np.array([-1.0, -1.0, 1.0])[None, :, None]
+    assert max_abs(turned.variables.transl * flip, straight.variables.transl) < 1e-3
+
+
+def test_readings_are_undone_by_themselves():
+    for reading in hypotheses.READINGS:
+        np.testing.assert_array_equal(reading[reading], np.arange(17))
+    assert len(np.unique(hypotheses.READINGS, axis=0)) == 4
+
+
+def test_rotation_vectors_of_matrices():
+    turns = Rotation.random(64, rng=np.random.default_rng(0))
+    close = Rotation.from_rotvec(np.pi * np.eye(3) * (1 - 1e-7))
+    for rotation in (turns, close, Rotation.identity(1)):
+        found = np.asarray(hypotheses._rotvec(jnp.asarray(np.moveaxis(rotation.as_matrix(), 0, -1), jnp.float32))).T
+        assert (Rotation.from_rotvec(found) * rotation.inv()).magnitude().max() < 2e-3
+
+
+# ------------------------------------------------------------------------------------------------ other platforms
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("kind", [second_order.Kind(False, True, True), second_order.Kind(True, False, True)])
+def test_every_fit_program_lowers(fitter, standing, kind, platform):
+    """Without calls of a library that belongs to one platform alone."""
+    ready = prepare(standing, fitter.config, fitter.starter)
+    if not kind.search:
+        ready = dataclasses.replace(ready, origin="cue")
+    problem, variables = second_order.assemble([ready], fitter.config, packing.capacity(LENGTH))
+    solve = jax.jit(functools.partial(second_order.solve, fitter.config))
+    exported = jax.export.export(solve, platforms=[platform])(fitter.solver_body(kind), problem, variables)
+    assert "lapack" not in exported.mlir_module()
+
+
+# ------------------------------------------------------------------------------------------------ a real person
+
+
+@pytest.fixture(scope="module")
+def real(fitter) -> dict[str, SceneFit]:
+    """Some views of a real man, each cropped, halved, turned, mirrored, and alone."""
+    source = open_input(
+        str(require_shared("data/pose2sim/pose2sim.json")), images=str(require_shared("data/pose2sim/photos"))
+    )
+    chosen = [source.load(i) for i in range(0, len(source), 8)]
+    scenes = {
+        f"{way} {s.name}": dataclasses.replace(change(s), name=f"{way} {s.name}")
+        for way, change in WAYS.items()
+        for s in chosen
+    }
+    return dict(zip(scenes, fitter.fit(scenes.values()), strict=True))
+
+
+def cropped(scene: Scene) -> Scene:
+    shift = np.array([37.0, 21.0])
+    keypoints, k = np.array(scene.keypoints), np.array(scene.intrinsics)
+    keypoints[..., :2] -= shift
+    k[:2, 2] -= shift
+    return dataclasses.replace(scene, keypoints=keypoints, intrinsics=k)
+
+
+def halved(scene: Scene) -> Scene:
+    keypoints, k = np.array(scene.keypoints), np.array(scene.intrinsics)
+    keypoints[..., :2] *= 0.5
+    k[:2] *= 0.5
+    size = (scene.image_size[0] // 2, scene.image_size[1] // 2)
+    return dataclasses.replace(scene, keypoints=keypoints, intrinsics=k, image_size=size)
+
+
+def mirrored(scene: Scene) -> Scene:
+    keypoints, k = np.array(scene.keypoints[:, hypotheses.READINGS[1]]), np.array(scene.intrinsics)
+    keypoints[..., 0] = scene.image_size[0] - keypoints[..., 0]
+    k[0, 2] = scene.image_size[0] - k[0, 2]
+    return dataclasses.replace(scene, keypoints=keypoints, intrinsics=k)
+
+
+WAYS = {"as it is": lambda s: s, "cropped": cropped, "halved": halved, "turned": half_turned, "mirrored": mirrored}
+
+
+@pytest.mark.parametrize("way", ["cropped", "halved", "turned", "mirrored"])
+def test_the_same_people_however_the_picture_is_cut(real, way):
+    moved = []
+    for name, fit in real.items():
+        if not name.startswith(way):
+            continue
+        before = real["as it is" + name.removeprefix(way)].fitted_keypoints_3d
+        after = np.array(fit.fitted_keypoints_3d)
+        if way == "turned":
+            after *= [-1.0, -1.0, 1.0]
+        if way == "mirrored":
+            after = after[:, hypotheses.READINGS[1]] * [-1.0, 1.0, 1.0]
+        moved.append(np.linalg.norm(after - before, axis=-1).ravel())
+    moved = 1000 * np.concatenate(moved)
+    assert len(moved) >= 8 * 17
+    assert np.median(moved) < 1.0 and np.percentile(moved, 90) < 10.0, (way, np.percentile(moved, [50, 90, 100]))
