@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
+import io
 import os
 import re
 import unicodedata

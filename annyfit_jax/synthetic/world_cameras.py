@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,8 +106,8 @@ def _draw(rng: np.random.Generator, points: Float[np.ndarray, "k 3"], config: Ca
     roll = rng.normal(0.0, config.roll)
     tilt = np.arctan2(rise, level) + np.arctan(aim[1])
     turns = [[0.0, 0.0, roll], [tilt, 0.0, 0.0], [np.pi / 2, 0.0, 0.0], [0.0, 0.0, np.arctan(aim[0])]]
-    rotvec = functools.reduce(compose, [np.array(turn) for turn in turns])
-    forward = Rotation.from_rotvec(rotvec).as_matrix()[2]
+    turn = functools.reduce(operator.mul, map(Rotation.from_rotvec, turns))
+    rotvec, forward = turn.as_rotvec(), turn.as_matrix()[2]
     position = np.array([centre[0], centre[1] - level, height])
     nearest = ((points - position) @ forward).min()
     if nearest < config.nearest:  # back along the level line of sight
