@@ -100,6 +100,7 @@ def scene_of(name: str, path: str, entries: dict[str, Entry], rules: Rules, note
         image_size=size,
         intrinsics=people.intrinsics,
         keypoints=people.keypoints[kept, :17],
+        keypoint_convention="coco",
         dense_keypoints=usable["dense"].arrays["dense"][kept]
         if "dense" in usable
         else np.zeros((len(kept), NUM_DENSE, 3)),

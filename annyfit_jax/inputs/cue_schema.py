@@ -25,7 +25,7 @@ from annyfit_jax.people.words import AGE_CLASSES, GENDER_CLASSES
 from annyfit_jax.records import codecs, wire
 from annyfit_jax.records.wire import Field, Record
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 NUM_WHOLE_BODY = 133
 MAX_PEOPLE = 255
 _HASH_VERSION = b"cues-1"
@@ -77,6 +77,16 @@ FIELDS: dict[str, Field] = {
     "boxes": _people(4, unit="pixels", meaning="x0, y0, x1, y1"),
     "median_depth": _people(unit="metres", meaning="median depth inside the mask, NaN = unknown"),
     "depth_layer": _people(dtype="int64", since=2, meaning="ordinal, smaller is nearer, -1 = unknown"),
+    "keypoint_convention": Field("text", since=3, meaning="who places the keypoints, as in `Scene`"),
+    "heights": _people(
+        2, unit="metres", since=3, meaning="measured body height and its standard deviation, NaN = unknown"
+    ),
+    "distances": _people(
+        2, unit="metres", since=3, meaning="measured distance and its standard deviation, NaN = unknown"
+    ),
+    "camera": Field(
+        "text", since=3, meaning="JSON: what is known of the camera, value and standard deviation, as in `Scene`"
+    ),
     "age": _people(unit="0 to 1", meaning="anchor of the word for the age, -1 = none"),
     "gender": _people(unit="0 to 1", meaning="anchor of the word for the gender, -1 = none"),
     "age_words": Field("texts", meaning="the word behind the anchor, empty = none"),
@@ -128,7 +138,24 @@ def content_hash(scene: Scene) -> str:
         array[np.isnan(array)] = np.nan  # one bit pattern for unknown
         digest.update(repr(array.shape).encode() + array.tobytes())
     digest.update(json.dumps(list(scene.person_ids)).encode())
+    # Only where there are any, so that scenes without them keep the hash of older versions.
+    for name, known in _facts(scene).items():
+        digest.update(f"{name}: {known!r}".encode())
     return digest.hexdigest()
+
+
+def _facts(scene: Scene) -> dict[str, Any]:
+    """What is known besides the cues of all scenes, as plain values."""
+    facts: dict[str, Any] = {}
+    for name in ("heights", "distances"):
+        value = getattr(scene, name)
+        if value is not None and len(value):
+            facts[name] = np.asarray(value, np.float64).tolist()
+    if scene.camera:
+        facts["camera"] = sorted((name, [float(number) for number in pair]) for name, pair in scene.camera.items())
+    if scene.keypoint_convention != Scene.keypoint_convention:
+        facts["keypoint_convention"] = scene.keypoint_convention
+    return facts
 
 
 # ------------------------------------------------------------------------------------------------ scene -> record
@@ -170,6 +197,10 @@ def encode(scene: Scene, image_jpeg: bytes = b"", provenance: Mapping[str, Any] 
         "boxes": _empty(FIELDS["boxes"]) if scene.boxes is None else scene.boxes,
         "median_depth": scene.median_depth,
         "depth_layer": scene.depth_layer,
+        "keypoint_convention": scene.keypoint_convention,
+        "heights": _empty(FIELDS["heights"]) if scene.heights is None else scene.heights,
+        "distances": _empty(FIELDS["distances"]) if scene.distances is None else scene.distances,
+        "camera": json.dumps(scene.camera, sort_keys=True) if scene.camera else "",
         "age": scene.age,
         "gender": scene.gender,
         **words,
@@ -314,6 +345,10 @@ def decode(serialized: bytes, where: str = "record", *, with_masks: bool = True,
         start=bodies("start_"),
         truth=bodies("truth_"),
         person_ids=read("person_ids"),
+        keypoint_convention=read("keypoint_convention") if version >= 3 else Scene.keypoint_convention,
+        heights=rows("heights"),
+        distances=rows("distances"),
+        camera=_camera(read("camera"), where) if version >= 3 else {},
         boxes=rows("boxes"),
         masks=masks,
         depth_map=depth_map,
@@ -337,6 +372,15 @@ def decode_photo(serialized: bytes, where: str) -> bytes:
 def stored_hash(serialized: bytes, where: str) -> str:
     """Only the content hash that the writer stored. Raises SceneError."""
     return Record(serialized, where).read("content_hash", FIELDS["content_hash"])
+
+
+def _camera(text: str, where: str) -> dict[str, tuple[float, float]]:
+    """Facts of the camera from their JSON text."""
+    try:
+        facts = json.loads(text) if text else {}
+        return {str(name): (float(value), float(sd)) for name, (value, sd) in facts.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise SceneError(f"{where}: camera: expected JSON of pairs of numbers ({error})") from error
 
 
 def _other_extras(names: list[str], arrays: list[bytes], where: str) -> dict[str, np.ndarray]:

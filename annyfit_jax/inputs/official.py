@@ -96,6 +96,7 @@ def read_official(
             image_size=image_size,
             intrinsics=_intrinsics(npz, image_size, options, notes),
             keypoints=_keypoints(npz, n),
+            keypoint_convention="coco",
             dense_keypoints=_dense_keypoints(npz, boxes, notes),
             median_depth=_median_depth(npz, n),
             depth_layer=np.full(n, -1, np.int64),

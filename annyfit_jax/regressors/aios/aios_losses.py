@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from annyfit_jax.regressors.aios import loss_terms, weak_perspective
 from annyfit_jax.regressors.aios.aios_config import LossConfig
 from annyfit_jax.regressors.aios.aios_model import LayerOutput, Outputs
-from annyfit_jax.regressors.aios.boxes import generalised_iou
+from annyfit_jax.regressors.aios.relative_boxes import generalised_iou
 from annyfit_jax.regressors.aios.encoder import CLASSES, PERSON
 from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
 from annyfit_jax.regressors.aios.hungarian_matching import match

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from annyfit_jax.regressors.aios.aios_config import AiosConfig
 from annyfit_jax.regressors.aios.aios_losses import DenoisingTargets
-from annyfit_jax.regressors.aios.boxes import inverse_sigmoid
+from annyfit_jax.regressors.aios.relative_boxes import inverse_sigmoid
 from annyfit_jax.regressors.aios.decoder import Denoising
 from annyfit_jax.regressors.aios.encoder import CLASSES, PERSON
 

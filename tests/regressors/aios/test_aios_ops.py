@@ -15,7 +15,15 @@ from flax import nnx
 from helpers import max_abs
 
 from annyfit_jax.regressors import rotation_layers
-from annyfit_jax.regressors.aios import attention, boxes, deformable, loss_terms, positions, tokens, weak_perspective
+from annyfit_jax.regressors.aios import (
+    attention,
+    deformable,
+    loss_terms,
+    positions,
+    relative_boxes,
+    tokens,
+    weak_perspective,
+)
 from annyfit_jax.regressors.aios.aios_config import AiosConfig, naive
 from annyfit_jax.regressors.aios.backbone import Bottleneck, FrozenNorm, InputProjection
 from annyfit_jax.regressors.aios.decoder import DecoderLayer
@@ -140,7 +148,7 @@ def test_box_embedding(numbers):
 
 def test_inverse_sigmoid():
     found = golden.arrays("embeddings")
-    assert max_abs(boxes.inverse_sigmoid(jnp.asarray(found["invsig_in"])), found["invsig_out"]) < 1e-5
+    assert max_abs(relative_boxes.inverse_sigmoid(jnp.asarray(found["invsig_in"])), found["invsig_out"]) < 1e-5
 
 
 def level_masks() -> tuple[list[jax.Array], list[tuple[int, int]]]:
@@ -341,16 +349,16 @@ def test_mlp_and_refinement():
     )  # fmt: skip
     delta = module(jnp.asarray(found["mlp_in"]))
     assert max_abs(delta, found["mlp_out"]) < TOLERANCE
-    assert max_abs(boxes.refine(jnp.asarray(found["refine_ref"]), delta), found["refine_out"]) < TOLERANCE
+    assert max_abs(relative_boxes.refine(jnp.asarray(found["refine_ref"]), delta), found["refine_out"]) < TOLERANCE
 
 
 def test_generalised_iou():
     found = golden.arrays("ops")
     a, b = jnp.asarray(found["box_a"]), jnp.asarray(found["box_b"])
-    assert max_abs(boxes.to_corners(a), found["box_a_xyxy"]) < 1e-6
-    assert max_abs(boxes.from_corners(boxes.to_corners(a)), found["xyxy_back"]) < 1e-6
-    assert max_abs(boxes.generalised_iou(a[:, None], b[None]), found["giou"]) < TOLERANCE
-    assert max_abs(1 - boxes.generalised_iou(a[:4], b), found["giou_diag_loss"]) < TOLERANCE
+    assert max_abs(relative_boxes.to_corners(a), found["box_a_xyxy"]) < 1e-6
+    assert max_abs(relative_boxes.from_corners(relative_boxes.to_corners(a)), found["xyxy_back"]) < 1e-6
+    assert max_abs(relative_boxes.generalised_iou(a[:, None], b[None]), found["giou"]) < TOLERANCE
+    assert max_abs(1 - relative_boxes.generalised_iou(a[:4], b), found["giou_diag_loss"]) < TOLERANCE
 
 
 def test_focal_loss():

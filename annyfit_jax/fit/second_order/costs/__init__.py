@@ -1,6 +1,6 @@
 """The costs of the MAP objective, one line each; to add one, see `costs.base`."""
 
-from annyfit_jax.fit.second_order.costs import depth, gravity, points, pose, shape, touch
+from annyfit_jax.fit.second_order.costs import gravity, metric_depth, points, pose, shape, touch
 from annyfit_jax.fit.second_order.costs.base import Cost
 
 COSTS: tuple[Cost, ...] = (
@@ -12,9 +12,9 @@ COSTS: tuple[Cost, ...] = (
     shape.WORDS,
     shape.ANTHROPOMETRY,
     shape.MEASURED_HEIGHT,
-    depth.METRIC_DEPTH,
-    depth.DISTANCE,
-    depth.ORDER,
+    metric_depth.METRIC_DEPTH,
+    metric_depth.DISTANCE,
+    metric_depth.ORDER,
     gravity.GRAVITY,
     gravity.GROUND_PLANE,
     gravity.FACE,
