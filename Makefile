@@ -2,7 +2,8 @@
 #
 #   make setup         .venv with the project and its test tools
 #   make demo          setup, then fit the photos in experiments/demo_data and write out/demo/index.html
-#   make test          setup, then every test that needs no torch
+#   make test          setup, then the tests of every kind that take seconds: minutes on two cores
+#   make test-all      setup, then every test that needs no torch: the slow ones as well
 #   make test-parity   .venv-parity with torch (CPU), then the live comparisons with the `anny` and `smplx` packages
 #   make lint          ruff check, ruff format --check, pyright
 #   make docs          tutorials, pages and the reference of every public name as a site, in site/
@@ -25,10 +26,10 @@ PARITY_BIN := $(PARITY_VENV)/bin
 STAMP := $(VENV)/.installed
 PARITY_STAMP := $(PARITY_VENV)/.installed
 
-.PHONY: help setup demo test test-parity lint docs clean distclean
+.PHONY: help setup demo test test-all test-parity lint docs clean distclean
 
 help:
-	@sed -n '3,10s/^# *//p' Makefile
+	@sed -n '3,11s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -54,6 +55,9 @@ demo: setup
 	@echo "The demo is in $(CURDIR)/$(DEMO_OUTPUT): open $(CURDIR)/$(DEMO_OUTPUT)/index.html"
 
 test: setup
+	$(BIN)/python -m pytest -m "not slow" --numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
+
+test-all: setup
 	$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
 
 test-parity: $(PARITY_STAMP)

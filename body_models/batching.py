@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 
 def people_last(
-    fields: Sequence[tuple[str, Array | None, tuple[int, ...]]], owner: str
+    fields: Sequence[tuple[str, Array | np.ndarray | None, tuple[int, ...]]], owner: str
 ) -> tuple[tuple[int, ...], list[Any]]:
     """Broadcast the leading dimensions of parameter arrays, flatten them and put them last.
 
@@ -42,7 +43,7 @@ def people_last(
         raise ValueError(f"{owner}: leading dimensions do not broadcast: {listed}") from None
     people = math.prod(batch)
 
-    def last(array: Array | None, trailing: tuple[int, ...]) -> Array | None:
+    def last(array: Array | np.ndarray | None, trailing: tuple[int, ...]) -> Array | None:
         if array is None:
             return None
         full = jnp.broadcast_to(array, (*batch, *trailing)).reshape(people, *trailing)

@@ -105,7 +105,7 @@ def _depth_first_rank(parents: Sequence[int]) -> np.ndarray:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _skin(
     blocks: Blocks,
-    table: Float[Array, "block vertex bone"],
+    table: Float[Array, "block row entry"],
     rotation: Float[Array, "bone 3 3 person"],
     shift: Float[Array, "bone 3 person"],
     vertices: Float[Array, "3 vertex person"],

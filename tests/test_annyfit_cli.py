@@ -59,6 +59,7 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("shadowed", [False, True], ids=["", "with that folder first on the path"])
 def test_it_runs_its_own_programs_from_any_folder(installed, folder, shadowed):
     path = {"first": folder if shadowed else None}
@@ -74,6 +75,7 @@ def test_it_runs_its_own_programs_from_any_folder(installed, folder, shadowed):
     assert made.stdout.startswith("1 of 1 shards, 6 scenes")
 
 
+@pytest.mark.process
 def test_shipped_configs_are_found_from_any_folder(installed, folder):
     """The config is found: what is missing is the input."""
     for config in ("annyfit_plus", "annyfit_plus.py", "experiments/configs/annyfit_plus.py"):

@@ -140,6 +140,7 @@ def parse(commands: list[Command]) -> list[str]:
     return [next(answers[command.program]) for command in commands]
 
 
+@pytest.mark.process
 def test_every_command_is_understood_by_its_program():
     """Programs exist, and take the flags and the values that the documents give them."""
     assert {c.where for c in COMMANDS} >= {relative(p) for p in (*TUTORIALS.glob("[1-6]_*.md"), REPO / "README.md")}
@@ -151,6 +152,7 @@ def test_every_command_is_understood_by_its_program():
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.process
 def test_a_wrong_command_is_found():
     def command(program: str, *arguments: str) -> Command:
         return Command("here", program, arguments)

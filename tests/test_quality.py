@@ -1,4 +1,4 @@
-"""What holds of the source tree as a whole: style, types, what may stand in a file, packaging, the shadowed name."""
+"""What holds of the source tree as a whole: what may stand in a file, packaging, documents. Style and types: `make lint`."""
 
 from __future__ import annotations
 
@@ -34,13 +34,6 @@ def run(*command: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, cwd=REPO, **options)
 
 
-def tool(*arguments: str) -> None:
-    """`python -m arguments` must succeed; what it prints is the message of the failure."""
-    done = run(sys.executable, "-m", *arguments)
-    if done.returncode:
-        pytest.fail(f"{' '.join(arguments)} failed:\n{done.stdout[-6000:]}{done.stderr[-2000:]}", pytrace=False)
-
-
 @pytest.fixture(scope="module")
 def project_files() -> list[Path]:
     """Files that git tracks or would track."""
@@ -53,24 +46,10 @@ def project_files() -> list[Path]:
     return [path for name in listed.stdout.split("\0") if name and (path := REPO / name).is_file()]
 
 
-# ------------------------------------------------------------------------------------------------ style and types
-
-
-def test_ruff_finds_nothing():
-    tool("ruff", "check", ".")
-
-
-def test_files_are_formatted():
-    tool("ruff", "format", "--check", ".")
-
-
-def test_types():
-    tool("pyright", "--pythonpath", sys.executable)
-
-
 # ------------------------------------------------------------------------------------------------ contents of files
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_no_file_holds(what, project_files):
     found = []
@@ -99,6 +78,7 @@ def test_forbidden_patterns_find_what_they_are_for(what, line):
     assert FORBIDDEN[what].search(line)
 
 
+@pytest.mark.process
 def test_files_are_small(project_files):
     large = {str(p.relative_to(REPO)): p.stat().st_size for p in project_files if p.stat().st_size > LARGEST_FILE_BYTES}
     assert not large
@@ -107,6 +87,7 @@ def test_files_are_small(project_files):
 # ------------------------------------------------------------------------------------------------ packaging
 
 
+@pytest.mark.process
 def test_a_package_of_the_same_name_is_named_in_the_error(tmp_path):
     """The PyPI distribution `body-models` also installs `body_models`."""
     other = tmp_path / "body_models"
@@ -124,6 +105,7 @@ def test_a_package_of_the_same_name_is_named_in_the_error(tmp_path):
     assert str(other / "__init__.py") in message
 
 
+@pytest.mark.process
 def test_data_files_go_into_the_wheel(project_files):
     """Everything in a package that is not a module of it is named in `package-data`."""
     table = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
@@ -147,11 +129,11 @@ def test_licence_files_are_there_and_named():
         assert path.name in notice, path.name
 
 
-def test_continuous_integration_runs_the_demo_and_the_tests():
+def test_continuous_integration_runs_the_demo_lint_and_all_tests():
     script = REPO / ".ci" / "run"
     assert os.access(script, os.X_OK)
     commands = re.findall(r"^make (\S+)", script.read_text(), flags=re.MULTILINE)
-    assert commands == ["demo", "test"]
+    assert commands == ["demo", "lint", "test-all"]
 
 
 # ------------------------------------------------------------------------------------------------ documents

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from annyfit_jax.people.scene import COCO17
 
@@ -60,8 +60,8 @@ def shared(ours: Sequence[str], theirs: Sequence[str], wanted: Sequence[str] | N
 
 
 def pick(
-    points: Float[np.ndarray, "*batch J D"], names: Sequence[str], wanted: Sequence[str]
-) -> Float[np.ndarray, "*batch K D"]:
+    points: Shaped[np.ndarray, "*batch J D"], names: Sequence[str], wanted: Sequence[str]
+) -> Shaped[np.ndarray, "*batch K D"]:
     """The wanted joints of an array whose joints are called `names`. Raises ValueError naming those that are not there."""
     absent = [name for name in wanted if name not in names]
     if absent or np.shape(points)[-2] != len(names):

@@ -22,6 +22,8 @@ ZEROS = nnx.initializers.zeros
 class HostRandom:
     """Random start values drawn on the host; takes the place of `nnx.Rngs` in constructors of modules.
 
+    Flax asks its `rngs` only for `params()`, so that its own modules take one as well, by a cast.
+
     Hundreds of differently shaped draws cost minutes of compilation, and `nnx.Rngs` counts in an array, which costs as much
     again under a trace. Without a seed all draws are zeros: for shapes only.
     """
@@ -34,9 +36,9 @@ class HostRandom:
         return self
 
     @classmethod
-    def of(cls, key: Array | None) -> nnx.Rngs:
+    def of(cls, key: Array | None) -> HostRandom:
         """Draws decided by a JAX key; None: shapes only."""
-        return cast(nnx.Rngs, cls(None if key is None else np.asarray(jax.random.key_data(key)).ravel().tolist()))
+        return cls(None if key is None else np.asarray(jax.random.key_data(key)).ravel().tolist())
 
 
 def _drawn(draw: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]) -> Initializer:
@@ -71,7 +73,7 @@ def linear(
     inputs: int,
     outputs: int,
     *,
-    rngs: nnx.Rngs,
+    rngs: HostRandom,
     dtype: str = "float32",
     kernel_init: Initializer | None = None,
     bias_init: Initializer | None = None,
@@ -79,14 +81,14 @@ def linear(
     """A linear layer with bias; parameters float32, computed in `dtype`."""
     default = fan_in_uniform(inputs)
     return nnx.Linear(
-        inputs, outputs, rngs=rngs, dtype=jnp.dtype(dtype), kernel_init=kernel_init or default,
+        inputs, outputs, rngs=cast(nnx.Rngs, rngs), dtype=jnp.dtype(dtype), kernel_init=kernel_init or default,
         bias_init=bias_init or default,
     )  # fmt: skip
 
 
-def layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(width: int, rngs: HostRandom) -> nnx.LayerNorm:
     """LayerNorm over the last axis, in float32."""
-    return nnx.LayerNorm(width, epsilon=EPSILON, use_fast_variance=False, rngs=rngs, dtype=jnp.float32)
+    return nnx.LayerNorm(width, epsilon=EPSILON, use_fast_variance=False, rngs=cast(nnx.Rngs, rngs), dtype=jnp.float32)
 
 
 class Mlp(nnx.Module):
@@ -96,7 +98,7 @@ class Mlp(nnx.Module):
         self,
         sizes: tuple[int, ...],
         *,
-        rngs: nnx.Rngs,
+        rngs: HostRandom,
         dtype: str = "float32",
         kernel_init: Initializer | None = None,
         last_kernel_init: Initializer | None = None,
@@ -122,7 +124,7 @@ class Mlp(nnx.Module):
 class FeedForward(nnx.Module):
     """W2 relu(W1 x)."""
 
-    def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs, dtype: str = "float32"):
+    def __init__(self, width: int, hidden: int, *, rngs: HostRandom, dtype: str = "float32"):
         self.expand = linear(width, hidden, rngs=rngs, dtype=dtype, kernel_init=XAVIER)
         self.contract = linear(hidden, width, rngs=rngs, dtype=dtype, kernel_init=XAVIER)
 

@@ -7,6 +7,7 @@ epsilon 1e-6, a position table of 37 x 37 patches that is interpolated to other 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from annyfit_jax.regressors.layers import NORMAL, ZEROS, call, fan_in_uniform, linear
+from annyfit_jax.regressors.layers import NORMAL, ZEROS, HostRandom, call, fan_in_uniform, linear
 
 _EPSILON = 1e-6
 _CUBIC = -0.75
@@ -50,7 +51,7 @@ SIZES = {"s": VIT_S, "b": VIT_B, "l": VIT_L}
 class Attention(nnx.Module):
     """Self-attention of all tokens."""
 
-    def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: VitConfig, *, rngs: HostRandom):
         self.config = config
         self.qkv = linear(config.width, 3 * config.width, rngs=rngs, dtype=config.dtype)
         self.proj = linear(config.width, config.width, rngs=rngs, dtype=config.dtype)
@@ -72,7 +73,7 @@ def _implementation(config: VitConfig):
 class Block(nnx.Module):
     """x += g1 attention(norm x); x += g2 W2 gelu(W1 norm x)."""
 
-    def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: VitConfig, *, rngs: HostRandom):
         width = config.width
         self.norm1, self.norm2 = (_norm(width, rngs) for _ in range(2))
         self.attn = Attention(config, rngs=rngs)
@@ -85,18 +86,18 @@ class Block(nnx.Module):
         return x + self.scale2[...] * self.fc2(jax.nn.gelu(self.fc1(self.norm2(x)), approximate=False))
 
 
-def _norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(width, epsilon=_EPSILON, use_fast_variance=False, rngs=rngs, dtype=jnp.float32)
+def _norm(width: int, rngs: HostRandom) -> nnx.LayerNorm:
+    return nnx.LayerNorm(width, epsilon=_EPSILON, use_fast_variance=False, rngs=cast(nnx.Rngs, rngs), dtype=jnp.float32)
 
 
 class Vit(nnx.Module):
     """Square pictures to one token each, and one per patch."""
 
-    def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: VitConfig, *, rngs: HostRandom):
         self.config = config
         width, side = config.width, config.patch
         self.patch_embed = nnx.Conv(
-            3, width, (side, side), side, padding="VALID", rngs=rngs, dtype=jnp.dtype(config.dtype),
+            3, width, (side, side), side, padding="VALID", rngs=cast(nnx.Rngs, rngs), dtype=jnp.dtype(config.dtype),
             kernel_init=fan_in_uniform(3 * side * side), bias_init=fan_in_uniform(3 * side * side),
         )  # fmt: skip
         draw = rngs.params()

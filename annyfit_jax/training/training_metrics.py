@@ -44,7 +44,10 @@ class Log:
         kept = [line for line in read(self.path) if line["step"] <= first_step]
         write_bytes(self.path, b"".join(_encoded(line) for line in kept))
         if tensorboard:
-            from tensorboardX import SummaryWriter
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError:
+                raise ValueError("TensorBoard needs the package tensorboardX: pip install tensorboardX") from None
 
             self._board = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=first_step)
 

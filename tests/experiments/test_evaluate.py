@@ -589,6 +589,7 @@ def test_fits_without_a_stored_start_have_one_column(fitted):
     assert all(list(scene) == ["fit"] for scene in report["per_scene"].values())
 
 
+@pytest.mark.process
 def test_the_program(fitted):
     folder, predicted = fitted
     truth, _ = relative_human_truth(folder, predicted)

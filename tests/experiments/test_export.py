@@ -81,6 +81,7 @@ def test_a_name_that_is_a_path_is_refused(tmp_path):
     assert not (tmp_path / "pair.npz").exists()
 
 
+@pytest.mark.process
 def test_the_program_says_what_it_did_and_ends_with_its_codes(job, tmp_path):
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "experiments.export", *arguments]

@@ -414,6 +414,7 @@ class Killed(BaseException):
     """The process is gone."""
 
 
+@pytest.mark.process
 def test_processes_that_are_killed_lose_nothing_and_do_nothing_twice(photos, tmp_path):
     """SIGKILL in the middle of three stages; the last run ends with the bytes of a run that nobody disturbed."""
     photos_to_cues.precompute(options(photos, tmp_path / "whole"))
@@ -764,6 +765,7 @@ def test_a_choice_that_cannot_be_says_what_there_is(photos, tmp_path, changes, m
     assert not (tmp_path / "plan.json").exists()
 
 
+@pytest.mark.process
 def test_the_default_set_is_permissive_and_imports_nothing_heavy():
     code = (
         "import sys; from experts import registry; s = registry.build('default'); registry.check_licences(s, False); "
@@ -832,6 +834,7 @@ def test_every_expert_and_option_of_the_documentation_exists():
             build("server" if cue == "words" and option not in known else "default", [assignment])
 
 
+@pytest.mark.process
 def test_the_program_runs_from_the_command_line(photos, tmp_path):
     command = [sys.executable, "-m", "experiments.precompute", f"--images={photos}", f"--output={tmp_path / 'out'}"]
     done = subprocess.run([*command, "--experts=nothing"], capture_output=True, text=True, cwd=REPO, timeout=HANG_S)

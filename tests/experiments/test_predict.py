@@ -85,6 +85,7 @@ def predictor(done) -> Predictor:
     return config.regressor.predictor(variables, PredictOptions(threshold=0.001, short_side=48, long_side=96))
 
 
+@pytest.mark.process
 def test_predictions_are_fits(done):
     _, _, folder, _ = done
     stored = open_fits(folder / "out" / "fits")
@@ -107,6 +108,7 @@ def test_predictions_are_fits(done):
         assert np.isfinite(project(fit.fitted_keypoints_3d, fit.K)).all()
 
 
+@pytest.mark.process
 def test_the_program_stores_what_the_network_says(done, predictor):
     config, _, folder, _ = done
     image = read_photo(folder / "photos" / "wide.png")
@@ -122,6 +124,7 @@ def test_the_program_stores_what_the_network_says(done, predictor):
     assert not stored.pose[:, bones.index("eye.L")].any()  # no part of the head: at rest
 
 
+@pytest.mark.process
 def test_one_person_and_no_person(done, predictor, monkeypatch):
     _, _, folder, _ = done
     image = read_photo(folder / "photos" / "wide.png")
@@ -133,6 +136,7 @@ def test_one_person_and_no_person(done, predictor, monkeypatch):
     assert nobody.pose.shape == (0, 162, 3)
 
 
+@pytest.mark.process
 def test_meshes_are_stored_on_request(done, predictor, monkeypatch):
     _, _, folder, _ = done
     image = read_photo(folder / "photos" / "wide.png")
@@ -142,6 +146,7 @@ def test_meshes_are_stored_on_request(done, predictor, monkeypatch):
     assert max_abs(fit.vertices, BodyMeshes().vertices(fit.parameters)) < 1e-5
 
 
+@pytest.mark.process
 def test_meshes_of_smplx_have_the_expression(tmp_path, monkeypatch):
     """Which a fit has no parameters for: the stored mesh is the one of the fit's parameters and the network's expression."""
     arrays: dict[str, Any] = smplx_synthetic.arrays()
@@ -170,12 +175,14 @@ def test_meshes_of_smplx_have_the_expression(tmp_path, monkeypatch):
     assert max_abs(fit.vertices, smplx.forward(model, params._replace(expression=None)).vertices) > 1e-3
 
 
+@pytest.mark.process
 def test_unreadable_photos_are_named(done):
     _, _, folder, _ = done
     (aside,) = [json.loads(line) for line in (folder / "out" / "set_aside.jsonl").read_text().splitlines()]
     assert aside["name"] == "broken" and "broken.jpg" in aside["reason"]
 
 
+@pytest.mark.process
 def test_another_config_is_refused(done):
     _, _, folder, places = done
     result = call(*places, f"--output={folder / 'other'}", "--set=seed=4")
@@ -184,6 +191,7 @@ def test_another_config_is_refused(done):
     assert not (folder / "other").exists()
 
 
+@pytest.mark.process
 def test_pictures_of_a_batch_in_training(done, predictor):
     """True joints are drawn where they are, predicted bodies as the fits' projections; the rest is the picture."""
     config, variables, folder, _ = done

@@ -88,6 +88,7 @@ def test_no_program_hides_a_module_of_python():
     assert not {path.stem for path in FOLDER.glob("*.py")} & set(sys.stdlib_module_names)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "way", [["-m", "annyfit_cli", "status"], ["-m", "experiments.status"], ["experiments/status.py"]]
 )
@@ -119,6 +120,7 @@ def test_help_shows_every_flag_with_its_default_and_nothing_else(usage_of, name,
     assert "alsologtostderr" not in text and not any("repeat this option" in block for block in blocks)
 
 
+@pytest.mark.process
 def test_help_of_a_program_as_a_user_calls_it():
     done = call("-m", "experiments.export", "--help")
     assert done.returncode == 0 and not done.stderr
@@ -180,6 +182,7 @@ def test_right_flags_are_accepted(usage_of):
     assert flags.FLAGS["set"].value == ["x=1"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -205,6 +208,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments, expected, tmp_path):
     assert not list(tmp_path.iterdir()), "nothing is written"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["help"], ["-h"]])
 def test_the_front_door_lists_the_programs(arguments):
     done = call("-m", "annyfit_cli", *arguments)

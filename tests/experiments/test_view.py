@@ -109,6 +109,7 @@ def test_a_scene_replaces_the_one_before(fits):
     assert viewer._current == len(fits.names) - 1
 
 
+@pytest.mark.process
 def test_program_says_what_is_missing(tmp_path):
     (tmp_path / "viser.py").write_text("raise ImportError('not here')\n")
     done = subprocess.run(

@@ -100,6 +100,7 @@ def test_features_are_those_documented(folder):
     assert sorted(training_set.fields()) == sorted(examples(folder)[0])
 
 
+@pytest.mark.process
 def test_grain_reads_the_training_set_and_the_job_without_tensorflow(folder, job):
     """Both are datasets: Grain shuffles, maps and batches them, and TensorFlow is never imported."""
     code = f"""

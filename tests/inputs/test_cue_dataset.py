@@ -284,6 +284,7 @@ def test_few_shards_are_open_at_a_time(tmp_path, monkeypatch):
         assert len(opened.records._readers) <= 2
 
 
+@pytest.mark.process
 def test_tfds_and_grain_read_it_without_tensorflow(tmp_path):
     scenes = [make_scene(n, seed=n, name=f"s{n}") for n in (1, 0, 3, 2)]
     scenes[1] = bare_scene(1, name="s0")
@@ -511,6 +512,7 @@ def test_other_folders_are_told_apart(tmp_path):
 # ------------------------------------------------------------------------------------------------ the program
 
 
+@pytest.mark.process
 def test_pack_program(tmp_path):
     """COCO with a photo, a broken image entry and --with_images; then the dataset packed again."""
     stream = io.BytesIO()

@@ -105,6 +105,7 @@ def test_the_varied_collection_has_every_kind_of_row(reference):
     assert status["people"]["skipped"] == {"crowd_annotation": 2, "invalid_cues": 3}
 
 
+@pytest.mark.process
 def test_sigkill_at_random_write_boundaries(children, reference, tmp_path):
     names: list[str] = []
     faults.install(names.append)
@@ -128,6 +129,7 @@ def test_sigkill_at_random_write_boundaries(children, reference, tmp_path):
         assert_same(folder, reference)
 
 
+@pytest.mark.process
 def test_a_job_that_is_killed_again_and_again_gets_there(children, reference, tmp_path):
     folder, exits, rng = tmp_path / "out", [], random.Random(1)
     while not exits or exits[-1] != 0:
@@ -137,6 +139,7 @@ def test_a_job_that_is_killed_again_and_again_gets_there(children, reference, tm
     assert_same(folder, reference)
 
 
+@pytest.mark.process
 def test_sigterm_ends_with_its_code_and_leaves_nothing_half_written(children, reference, tmp_path):
     folder = tmp_path / "out"
     assert children.wait(children.start(folder, terminate_at="claim 0: before release")) == 75
@@ -171,6 +174,7 @@ def test_a_torn_shard_is_fitted_again_and_never_read(reference, tmp_path, damage
     assert_same(folder, reference)
 
 
+@pytest.mark.process
 def test_disk_full_on_a_small_disk(reference, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -213,11 +217,13 @@ def test_disk_full_at_any_boundary(reference, tmp_path, where):
     assert_same(folder, reference)
 
 
+@pytest.mark.process
 def test_the_exit_code_of_a_full_disk(children, tmp_path):
     (tmp_path / "out").write_text("a file where the folder should be")
     assert children.wait(children.start(tmp_path / "out")) == 74
 
 
+@pytest.mark.process
 def test_two_processes_that_both_want_everything_share_the_work(children, reference, tmp_path):
     folder = tmp_path / "out"
     counts = [tmp_path / "a", tmp_path / "b"]
@@ -227,6 +233,7 @@ def test_two_processes_that_both_want_everything_share_the_work(children, refere
     assert_same(folder, reference)
 
 
+@pytest.mark.process
 def test_a_unit_has_one_winner(children, tmp_path):
     files = [tmp_path / f"won{k}" for k in range(4)]
     until, at = tmp_path / "until", time.time() + 0.3
@@ -241,6 +248,7 @@ def test_a_unit_has_one_winner(children, tmp_path):
     assert Counter(unit for file in files for unit in json.loads(file.read_text())) == Counter(range(25))
 
 
+@pytest.mark.process
 def test_claims_of_a_dead_process_fall_at_once_and_those_of_a_silent_one_after_the_lease(children, tmp_path):
     process = children.ask("grab", folder=str(tmp_path), units=1, at=0, won=str(tmp_path / "won"))
     assert children.wait(process) == 0

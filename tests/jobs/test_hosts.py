@@ -95,6 +95,7 @@ def test_the_kubernetes_file_has_one_number_of_pods_and_our_variable():
     assert "completionMode: Indexed" in text
 
 
+@pytest.mark.process
 def test_the_slurm_script_passes_sigterm_on_and_requeues_on_75_only(tmp_path):
     """Run with a stand-in for python, which waits for SIGTERM, and for scontrol."""
     script = LAUNCH / "slurm_array.sh"

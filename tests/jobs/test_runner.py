@@ -399,6 +399,7 @@ def program(name: str, *arguments: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
+@pytest.mark.process
 def test_the_programs_on_scenes_that_are_all_broken(tmp_path):
     """No fit, hence no compilation: flags, job, tables, status and exit codes."""
     scenes, out = tmp_path / "scenes", str(tmp_path / "out")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SHARED
+from helpers import GOLDENS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,11 +14,9 @@ from annyfit_jax.people import words
 from annyfit_jax.people.camera import intrinsics_from_fov, project
 from annyfit_jax.people.dense_points import crop_to_image, dense_vertex_indices
 
-GOLDEN = SHARED / "golden" / "annyfit"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="shared/golden/annyfit is not beside the checkout")
+GOLDEN = GOLDENS / "annyfit"
 
 
-@needs_golden
 @pytest.mark.parametrize(("table", "anchor"), [("age_text", words.age_anchor), ("gender_text", words.gender_anchor)])
 def test_words_match_the_recorded_answers(table, anchor):
     recorded = json.loads((GOLDEN / "tables.json").read_text())[table]
@@ -55,7 +53,6 @@ def test_classes_are_the_nearest_anchors():
         words.age_class(float("nan"))
 
 
-@needs_golden
 def test_focal_length_matches_the_recorded_values():
     with np.load(GOLDEN / "unit_preprocess.npz") as golden:
         for fov, size, focal in zip(golden["focal_fov"], golden["focal_size"], golden["focal"], strict=True):
@@ -77,7 +74,6 @@ def test_impossible_cameras_are_refused(size, fov):
         intrinsics_from_fov(size, fov)
 
 
-@needs_golden
 @pytest.mark.parametrize("case", ["case0", "case1"])
 def test_projection_and_its_gradient_match_the_recorded_values(case):
     with np.load(GOLDEN / "unit_projection.npz") as golden, jax.enable_x64(True):
@@ -100,7 +96,6 @@ def test_projection_broadcasts_one_camera_per_person_and_uses_skew():
     np.testing.assert_allclose(project(points, k[:, None]), expected, rtol=1e-12)
 
 
-@needs_golden
 def test_dense_detections_move_from_the_crop_to_the_image():
     with np.load(GOLDEN / "unit_preprocess.npz") as golden:
         for case in ("case0", "case1", "case2"):
@@ -118,7 +113,6 @@ def test_the_dense_set_has_138_different_vertices():
     assert indices.max() < 13718
 
 
-@needs_golden
 def test_the_dense_set_is_the_one_of_the_goldens():
     recorded = json.loads((GOLDEN / "dense138_vertices.json").read_text())["vertex_indices"]
     assert dense_vertex_indices().tolist() == recorded

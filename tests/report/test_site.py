@@ -326,6 +326,7 @@ def test_nothing_is_asked_of_a_network(page):
         assert "fetch(" not in file.read_text()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize(
     ("view", "expected"),
@@ -357,6 +358,7 @@ def run_program(*flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=HANG_S, env=environment)
 
 
+@pytest.mark.process
 def test_program_writes_a_report_and_names_what_is_wrong(fits, tmp_path):
     done = run_program(f"--fits={fits.location}", f"--output={tmp_path}/r", "--pictures=0", "--title=T")
     assert done.returncode == 0, done.stderr[-2000:]

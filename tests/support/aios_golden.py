@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import recorded_weights
 from flax import nnx
 from helpers import GOLDENS, require_shared
 
@@ -23,7 +22,7 @@ LOCAL = GOLDENS / "aios"
 
 
 def path(name: str) -> Path:
-    """A file of the recordings: shipped with the tests, or beside the repository (else the test is skipped)."""
+    """A file of the recordings: in the clone, or beside it (else the test is skipped)."""
     return LOCAL / name if (LOCAL / name).exists() else require_shared(Path("golden") / "aios" / name)
 
 
@@ -41,17 +40,6 @@ def table(name: str):
 def under(prefix: str, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Entries below a prefix, which is taken off."""
     return {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
-
-
-@functools.cache
-def weightgen() -> ModuleType:
-    """Values of any parameter from seed, key and shape."""
-    spec = importlib.util.spec_from_file_location("weightgen", path("weightgen.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def fill_module(module_of, arrays_: dict[str, np.ndarray], place: tuple, prefix: str) -> nnx.Module:
@@ -72,12 +60,11 @@ def fill_module(module_of, arrays_: dict[str, np.ndarray], place: tuple, prefix:
 @functools.cache
 def recorded_variables(config: AiosConfig, seed: int) -> nnx.State:
     """Variables of the network as the recordings had them."""
-    generate = weightgen().tensor
 
     def value(path, variable):
         leaf = str(path[-1])
         theirs = aios_checkpoint.to_theirs(np.broadcast_to(np.float32(0), variable.shape), leaf).shape
-        made = generate(seed, aios_checkpoint.torch_name(path), theirs)
+        made = recorded_weights.tensor(seed, aios_checkpoint.torch_name(path), theirs)
         return path, variable.replace(jnp.asarray(aios_checkpoint.to_ours(made, leaf)))
 
     return nnx.from_flat_state([value(p, v) for p, v in nnx.to_flat_state(graph_and_shapes(config)[1])])
@@ -89,8 +76,9 @@ def tiny_config(joints: bool, **changes) -> AiosConfig:
     return AiosConfig(**{"joints": joints, **small, **changes})
 
 
-def images(found: dict[str, np.ndarray]) -> tuple[jax.Array, jax.Array]:
-    """Pictures (batch, h, w, 3) and their padding."""
+def images() -> tuple[jax.Array, jax.Array]:
+    """The two pictures (batch, h, w, 3) of the small networks' recordings, and their padding."""
+    found = arrays("tiny_picture")
     return jnp.asarray(found["image"].transpose(0, 2, 3, 1)), jnp.asarray(found["mask"])
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import recorded_weights
 from flax import nnx
 from helpers import GOLDENS, require_shared
 
@@ -25,7 +26,7 @@ TINY_SMPLX = smplx_config(size=112, vit=TINY_VIT, max_people=4)
 
 
 def path(name: str) -> Path:
-    """A recording: shipped with the tests, or beside the repository (else the test is skipped)."""
+    """A recording: in the clone, or beside it (else the test is skipped)."""
     return LOCAL / name if (LOCAL / name).exists() else require_shared(Path("golden") / "multihmr" / name)
 
 
@@ -35,21 +36,14 @@ def arrays(name: str) -> dict[str, np.ndarray]:
         return {key: archive[key] for key in archive.files}
 
 
+def tiny_images() -> jax.Array:
+    """The three pictures (image, h, w, 3) of the small networks' recordings."""
+    return jnp.asarray(arrays("tiny_picture")["image"].transpose(0, 2, 3, 1))
+
+
 @functools.cache
 def table(name: str):
     return json.loads(path(f"{name}.json").read_text())
-
-
-@functools.cache
-def weightgen():
-    where = GOLDENS / "aios" / "weightgen.py"
-    where = where if where.exists() else require_shared(Path("golden/aios/weightgen.py"))
-    spec = importlib.util.spec_from_file_location("weightgen", where)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def recorded(config: MultiHmrConfig, seed: int, own: dict[str, np.ndarray]) -> nnx.State:
@@ -58,7 +52,7 @@ def recorded(config: MultiHmrConfig, seed: int, own: dict[str, np.ndarray]) -> n
     def value(place, variable):
         leaf, name = str(place[-1]), multihmr_checkpoint.torch_name(config, place)
         theirs = to_theirs(np.broadcast_to(np.float32(0), variable.shape), leaf).shape
-        made = own[name] if name in own else weightgen().tensor(seed, name, theirs)
+        made = own[name] if name in own else recorded_weights.tensor(seed, name, theirs)
         return place, variable.replace(jnp.asarray(to_ours(made, leaf)))
 
     return nnx.from_flat_state([value(p, v) for p, v in nnx.to_flat_state(multihmr_model.graph_and_shapes(config)[1])])

@@ -243,6 +243,7 @@ def test_processes_write_the_same_records(tmp_path, generator):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+@pytest.mark.process
 def test_synthesize_program(tmp_path, generator, scenes):
     command = [sys.executable, "-m", "experiments.synthesize", f"--output={tmp_path}/d", "--scenes=5", "--seed=3"]
     cache = {"JAX_COMPILATION_CACHE_DIR": str(REPO / ".cache" / "jax"), "JAX_PLATFORMS": "cpu"}

@@ -460,6 +460,7 @@ def test_processes_write_the_same_records_and_mixing_is_refused(tmp_path, world)
             cue_dataset.write(tmp_path / "one", cue_dataset.Plan(12, source, 4), world.scenes)
 
 
+@pytest.mark.process
 def test_program_writes_what_the_library_makes(tmp_path, world, scenes):
     command = [
         sys.executable,
@@ -489,6 +490,7 @@ def test_program_writes_what_the_library_makes(tmp_path, world, scenes):
         assert np.abs(picture.astype(float) - made.image).mean() < 12
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "flags",
     [["--render=picture", "--people=1,2"], ["--difficulty=hard"]],

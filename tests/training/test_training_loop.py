@@ -350,6 +350,7 @@ def run_processes(folder: Path, output: Path, *arguments: str) -> None:
         assert process.returncode == 0, errors
 
 
+@pytest.mark.process
 def test_two_processes_that_are_interrupted(tmp_path):
     """Two processes with a device each: the interrupted run is the straight one to every digit."""
     run_processes(tmp_path, tmp_path / "straight")

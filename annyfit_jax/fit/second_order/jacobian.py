@@ -51,7 +51,7 @@ class Linearization(NamedTuple):
     """Left Jacobian of the root's rotation vector."""
 
 
-def cross(a: Float[Array, "3 *batch"], b: Float[Array, "3 *batch"]) -> Float[Array, "3 *batch"]:
+def cross(a: Float[Array, "3 *#batch"], b: Float[Array, "3 *#batch"]) -> Float[Array, "3 *batch"]:
     """a x b with the vector axis first; trailing axes broadcast."""
     return jnp.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 

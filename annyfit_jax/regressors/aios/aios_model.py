@@ -59,7 +59,7 @@ class Outputs(NamedTuple):
 class Aios(nnx.Module):
     """AiOS or Naive AiOS."""
 
-    def __init__(self, config: AiosConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AiosConfig, *, rngs: HostRandom):
         dtype = config.compute_dtype
         self.config = config
         self.backbone = ResNet(config.backbone, rngs=rngs, dtype=dtype)

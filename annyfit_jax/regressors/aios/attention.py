@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from annyfit_jax.regressors.aios.tokens import Visibility
-from annyfit_jax.regressors.layers import XAVIER, ZEROS, linear
+from annyfit_jax.regressors.layers import XAVIER, ZEROS, HostRandom, linear
 
 
 class PeopleAttention(nnx.Module):
@@ -27,7 +27,7 @@ class PeopleAttention(nnx.Module):
     Ordinary tokens never see denoising queries; a denoising query sees its own group and all ordinary tokens.
     """
 
-    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs, dtype: str = "float32"):
+    def __init__(self, width: int, heads: int, *, rngs: HostRandom, dtype: str = "float32"):
         self.input = linear(width, 3 * width, rngs=rngs, dtype=dtype, kernel_init=XAVIER, bias_init=ZEROS)
         self.output = linear(width, width, rngs=rngs, dtype=dtype, kernel_init=XAVIER, bias_init=ZEROS)
         self.heads = heads

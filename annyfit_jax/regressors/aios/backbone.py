@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from annyfit_jax.regressors.aios.aios_config import ResNetConfig
-from annyfit_jax.regressors.layers import EPSILON, HE, XAVIER, ZEROS
+from annyfit_jax.regressors.layers import EPSILON, HE, XAVIER, ZEROS, HostRandom
 
 
 class Frozen(nnx.Variable):
@@ -32,10 +34,10 @@ class FrozenNorm(nnx.Module):
         return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
 
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, rngs: nnx.Rngs, dtype: str) -> nnx.Conv:
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, rngs: HostRandom, dtype: str) -> nnx.Conv:
     """A convolution without bias, padded by half its kernel on every side."""
     return nnx.Conv(
-        inputs, outputs, (kernel, kernel), strides=stride, padding=kernel // 2, use_bias=False, rngs=rngs,
+        inputs, outputs, (kernel, kernel), strides=stride, padding=kernel // 2, use_bias=False, rngs=cast(nnx.Rngs, rngs),
         dtype=jnp.dtype(dtype), kernel_init=HE,
     )  # fmt: skip
 
@@ -43,7 +45,7 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, *, rngs: nnx.R
 class Bottleneck(nnx.Module):
     """1x1, 3x3 (with the stride), 1x1, each with its norm, plus the shortcut."""
 
-    def __init__(self, inputs: int, channels: int, stride: int, *, rngs: nnx.Rngs, dtype: str = "float32"):
+    def __init__(self, inputs: int, channels: int, stride: int, *, rngs: HostRandom, dtype: str = "float32"):
         outputs = 4 * channels
         self.conv1 = conv(inputs, channels, 1, rngs=rngs, dtype=dtype)
         self.norm1 = FrozenNorm(channels)
@@ -66,7 +68,7 @@ class Bottleneck(nnx.Module):
 class ResNet(nnx.Module):
     """The feature maps at 1/8, 1/16 and 1/32 of the image. The first convolution is frozen."""
 
-    def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs, dtype: str = "float32"):
+    def __init__(self, config: ResNetConfig, *, rngs: HostRandom, dtype: str = "float32"):
         self.stem = conv(3, config.stem, 7, 2, rngs=rngs, dtype=dtype)
         self.stem_norm = FrozenNorm(config.stem)
         stages, inputs = [], config.stem
@@ -102,10 +104,10 @@ class ResNet(nnx.Module):
 class InputProjection(nnx.Module):
     """A convolution with bias and a group norm: one input level of the encoder."""
 
-    def __init__(self, inputs: int, width: int, kernel: int, stride: int, *, rngs: nnx.Rngs, dtype: str = "float32"):
+    def __init__(self, inputs: int, width: int, kernel: int, stride: int, *, rngs: HostRandom, dtype: str = "float32"):
         self.conv = nnx.Conv(
-            inputs, width, (kernel, kernel), strides=stride, padding=kernel // 2, rngs=rngs, dtype=jnp.dtype(dtype),
-            kernel_init=XAVIER, bias_init=ZEROS,
+            inputs, width, (kernel, kernel), strides=stride, padding=kernel // 2, rngs=cast(nnx.Rngs, rngs),
+            dtype=jnp.dtype(dtype), kernel_init=XAVIER, bias_init=ZEROS,
         )  # fmt: skip
         self.norm = nnx.GroupNorm(
             width, num_groups=32, epsilon=EPSILON, use_fast_variance=False, rngs=rngs, dtype=jnp.float32
@@ -118,7 +120,7 @@ class InputProjection(nnx.Module):
 class InputLevels(nnx.Module):
     """Four levels from three feature maps: 1/8, 1/16, 1/32 and, by a strided convolution of the last, 1/64."""
 
-    def __init__(self, config: ResNetConfig, width: int, *, rngs: nnx.Rngs, dtype: str = "float32"):
+    def __init__(self, config: ResNetConfig, width: int, *, rngs: HostRandom, dtype: str = "float32"):
         channels = [4 * config.stem * 2**k for k in (1, 2, 3)]
         self.projections = nnx.List(
             [InputProjection(c, width, 1, 1, rngs=rngs, dtype=dtype) for c in channels]

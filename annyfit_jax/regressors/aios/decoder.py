@@ -20,7 +20,7 @@ from annyfit_jax.regressors.aios.encoder import Levels, Selection
 from annyfit_jax.regressors.aios.heads import RefinementHeads
 from annyfit_jax.regressors.aios.positions import Sizes, box_embedding
 from annyfit_jax.regressors.aios.tokens import Layout, Visibility
-from annyfit_jax.regressors.layers import XAVIER, FeedForward, Mlp, layer_norm
+from annyfit_jax.regressors.layers import XAVIER, FeedForward, HostRandom, Mlp, layer_norm
 
 
 class Denoising(NamedTuple):
@@ -36,7 +36,7 @@ class Denoising(NamedTuple):
 class DecoderLayer(nnx.Module):
     """Self-attention among tokens, deformable attention to the memory, feed-forward; a norm after each."""
 
-    def __init__(self, config: AiosConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AiosConfig, *, rngs: HostRandom):
         width, dtype = config.width, config.compute_dtype
         self.self_attention = PeopleAttention(width, config.heads, rngs=rngs, dtype=dtype)
         self.self_norm = layer_norm(width, rngs)
@@ -92,7 +92,7 @@ class Decoded(NamedTuple):
 class Decoder(nnx.Module):
     """Layers, the embeddings of new tokens, and the position of references."""
 
-    def __init__(self, config: AiosConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AiosConfig, *, rngs: HostRandom):
         width = config.width
         self.layers = nnx.List(DecoderLayer(config, rngs=rngs) for _ in tokens.STAGES)
         self.norm = layer_norm(width, rngs)

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from annyfit_jax.regressors.aios.positions import Sizes
-from annyfit_jax.regressors.layers import XAVIER, ZEROS, linear
+from annyfit_jax.regressors.layers import XAVIER, ZEROS, HostRandom, linear
 
 
 def sample(
@@ -141,7 +141,7 @@ class DeformableAttention(nnx.Module):
     """Each query samples a few points around its reference in every level."""
 
     def __init__(
-        self, width: int, heads: int, levels: int, points: int, *, rngs: nnx.Rngs, dtype: str = "float32",
+        self, width: int, heads: int, levels: int, points: int, *, rngs: HostRandom, dtype: str = "float32",
         step_bytes: int = 128 * 2**20,
     ):  # fmt: skip
         samples = heads * levels * points

@@ -13,7 +13,7 @@ from annyfit_jax.regressors import layers
 from annyfit_jax.regressors.aios.aios_config import AiosConfig
 from annyfit_jax.regressors.aios.deformable import DeformableAttention
 from annyfit_jax.regressors.aios.positions import Sizes, encoder_references, image_embedding, proposals, valid_counts
-from annyfit_jax.regressors.layers import XAVIER, ZEROS, FeedForward, Mlp, layer_norm, linear
+from annyfit_jax.regressors.layers import XAVIER, ZEROS, FeedForward, HostRandom, Mlp, layer_norm, linear
 
 CLASSES = 2
 """Columns of the class logits. People are column 1; column 0 is never a target."""
@@ -22,7 +22,7 @@ CLASS_PRIOR_LOGIT = -4.59511985013459
 """-log 99: every query starts at a score of 1 %."""
 
 
-def class_layer(width: int, rngs: nnx.Rngs) -> nnx.Linear:
+def class_layer(width: int, rngs: HostRandom) -> nnx.Linear:
     """Class logits of a query."""
     return linear(width, CLASSES, rngs=rngs, bias_init=nnx.initializers.constant(CLASS_PRIOR_LOGIT))
 
@@ -68,7 +68,7 @@ def flatten_levels(
 class EncoderLayer(nnx.Module):
     """Deformable self-attention, then feed-forward, each followed by its norm. Positions enter the query only."""
 
-    def __init__(self, config: AiosConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AiosConfig, *, rngs: HostRandom):
         dtype = config.compute_dtype
         self.attention = DeformableAttention(
             config.width, config.heads, config.levels, config.points, rngs=rngs, dtype=dtype,
@@ -93,7 +93,7 @@ class EncoderLayer(nnx.Module):
 class Encoder(nnx.Module):
     """The layers; no norm after the last."""
 
-    def __init__(self, config: AiosConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AiosConfig, *, rngs: HostRandom):
         self.layers = nnx.List(EncoderLayer(config, rngs=rngs) for _ in range(config.encoder_layers))
         self.remat = config.remat
 
@@ -130,7 +130,7 @@ class Selection(NamedTuple):
 class TwoStage(nnx.Module):
     """Scores a box at every encoder token and keeps the best (two-stage Deformable DETR)."""
 
-    def __init__(self, config: AiosConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AiosConfig, *, rngs: HostRandom):
         width = config.width
         self.project = linear(width, width, rngs=rngs, kernel_init=XAVIER)
         self.norm = layer_norm(width, rngs)

@@ -14,7 +14,7 @@ from annyfit_jax.regressors.aios import tokens
 from annyfit_jax.regressors.aios.aios_config import AiosConfig
 from annyfit_jax.regressors.aios.encoder import class_layer
 from annyfit_jax.regressors.aios.tokens import Layout
-from annyfit_jax.regressors.layers import ZEROS, Mlp
+from annyfit_jax.regressors.layers import ZEROS, HostRandom, Mlp
 from annyfit_jax.regressors.rotation_layers import matrix_from_6d
 
 LAYERS = len(tokens.STAGES)
@@ -41,7 +41,7 @@ class RefinementHeads(nnx.Module):
     The lists of centre heads have one entry more than layers that use them: it places new tokens.
     """
 
-    def __init__(self, config: AiosConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: AiosConfig, *, rngs: HostRandom):
         width = config.width
 
         def mlp(outputs: int, zero: bool = True) -> Mlp:
@@ -115,7 +115,7 @@ class BodyPrediction(NamedTuple):
 class BodyHeads(nnx.Module):
     """Parametric heads of one layer, from the concatenated tokens of each part."""
 
-    def __init__(self, config: AiosConfig, layout: Layout, *, rngs: nnx.Rngs):
+    def __init__(self, config: AiosConfig, layout: Layout, *, rngs: HostRandom):
         body = config.body
         features = tokens.body_features(layout)
 

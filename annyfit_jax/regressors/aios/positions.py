@@ -34,7 +34,7 @@ def image_embedding(padding: Bool[Array, "batch h w"], width: int) -> Float[Arra
     return jnp.concatenate([embed(1), embed(2)], axis=-1)
 
 
-def box_embedding(boxes: Float[Array, "*batch 4"], width: int) -> Float[Array, "*batch features"]:
+def box_embedding(boxes: Float[Array, "*batch numbers"], width: int) -> Float[Array, "*batch features"]:
     """Embedding of references: (cx, cy, w, h) -> `2 * width` numbers in the order cy, cx, w, h; points (cx, cy) -> `width`."""
     order = jnp.array([1, 0, 2, 3][: boxes.shape[-1]])
     embedded = sine_embedding(boxes[..., order] * (2.0 * np.pi), width // 2, QUERY_TEMPERATURE)

@@ -35,7 +35,7 @@ def from_corners(corners: Float[Array, "*batch 4"]) -> Float[Array, "*batch 4"]:
     return jnp.concatenate([0.5 * (low + high), high - low], axis=-1)
 
 
-def generalised_iou(a: Float[Array, "*batch 4"], b: Float[Array, "*batch 4"]) -> Float[Array, "*batch"]:
+def generalised_iou(a: Float[Array, "*#batch 4"], b: Float[Array, "*#batch 4"]) -> Float[Array, "*batch"]:
     """GIoU of boxes (cx, cy, w, h), broadcasting; both denominators plus 1e-6 as released.
 
     Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019, eq. 2.

@@ -66,7 +66,7 @@ class Reading(NamedTuple):
 class AnnyMultiHmr(nnx.Module):
     """The Anny variant."""
 
-    def __init__(self, config: MultiHmrConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: MultiHmrConfig, *, rngs: HostRandom):
         self.config = config
         width, dim = config.vit.width, config.head.width
         self.vit = Vit(config.vit, rngs=rngs)
@@ -109,7 +109,7 @@ class AnnyMultiHmr(nnx.Module):
 class SmplxMultiHmr(nnx.Module):
     """The SMPL-X variant."""
 
-    def __init__(self, config: MultiHmrConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: MultiHmrConfig, *, rngs: HostRandom):
         self.config = config
         width, dim, side = config.vit.width, config.head.width, config.grid
         self.vit = Vit(config.vit, rngs=rngs)
@@ -142,7 +142,7 @@ class SmplxMultiHmr(nnx.Module):
 class SmplxHead(nnx.Module):
     """Queries with learned positions, blocks over people, linear readouts added to initial values."""
 
-    def __init__(self, config, num_betas: int, channels: int, side: int, *, rngs: nnx.Rngs):
+    def __init__(self, config, num_betas: int, channels: int, side: int, *, rngs: HostRandom):
         draw = rngs.params()
         sizes = {"pose": 6 * NUM_SMPLX_ROTATIONS, "shape": num_betas, "cam": 3, "expression": 10}
         # Queries by row and by column, values by row and by column.

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from annyfit_jax.regressors.layers import fan_in_uniform, layer_norm, linear
+from annyfit_jax.regressors.layers import HostRandom, fan_in_uniform, layer_norm, linear
 from annyfit_jax.regressors.multihmr.multihmr_config import HeadConfig
 
 
-def _no_bias(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(inputs, outputs, use_bias=False, rngs=rngs, kernel_init=fan_in_uniform(inputs))
+def _no_bias(inputs: int, outputs: int, rngs: HostRandom) -> nnx.Linear:
+    return nnx.Linear(inputs, outputs, use_bias=False, rngs=cast(nnx.Rngs, rngs), kernel_init=fan_in_uniform(inputs))
 
 
 class PeopleBlock(nnx.Module):
     """Self-attention over people, cross-attention to the picture, perceptron; norms before each, of people only."""
 
-    def __init__(self, config: HeadConfig, context: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: HeadConfig, context: int, *, rngs: HostRandom):
         inner = config.heads * config.head_width
         self.heads = config.heads
         self.norm1, self.norm2, self.norm3 = (layer_norm(config.width, rngs) for _ in range(3))

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from helpers import max_abs
 
 from annyfit_jax.regressors import rotation_layers
@@ -35,7 +34,7 @@ TOLERANCE = 1e-4
 SMALL = AiosConfig(width=32, heads=4, feedforward=48)
 
 
-def no_draws() -> nnx.Rngs:
+def no_draws() -> HostRandom:
     return HostRandom.of(None)
 
 

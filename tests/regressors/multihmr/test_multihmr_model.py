@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import recorded_weights
 from flax import nnx
-from multihmr_golden import TINY_ANNY, TINY_SMPLX, arrays, close, patches_of, recorded, table, weightgen
+from multihmr_golden import TINY_ANNY, TINY_SMPLX, arrays, close, patches_of, recorded, table, tiny_images
 
 from annyfit_jax.people.camera import project
 from annyfit_jax.records.torch_files import CheckpointError, read_state_dict, write_state_dict
@@ -144,14 +145,16 @@ def test_vit_small():
     def value(place, variable):
         name = multihmr_checkpoint.torch_name(config, ("vit", *place)).removeprefix("encoder.backbone.")
         theirs = to_theirs(np.broadcast_to(np.float32(0), variable.shape), str(place[-1])).shape
-        return place, variable.replace(jnp.asarray(to_ours(weightgen().tensor(seed, name, theirs), str(place[-1]))))
+        return place, variable.replace(
+            jnp.asarray(to_ours(recorded_weights.tensor(seed, name, theirs), str(place[-1])))
+        )
 
     state = nnx.from_flat_state([value(p, v) for p, v in nnx.to_flat_state(shapes)])
     filled = nnx.merge(graph, state)
     close(position_table(filled.pos_embed[...], 9)[..., ::16], found["pos_embed_interp_every16"])
-    whole, features = jax.jit(lambda state, x: nnx.merge(graph, state)(x))(
-        state, jnp.asarray(found["image"].transpose(0, 2, 3, 1))
-    )
+    picture = 4 * np.random.RandomState(seed).rand(1, 3, 126, 126) - 2  # as the recording's was made
+    images = jnp.asarray(picture.transpose(0, 2, 3, 1), jnp.float32)
+    whole, features = jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, images)
     close(features.reshape(1, 81, -1), found["patch_tokens"], 1e-4)
     close(whole, found["cls_token"], 1e-4)
 
@@ -177,7 +180,7 @@ def test_tiny_anny(which):
     variables = recorded(TINY_ANNY, int(found["seed"]), {})
     patches, where = patches_of(found["idx"], 3, 4)
     K = jnp.asarray(found["K_given"]) if which == "givenK" else None
-    images = jnp.asarray(found["image"].transpose(0, 2, 3, 1))
+    images = tiny_images()
     seen, used, reading = run(TINY_ANNY)(variables, images, patches, K)
     close(seen.features, found[f"{which}/feat"])
     close(seen.scores, found[f"{which}/scores"])
@@ -204,7 +207,7 @@ def test_tiny_smplx():
     own = {key.removeprefix("init/"): value for key, value in found.items() if key.startswith("init/")}
     variables = recorded(TINY_SMPLX, int(found["seed"]), own)
     patches, where = patches_of(found["idx"][:3], 3, 4)
-    images = jnp.asarray(found["image"].transpose(0, 2, 3, 1))
+    images = tiny_images()
     seen, _, reading = run(TINY_SMPLX)(variables, images, patches, jnp.asarray(found["K"]))
     close(seen.scores[..., None], found["out/scores"])
     for ours, theirs in (
@@ -245,7 +248,7 @@ def test_every_key_has_a_variable_and_every_variable_a_key(name):
 
 def test_import_and_export(tmp_path):
     """Through a PyTorch file and back, bit for bit; constants are checked, foreign entries listed."""
-    made = weightgen().fill(3, table("tiny_anny_keys"))
+    made = recorded_weights.fill(3, table("tiny_anny_keys"))
     made |= multihmr_checkpoint.constants(TINY_ANNY)
     made["body_model.other"] = np.zeros(3, np.float32)
     write_state_dict(tmp_path / "official.pt", made, entry=multihmr_checkpoint.ENTRY)
@@ -260,7 +263,7 @@ def test_import_and_export(tmp_path):
 
 
 def test_another_rig_is_refused():
-    made = weightgen().fill(3, table("tiny_anny_keys")) | multihmr_checkpoint.constants(TINY_ANNY)
+    made = recorded_weights.fill(3, table("tiny_anny_keys")) | multihmr_checkpoint.constants(TINY_ANNY)
     made["useful_rotmat"] = 1 - made["useful_rotmat"]
     with pytest.raises(CheckpointError, match="useful_rotmat is not that of this network"):
         multihmr_checkpoint.from_torch(TINY_ANNY, made)
@@ -272,10 +275,10 @@ def test_a_bare_backbone_is_a_start():
     variables = multihmr_model.init(TINY_ANNY, jax.random.key(0))
     prefix = "encoder.backbone."
     shapes = {k.removeprefix(prefix): v for k, v in table("tiny_anny_keys").items() if k.startswith(prefix)}
-    started, taken, unused = multihmr_checkpoint.start_from(TINY_ANNY, variables, weightgen().fill(9, shapes))
+    started, taken, unused = multihmr_checkpoint.start_from(TINY_ANNY, variables, recorded_weights.fill(9, shapes))
     assert len(taken) == len(shapes)
     assert unused == ()
-    np.testing.assert_array_equal(started["vit"]["cls_token"][...], weightgen().fill(9, shapes)["cls_token"])
+    np.testing.assert_array_equal(started["vit"]["cls_token"][...], recorded_weights.fill(9, shapes)["cls_token"])
     np.testing.assert_array_equal(started["to_token"]["kernel"][...], variables["to_token"]["kernel"][...])
 
 

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import recorded_weights
 from helpers import HANG_S, REPO
-from multihmr_golden import TINY_ANNY, path, weightgen
+from multihmr_golden import TINY_ANNY, path
 
 from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.records.torch_files import write_state_dict
@@ -31,7 +32,7 @@ from experts.interfaces import ExpertError, People, Photo
 def weights(tmp_path_factory):
     """A file in the official layout."""
     shapes = json.loads(path("tiny_anny_keys.json").read_text())
-    arrays = weightgen().fill(5, shapes) | multihmr_checkpoint.constants(TINY_ANNY)
+    arrays = recorded_weights.fill(5, shapes) | multihmr_checkpoint.constants(TINY_ANNY)
     file = tmp_path_factory.mktemp("weights") / "tiny.pt"
     write_state_dict(file, arrays, entry=multihmr_checkpoint.ENTRY)
     return file
@@ -185,6 +186,7 @@ def get_config():
 """
 
 
+@pytest.mark.process
 def test_photos_to_fits_with_official_weights(weights, tmp_path):
     """`experiments.predict` as a user runs it."""
     from PIL import Image

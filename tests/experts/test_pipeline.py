@@ -1,0 +1,163 @@
+"""Stages of experts: what a key depends on, failures that are halved down to a photo, answers that are kept."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from annyfit_jax.jobs.runner import Interrupted
+from experts import expert_store
+from experts.interfaces import Card, DepthEstimate, Detections, ExpertError
+from experts.people_rules import Rules
+from experts.pipeline import Collection, Stages, failures, stage_keys, upstream
+from experts.registry import ExpertSet
+
+
+@dataclass
+class Detector:
+    """One person per photo; refuses calls with a photo in `bad` and calls of more than `most`."""
+
+    revision: str = "1"
+    bad: frozenset[str] = field(default=frozenset(), metadata={"decides": False})
+    most: int = field(default=100, metadata={"decides": False})
+    calls: list[list[str]] = field(default_factory=list, metadata={"decides": False})
+
+    @property
+    def card(self) -> Card:
+        return Card("detector", "planted", self.revision, "CC0-1.0", True)
+
+    def load(self) -> None: ...
+    def close(self) -> None: ...
+
+    def detect(self, photos):
+        self.calls.append([photo.name for photo in photos])
+        if len(photos) > self.most:
+            raise MemoryError("out of memory")
+        if self.bad & set(self.calls[-1]):
+            raise RuntimeError("cannot see")
+        return [Detections(np.array([[2.0, 2.0, 50.0, 60.0]]), np.array([0.9])) for _ in photos]
+
+
+@dataclass
+class Depth(Detector):
+    @property
+    def card(self) -> Card:
+        return Card("depth", "planted", self.revision, "CC0-1.0", True)
+
+    def depth(self, photos):
+        self.calls.append([photo.name for photo in photos])
+        return [DepthEstimate(np.ones(photo.size[::-1]), None) for photo in photos]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(5):
+        Image.fromarray(np.full((64, 80, 3), 40 * index, np.uint8)).save(folder / f"p{index}.png")
+    return folder
+
+
+def stages(tmp_path, photos, experts: ExpertSet, **options) -> Stages:
+    return Stages(tmp_path / "stages", Collection.of_folder(photos, 3), experts, **options)
+
+
+# ------------------------------------------------------------------------------------------------ keys
+
+
+def test_a_key_changes_with_what_decides_the_answers(photos):
+    collection = Collection.of_folder(photos, 3)
+    keys = stage_keys(collection, ExpertSet(detector=Detector(), depth=Depth()))
+    assert stage_keys(collection, ExpertSet(detector=Detector(), depth=Depth())) == keys
+    other_detector = stage_keys(collection, ExpertSet(detector=Detector("2"), depth=Depth()))
+    assert (other_detector["detector"] != keys["detector"], other_detector["depth"] == keys["depth"]) == (True, True)
+    other_rules = stage_keys(collection, ExpertSet(detector=Detector(), depth=Depth(), people=Rules(min_score=0.5)))
+    assert (other_rules["detector"] != keys["detector"], other_rules["depth"] == keys["depth"]) == (True, True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)).save(photos / "p0.png")
+    other_photo = stage_keys(Collection.of_folder(photos, 3), ExpertSet(detector=Detector(), depth=Depth()))
+    assert not set(other_photo.values()) & set(keys.values())
+
+
+def test_a_key_depends_on_experts_whose_answers_are_given(photos):
+    @dataclass
+    class Later(Depth):
+        uses = ("detector",)
+
+    collection = Collection.of_folder(photos, 3)
+    first, second = (stage_keys(collection, ExpertSet(detector=Detector(r), depth=Later())) for r in "12")
+    assert first["depth"] != second["depth"]
+    assert upstream("depth", Later()) == ("detector",)
+
+
+def test_an_expert_cannot_use_what_comes_later():
+    @dataclass
+    class Early(Detector):
+        uses = ("depth",)
+
+    with pytest.raises(ExpertError, match="detector: detector uses depth, which are found later"):
+        upstream("detector", Early())
+
+
+# ------------------------------------------------------------------------------------------------ runs
+
+
+def test_answers_are_stored_by_unit_and_asked_for_once(tmp_path, photos):
+    detector = Detector()
+    run = stages(tmp_path, photos, ExpertSet(detector=detector))
+    run.run()
+    assert detector.calls == [["p0", "p1", "p2"], ["p3", "p4"]]
+    with expert_store.open_unit(run.path("detector", 1)) as unit:
+        assert [unit.entry(k).name for k in range(2)] == ["p3", "p4"]
+    stages(tmp_path, photos, ExpertSet(detector=detector)).run()
+    assert len(detector.calls) == 2
+    run.path("detector", 0).unlink()
+    stages(tmp_path, photos, ExpertSet(detector=detector)).run()
+    assert detector.calls[2:] == [["p0", "p1", "p2"]]
+
+
+def test_a_failure_is_halved_down_to_its_photo(tmp_path, photos):
+    detector = Detector(bad=frozenset({"p1"}))
+    run = stages(tmp_path, photos, ExpertSet(detector=detector, depth=Depth()))
+    run.run()
+    assert detector.calls[:4] == [["p0", "p1", "p2"], ["p0"], ["p1", "p2"], ["p1"]]
+    assert failures(run) == [{"scene": "p1", "cue": "detector", "reason": "RuntimeError: cannot see"}]
+
+
+def test_memory_that_runs_out_halves_the_calls_of_this_expert_only(tmp_path, photos):
+    detector, depth = Detector(most=1), Depth()
+    run = stages(tmp_path, photos, ExpertSet(detector=detector, depth=depth), batch=3)
+    run.run()
+    assert not failures(run)
+    assert [len(call) for call in depth.calls] == [3, 2]
+    assert max(len(call) for call in detector.calls[-2:]) == 1
+
+
+def test_what_failed_is_tried_again_and_the_rest_is_kept(tmp_path, photos):
+    stages(tmp_path, photos, ExpertSet(detector=Detector(bad=frozenset({"p1"})))).run()
+    detector = Detector()
+    stages(tmp_path, photos, ExpertSet(detector=detector)).run()
+    assert not detector.calls
+    again = stages(tmp_path, photos, ExpertSet(detector=detector), retry_failed=True)
+    again.run()
+    assert detector.calls == [["p1"]]
+    assert again.redone == {0}
+    assert not failures(again)
+
+
+def test_a_stop_leaves_whole_units(tmp_path, photos):
+    stop = threading.Event()
+
+    @dataclass
+    class Stopping(Detector):
+        def detect(self, photos):
+            stop.set()
+            return super().detect(photos)
+
+    run = stages(tmp_path, photos, ExpertSet(detector=Stopping()), stop=stop, batch=1)
+    with pytest.raises(Interrupted):
+        run.run()
+    assert not run.path("detector", 0).exists()
