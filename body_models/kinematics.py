@@ -57,12 +57,12 @@ def bone_tree(parents: Sequence[int], keep: Sequence[int] | None = None) -> Bone
 
 def with_ancestors(parents: Sequence[int], bones: Sequence[int]) -> list[int]:
     """The bones and all their ancestors, increasing."""
-    found: set[int] = set()
+    bones_above: set[int] = set()
     for bone in bones:
-        while bone >= 0 and bone not in found:
-            found.add(int(bone))
+        while bone >= 0 and bone not in bones_above:
+            bones_above.add(int(bone))
             bone = int(parents[bone])
-    return sorted(found)
+    return sorted(bones_above)
 
 
 def _product(a: Array, b: Array) -> Array:

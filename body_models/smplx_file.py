@@ -106,11 +106,11 @@ def _check_exists(path: Path) -> None:
     if path.is_file():
         return
     if path.is_dir():
-        found = sorted(
+        files = sorted(
             p for pattern in ("SMPLX_*", "*/SMPLX_*") for p in path.glob(pattern) if p.suffix in (".npz", ".pkl")
         )
-        if found:
-            names = ", ".join(str(p.relative_to(path)) for p in found)
+        if files:
+            names = ", ".join(str(p.relative_to(path)) for p in files)
             raise FileNotFoundError(f"{path} is a directory; give one of the SMPL-X files in it: {names}")
         raise FileNotFoundError(f"no SMPL-X file (SMPLX_*.npz or .pkl) in the directory {path}. {_WHERE_TO_GET_IT}")
     raise FileNotFoundError(f"SMPL-X model file not found: {path}. {_WHERE_TO_GET_IT}")

@@ -194,8 +194,8 @@ def _show(text: str) -> None:
 
 def nearest(name: str, known: Mapping[str, Any] | Sequence[str], prefix: str = "") -> str:
     """`did you mean ...?` with the known name that is most like a mistyped one; empty where none is like it."""
-    found = difflib.get_close_matches(name, list(known), 1)
-    return f"did you mean {prefix}{found[0]}?" if found else ""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {prefix}{near[0]}?" if near else ""
 
 
 @contextlib.contextmanager

@@ -45,14 +45,14 @@ def main() -> None:
     from annyfit_jax.jobs import job_status
 
     if FLAGS.digest:
-        found = job_status.digest(FLAGS.output)
-        text = f"{found['digest']}  {found['scenes']} scenes, {found['people']} people"
-        print(json.dumps(found) if FLAGS.json else text)
+        answer = job_status.digest(FLAGS.output)
+        text = f"{answer['digest']}  {answer['scenes']} scenes, {answer['people']} people"
+        print(json.dumps(answer) if FLAGS.json else text)
         return
     if FLAGS.compare:
-        found = job_status.compare(FLAGS.output, FLAGS.compare)
-        print(json.dumps(found) if FLAGS.json else job_status.describe_comparison(found))
-        if found["rows_differ"]:
+        answer = job_status.compare(FLAGS.output, FLAGS.compare)
+        print(json.dumps(answer) if FLAGS.json else job_status.describe_comparison(answer))
+        if answer["rows_differ"]:
             raise SystemExit(1)
         return
     while True:

@@ -172,13 +172,13 @@ def _start(entry: Entry | None, kept: np.ndarray, ids: list[str], notes: list[st
         return None
     bodies = expert_cues.start_of(entry).select(kept)
     parts = [bodies.root_rotvec, bodies.transl, bodies.pose.reshape(len(kept), -1), bodies.shape]
-    found = np.asarray(np.isfinite(np.concatenate(parts, axis=1)).all(axis=1))
-    if not found.any():
+    has_start = np.asarray(np.isfinite(np.concatenate(parts, axis=1)).all(axis=1))
+    if not has_start.any():
         notes.append("start: none for anybody")
         return None
-    if not found.all():
-        lost = ", ".join(ids[i] for i, ok in zip(kept, found, strict=True) if not ok)
+    if not has_start.all():
+        lost = ", ".join(ids[i] for i, ok in zip(kept, has_start, strict=True) if not ok)
         notes.append(f"start: none for person {lost}, who starts from the keypoints")
-    zero = lambda values: np.where(found.reshape(-1, *[1] * (values.ndim - 1)), values, 0.0)  # noqa: E731
-    shape = np.where(found[:, None], bodies.shape, 0.5)
+    zero = lambda values: np.where(has_start.reshape(-1, *[1] * (values.ndim - 1)), values, 0.0)  # noqa: E731
+    shape = np.where(has_start[:, None], bodies.shape, 0.5)
     return BodyParameters(zero(bodies.root_rotvec), zero(bodies.transl), zero(bodies.pose), shape)

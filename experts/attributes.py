@@ -154,15 +154,15 @@ def classify(text: str, attribute: Attribute) -> str:
     """
     if _REFUSAL.search(text):
         return UNKNOWN
-    found: set[str] = set()
+    classes: set[str] = set()
     left = text.lower()
     for word, name in attribute.labels().items():
         pattern = rf"(?<![\w-]){re.escape(word)}(?![\w-])"
         for match in re.finditer(pattern, left):
             if not _NEGATED.search(left, max(0, match.start() - _NEGATION_REACH), match.start()):
-                found.add(name)
+                classes.add(name)
         left = re.sub(pattern, lambda match: "\0" * len(match[0]), left)
-    return found.pop() if len(found) == 1 else UNKNOWN
+    return classes.pop() if len(classes) == 1 else UNKNOWN
 
 
 _MAX_ANSWER_CHARACTERS = 20_000

@@ -49,14 +49,14 @@ def match_boxes(
     return result
 
 
-def select_detections(found: Detections, size: tuple[int, int], rules: Rules) -> Detections:
+def select_detections(detections: Detections, size: tuple[int, int], rules: Rules) -> Detections:
     """Detections clipped to the photo of `size` (width, height), highest score first, without noise and duplicates."""
     width, height = size
-    boxes = np.asarray(found.boxes, np.float64).reshape(-1, 4)
-    scores = np.asarray(found.scores, np.float64).reshape(-1)
-    ids = list(found.ids) or [str(i) for i in range(len(boxes))]
+    boxes = np.asarray(detections.boxes, np.float64).reshape(-1, 4)
+    scores = np.asarray(detections.scores, np.float64).reshape(-1)
+    ids = list(detections.ids) or [str(i) for i in range(len(boxes))]
     boxes = np.clip(np.where(np.isfinite(boxes), boxes, 0.0), 0.0, [width, height, width, height])
-    skipped = list(found.skipped)
+    skipped = list(detections.skipped)
     kept: list[int] = []
     for i in np.argsort(-scores, kind="stable"):
         if not scores[i] >= rules.min_score:
@@ -70,8 +70,8 @@ def select_detections(found: Detections, size: tuple[int, int], rules: Rules) ->
             skipped.append((ids[i], f"duplicate of person {ids[kept[int(overlap.argmax())]]} (box)"))
             continue
         kept.append(int(i))
-    keypoints = None if found.keypoints is None else np.asarray(found.keypoints, np.float64)[kept]
-    if not found.ids:  # numbered anew, so that ids count the people who are looked at
+    keypoints = None if detections.keypoints is None else np.asarray(detections.keypoints, np.float64)[kept]
+    if not detections.ids:  # numbered anew, so that ids count the people who are looked at
         numbers = [str(k) for k in range(len(kept))]
         return Detections(boxes[kept], scores[kept], numbers, _renumbered(skipped, kept), keypoints)
     return Detections(boxes[kept], scores[kept], [ids[i] for i in kept], skipped, keypoints)

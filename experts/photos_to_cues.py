@@ -108,8 +108,8 @@ def precomputed(options: PrecomputeOptions) -> list[str]:
     if options.words and not options.annotations:
         raise ValueError("--words names people by annotation id: give --annotations as well")
     if options.annotations:
-        found = cues_in(options.annotations) | ({"words"} if options.words else set())
-        for cue in sorted(found - chosen):
+        in_file = cues_in(options.annotations) | ({"words"} if options.words else set())
+        for cue in sorted(in_file - chosen):
             result += [f"{cue}=coco", f"{cue}.path={options.annotations}"]
         if options.words and "words" not in chosen:
             result.append(f"words.words_file={options.words}")

@@ -209,12 +209,12 @@ class Stages:
         expert.load()
         path, card = self.path(cue) / "card.json", expert.card
         publish_json(path, card.to_json(), first_wins=True)
-        found = self.card(cue)
-        if found != card:
-            local = found.version.startswith("sha256:")
-            pin = "give the earlier folder" if local else f"pin it with --set={cue}.revision={found.version}"
+        current = self.card(cue)
+        if current != card:
+            local = current.version.startswith("sha256:")
+            pin = "give the earlier folder" if local else f"pin it with --set={cue}.revision={current.version}"
             raise ExpertError(
-                f"{cue}: {card.expert}: the earlier answers in {path.parent} are of version {found.version}, the checkpoint "
+                f"{cue}: {card.expert}: the earlier answers in {path.parent} are of version {current.version}, the checkpoint "
                 f"is now {card.version}: {pin}, or choose another --stages"
             )
 

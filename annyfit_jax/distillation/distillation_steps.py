@@ -317,9 +317,9 @@ class Distillation:
             for scene, people in self._predictor(weights).people(source, range(len(source))):
                 fit_files.save(as_fit(scene, people, meshes, name), folder / "fits" / f"{file_stem(scene.name)}.npz")
                 self._pause()
-            found = evaluate(str(folder), str(self.place("held_out")), "synthetic", bootstrap=self.config.bootstrap)
-            kept = {key: found[key]["fit"] for key in ("pooled", "intervals") if key in found}
-            write_json(target, {**kept, "settings": found["settings"]})
+            figures = evaluate(str(folder), str(self.place("held_out")), "synthetic", bootstrap=self.config.bootstrap)
+            kept = {key: figures[key]["fit"] for key in ("pooled", "intervals") if key in figures}
+            write_json(target, {**kept, "settings": figures["settings"]})
 
     def _networks(self) -> list[tuple[str, Path]]:
         """The teacher, and the students whose training is finished."""

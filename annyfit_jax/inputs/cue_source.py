@@ -144,10 +144,10 @@ class Records:
             if not os.path.isfile(self.files[shard]):
                 raise OSError("no such file")
             reader = array_record_module.ArrayRecordReader(self.files[shard], options=_READER_OPTIONS)
-            found = reader.num_records() if reader.ok() else 0
-            if found != self.lengths[shard]:
+            num_records = reader.num_records() if reader.ok() else 0
+            if num_records != self.lengths[shard]:
                 reader.close()
-                raise OSError(f"the shard is torn: expected {self.lengths[shard]} records, got {found}")
+                raise OSError(f"the shard is torn: expected {self.lengths[shard]} records, got {num_records}")
             self._readers[shard] = reader
             if len(self._readers) > _OPEN_SHARDS:  # the one unused for longest comes first
                 self._readers.pop(next(iter(self._readers))).close()
@@ -211,10 +211,10 @@ def _check_features(folder: Path) -> None:
     path = folder / "features.json"
     content = _json(path) if path.is_file() else {}
     try:
-        found = set(content["featuresDict"]["features"])
+        names = set(content["featuresDict"]["features"])
     except (KeyError, TypeError):
-        found = set()
-    missing = sorted(set(cue_schema.fields_of(1)) - found)
+        names = set()
+    missing = sorted(set(cue_schema.fields_of(1)) - names)
     if missing:
         raise SceneError(f"{path}: not a cue dataset: there is no feature {', '.join(missing[:5])}")
 

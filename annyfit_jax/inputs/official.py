@@ -73,10 +73,10 @@ def _choose(root: Path, prefix: str, wanted: str | None, notes: list[str]) -> st
         if not (root / wanted).is_dir():
             raise SceneError(f"{root}: no folder `{wanted}`")
         return wanted
-    found = sorted(folder.name for folder in root.glob(f"{prefix}*") if folder.is_dir())
-    if len(found) > 1:
-        notes.append(f"{found[0]} is used, not {', '.join(found[1:])}")
-    return found[0] if found else None
+    folders = sorted(folder.name for folder in root.glob(f"{prefix}*") if folder.is_dir())
+    if len(folders) > 1:
+        notes.append(f"{folders[0]} is used, not {', '.join(folders[1:])}")
+    return folders[0] if folders else None
 
 
 def read_official(

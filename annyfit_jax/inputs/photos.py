@@ -133,11 +133,11 @@ def photo_paths(location: str | Path) -> tuple[Path, list[Path]]:
     if not _is_pattern(location):
         raise SceneError(f"{location}: no such file or folder")
     root = Path(*(part for part in takewhile(lambda part: not _is_pattern(part), place.parts)))
-    found = sorted(Path(name) for name in glob.glob(str(location), recursive=True))
-    found = [path for path in found if path.is_file() and path.name.lower().endswith(_suffixes())]
-    if not found:
+    paths = sorted(Path(name) for name in glob.glob(str(location), recursive=True))
+    paths = [path for path in paths if path.is_file() and path.name.lower().endswith(_suffixes())]
+    if not paths:
         raise SceneError(f"{location}: no photo; looked for {', '.join(_suffixes())}")
-    return root, found
+    return root, paths
 
 
 def names_photos(location: str | Path) -> bool:
@@ -181,20 +181,20 @@ def list_photos(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise SceneError(f"{folder}: no such folder of photos")
-    found, others = [], Counter()
+    photos, others = [], Counter()
     for place, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         visible = [name for name in files if not name.startswith(".")]
-        found += [Path(place) / name for name in visible if name.lower().endswith(_suffixes())]
+        photos += [Path(place) / name for name in visible if name.lower().endswith(_suffixes())]
         left = [name for name in visible if not name.lower().endswith(_suffixes())]
         others.update(PurePath(name).suffix.lower() for name in left if name.lower().endswith(NOT_READ))
     left_out = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-    if not found:
+    if not photos:
         hint = f"; {left_out} files are not read, convert them to JPEG or PNG" if others else ""
         raise SceneError(f"{folder}: no photo; looked for {', '.join(_suffixes())}{hint}")
     if others:
         logging.warning("%s: %s files are not read; convert them to JPEG or PNG", folder, left_out)
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+    return sorted(photos, key=lambda path: path.relative_to(root).as_posix())
 
 
 def scene_names(relative: Sequence[str | Path]) -> list[str]:

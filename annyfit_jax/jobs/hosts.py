@@ -45,9 +45,9 @@ def find_process(
             return initialised
     environment = os.environ if environment is None else environment
     for rule in (_from_slurm, _from_kubernetes, _from_tpu_pod):
-        found = rule(environment)
-        if found is not None:
-            return found
+        process = rule(environment)
+        if process is not None:
+            return process
     return Process(0, 1, "a single process")
 
 

@@ -117,10 +117,10 @@ def open_job(folder: Path, identity: Identity, *, overwrite: bool = False) -> No
             raise JobError(f"{folder}: holds a dataset that no job.json explains; choose an empty folder")
         # Of two processes that start together with different flags, the second must notice.
         publish_json(path, wanted, first_wins=True)
-    found = read_json(path)
-    if found != wanted:
+    stored = read_json(path)
+    if stored != wanted:
         raise JobError(
-            f"{path}: the folder belongs to a job with another {', '.join(_differences(found, wanted)) or 'format'}; "
+            f"{path}: the folder belongs to a job with another {', '.join(_differences(stored, wanted)) or 'format'}; "
             "choose another --output, or --overwrite to fit everything again"
         )
 
@@ -150,24 +150,24 @@ def remove_job(folder: Path) -> None:
         raise JobWriteError(f"{folder}: cannot be cleared ({error})") from error
 
 
-def _differences(found: Any, wanted: Mapping[str, Any]) -> list[str]:
+def _differences(stored: Any, wanted: Mapping[str, Any]) -> list[str]:
     """Readable names of the entries that differ, configs down to the setting."""
-    if not isinstance(found, dict):
+    if not isinstance(stored, dict):
         return ["format"]
     names = []
     for key, value in wanted.items():
-        if found.get(key) == value:
+        if stored.get(key) == value:
             continue
-        if isinstance(value, dict) and isinstance(found.get(key), dict) and key != "configs":
+        if isinstance(value, dict) and isinstance(stored.get(key), dict) and key != "configs":
             names += [
-                f"{key}.{k} ({found[key].get(k)} there, {value.get(k)} here)"
-                for k in sorted(set(value) | set(found[key]))
-                if found[key].get(k) != value.get(k)
+                f"{key}.{k} ({stored[key].get(k)} there, {value.get(k)} here)"
+                for k in sorted(set(value) | set(stored[key]))
+                if stored[key].get(k) != value.get(k)
             ]
         elif key == "configs":
             names.append(
-                "config (" + ", ".join(sorted(found.get(key, {}))) + " there, " + ", ".join(sorted(value)) + " here)"
+                "config (" + ", ".join(sorted(stored.get(key, {}))) + " there, " + ", ".join(sorted(value)) + " here)"
             )
         else:
-            names.append(f"{key} ({found.get(key)} there, {value} here)")
+            names.append(f"{key} ({stored.get(key)} there, {value} here)")
     return names

@@ -77,15 +77,15 @@ def _recent(line: dict[str, Any]) -> bool:
 
 def last_lines(folder: Path) -> list[dict[str, Any]]:
     """The last complete progress line of every process."""
-    found = []
+    lines = []
     for path in sorted(folder.glob("progress-*-of-*.jsonl")):
         for line in reversed(path.read_text(errors="replace").splitlines()[-2:]):  # a kill may leave half a line
             try:
-                found.append(json.loads(line))
+                lines.append(json.loads(line))
                 break
             except ValueError:
                 continue
-    return found
+    return lines
 
 
 def describe(state: dict[str, Any]) -> str:
@@ -200,10 +200,10 @@ def _paired(first: Iterator[SceneRow], second: Iterator[SceneRow]) -> Iterator[t
 __all__ = ["ROUNDING", "JobError", "compare", "describe", "digest", "finished_rows", "last_lines", "status"]
 
 
-def describe_comparison(found: dict[str, Any]) -> str:
+def describe_comparison(comparison: dict[str, Any]) -> str:
     """The answer of `compare` in lines."""
     lines = [
-        f"{found['rows_differ']} scenes differ in people, keys or status; {found['people']} fitted people compared"
+        f"{comparison['rows_differ']} scenes differ in people, keys or status; {comparison['people']} fitted people compared"
     ]
-    lines += [f"{name:12s} largest difference {value:.3g}" for name, value in found["largest_difference"].items()]
+    lines += [f"{name:12s} largest difference {value:.3g}" for name, value in comparison["largest_difference"].items()]
     return "\n".join(lines)

@@ -127,8 +127,10 @@ def _write_records(path: Path, records: Sequence[bytes], unit: int) -> None:
     # A full disk may pass unnoticed by the writer, but not by the reader.
     reader = array_record_module.ArrayRecordReader(str(path))
     try:
-        found = reader.num_records() if reader.ok() else 0
+        num_read = reader.num_records() if reader.ok() else 0
     finally:
         reader.close()
-    if found != len(records):
-        raise JobWriteError(f"{path}: {len(records)} records were written, {found} can be read back; is the disk full?")
+    if num_read != len(records):
+        raise JobWriteError(
+            f"{path}: {len(records)} records were written, {num_read} can be read back; is the disk full?"
+        )

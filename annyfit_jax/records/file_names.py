@@ -78,5 +78,5 @@ def file_inside(folder: str | Path, name: str) -> Path | None:
         return None
     if not path.parts or ".." in path.parts:
         return None
-    found = folder / path
-    return found if os.path.isfile(found) else None
+    file = folder / path
+    return file if os.path.isfile(file) else None

@@ -275,11 +275,11 @@ def _claim(folder: Path, plan: Plan) -> None:
             raise DatasetError(f"{folder}: holds another dataset; choose an empty folder")
         write_bytes(path, json.dumps(wanted, indent=1).encode(), flush=True)
     try:
-        found = json.loads(path.read_bytes())
+        stored = json.loads(path.read_bytes())
     except ValueError:
         raise DatasetError(f"{path}: not JSON; choose an empty folder") from None
-    if found != wanted:
-        differ = sorted(key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key])
+    if stored != wanted:
+        differ = sorted(key for key in wanted if not isinstance(stored, dict) or stored.get(key) != wanted[key])
         raise DatasetError(f"{path}: the folder was begun with another {', '.join(differ)}; choose another folder")
 
 

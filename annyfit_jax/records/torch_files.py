@@ -109,10 +109,10 @@ def _find_state(saved: Any, path: Path, entry: str | None) -> Mapping[Any, Any]:
     if entry is None:
         if all(isinstance(value, np.ndarray) for value in saved.values()):
             return saved
-        found = [name for name in _STATE_DICT_ENTRIES if isinstance(saved.get(name), Mapping)]
-        if not found:
+        entries = [name for name in _STATE_DICT_ENTRIES if isinstance(saved.get(name), Mapping)]
+        if not entries:
             raise CheckpointError(f"{path}: no entry {' or '.join(_STATE_DICT_ENTRIES)}; there are {_names(saved)}")
-        entry = found[0]
+        entry = entries[0]
     state = saved.get(entry)
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path}: no dictionary of tensors under {entry!r}; there are {_names(saved)}")

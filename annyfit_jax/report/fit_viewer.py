@@ -115,6 +115,6 @@ class Viewer:
 
     def _find(self, text: str) -> None:
         """Goes to the first scene whose name holds the text."""
-        found = next((i for i, name in enumerate(self.names) if text and text in name), None)
-        if found is not None:
-            self.show(found)
+        index = next((i for i, name in enumerate(self.names) if text and text in name), None)
+        if index is not None:
+            self.show(index)

@@ -63,15 +63,15 @@ class Checkpoints:
         first: Exception | None = None
         self._damaged = []
         for step in steps:
-            found, error = None, None
+            restored, error = None, None
             try:
-                found = self._restore(step, state, data)
+                restored = self._restore(step, state, data)
             except Exception as caught:  # a damaged file makes Orbax raise whatever its parser meets first
                 error = caught
-            if found is not None and _everywhere(error is None):
+            if restored is not None and _everywhere(error is None):
                 if self._damaged:
                     logging.warning("%s: step %d is the newest that is whole", self._manager.directory, step)
-                return found
+                return restored
             first = first or error
             self._damaged.append(step)
             logging.warning(
@@ -121,11 +121,11 @@ class Checkpoints:
             parts[_SUMS] = ocp.args.JsonRestore()  # pyright: ignore
         if data is not None:
             parts["data"] = CheckpointRestore(data)  # pyright: ignore
-        found = self._manager.restore(step, args=ocp.args.Composite(**parts))
-        restored = TrainState(**found["state"])
+        checkpoint = self._manager.restore(step, args=ocp.args.Composite(**parts))
+        restored = TrainState(**checkpoint["state"])
         if int(restored.step) != step:
             raise DamagedCheckpoint(f"it holds step {int(restored.step)}")
-        if has_sums and found[_SUMS] != _sums(restored):
+        if has_sums and checkpoint[_SUMS] != _sums(restored):
             raise DamagedCheckpoint("its values are not those that were written")
         if not bool(all_finite((restored.variables, restored.averaged))):
             raise DamagedCheckpoint("its variables are not finite")

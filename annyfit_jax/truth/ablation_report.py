@@ -31,15 +31,18 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines[-1] += (
         f"{report['rounds']} draws. Ref: the released objective by a PyTorch program, as stored with the public sets."
     )
-    for title, found in report["sets"].items():
-        pooled = found["pooled"]["Init"]
+    for title, scene_set in report["sets"].items():
+        pooled = scene_set["pooled"]["Init"]
         lines += ["", f"## {title}", ""]
         lines += [
-            f"{pooled['scenes']} scenes, {pooled['people']} people, {pooled['pairs']} pairs; seeds {found['seeds']}.",
+            f"{pooled['scenes']} scenes, {pooled['people']} people, {pooled['pairs']} pairs; seeds {scene_set['seeds']}.",
             "",
         ]
-        lines += _rows(["row", *COLUMNS.values()], _table(found))
-        lines += ["", *_rows(["claim", "from", "to", "metric", "change", "95 %", "shows"], _claims(found["pattern"]))]
+        lines += _rows(["row", *COLUMNS.values()], _table(scene_set))
+        lines += [
+            "",
+            *_rows(["claim", "from", "to", "metric", "change", "95 %", "shows"], _claims(scene_set["pattern"])),
+        ]
     lines += ["", "## The paper", ""]
     lines += [
         "Published for Init and everything on (arXiv 2605.04728); of its rows in between no figures are at hand.",
@@ -50,13 +53,13 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(found: Mapping[str, Any]) -> Iterator[list[str]]:
-    for name, values in found["pooled"].items():
-        bounds = found["intervals"][name]
+def _table(scene_set: Mapping[str, Any]) -> Iterator[list[str]]:
+    for name, values in scene_set["pooled"].items():
+        bounds = scene_set["intervals"][name]
         cells = [f"{number(values[key])} [{number(bounds[key][0])}, {number(bounds[key][1])}]" for key in COLUMNS]
         yield [name, *cells]
-        if found["reference"] and name in found["reference"]:
-            yield [f"{name} (ref)", *(number(found["reference"][name].get(key, math.nan)) for key in COLUMNS)]
+        if scene_set["reference"] and name in scene_set["reference"]:
+            yield [f"{name} (ref)", *(number(scene_set["reference"][name].get(key, math.nan)) for key in COLUMNS)]
 
 
 def _claims(pattern: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
@@ -95,5 +98,5 @@ def _rows(header: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
 def kept_reading(path: Path) -> str:
     """What stands in the file from `## Reading` on; empty where there is no such file or heading."""
     text = path.read_text() if path.is_file() else ""
-    found = text.find(f"\n{_READING}")
-    return text[found:] if found >= 0 else ""
+    position = text.find(f"\n{_READING}")
+    return text[position:] if position >= 0 else ""

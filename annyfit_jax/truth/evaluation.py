@@ -66,10 +66,10 @@ def evaluate(
         pool = {"synthetic": metrics.pool, "layers": metrics.pool_labelled}[protocol]
         left_out = judge_scenes(fits, truth, protocol, collected) | {"settings": dict(SCENE_SETTINGS[protocol])}
     else:
-        found = judge_images(
+        figures = judge_images(
             fits, truth, protocol, options or TruthOptions(), predictions, parts, without_fit, collected
         )
-        pool, left_out = found.pop("pool"), found
+        pool, left_out = figures.pop("pool"), figures
     columns = {name: [scene[name] for scene in collected.values()] for name in next(iter(collected.values()))}
     report |= {
         "pooled": {name: pool(scenes) for name, scenes in columns.items()},

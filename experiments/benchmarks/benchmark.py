@@ -275,13 +275,13 @@ class Benchmark:
             ours_turn()
         fit = {"counts": self.counts, "lone_scene": lone, "torch_single": single, "torch_batched": batched, **entries}
         if torch:
-            found = report.agreement(
+            agreement = report.agreement(
                 _load(files["ours_subset"]), _load(files["torch"]), "the torch baseline (all vertices)"
             )
         else:
             ours("fit", scenes=[lone], overrides=["mesh=exact"], output=str(files["exact"]))
-            found = report.agreement(_load(files["ours_lone"]), _load(files["exact"]), "our own `mesh=exact`")
-        return fit, found
+            agreement = report.agreement(_load(files["ours_lone"]), _load(files["exact"]), "our own `mesh=exact`")
+        return fit, agreement
 
     def memory(self, ours: Worker, torch: Worker | None) -> dict[str, Any]:
         """Peak memory of the processes, and its growth per person on the torch side (ours: XLA's account, in `compile`)."""

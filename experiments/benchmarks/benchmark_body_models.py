@@ -93,13 +93,13 @@ class Worker:
             "points_own": lambda: own("points"),
             "mesh": lambda: jax.value_and_grad(lambda fields: (vertices(fields) ** 2).mean()),
         }
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for what in whats or list(table):
             compiled = jax.jit(table[what]()).lower(fields).compile()
             self.compiled[what, batch] = compiled, (fields,)
             result = compiled(fields)
-            found[what] = float((result**2).mean() if what == "forward" else result[0])
-        return {"values": found}
+            values[what] = float((result**2).mean() if what == "forward" else result[0])
+        return {"values": values}
 
     def body_run(self, what: str, repeats: int, batch: int) -> dict:
         """Seconds of one call, mean over `repeats` calls after one that does not count."""

@@ -187,15 +187,15 @@ class Worker:
             ),
             "mesh": (jax.value_and_grad(mesh, argnums=1), lambda: (model, params)),
         }
-        found: dict[str, float] = {}
+        means: dict[str, float] = {}
         for what in whats or list(table):
             function, arguments = table[what]
             values = arguments()
             compiled = jax.jit(function).lower(*values).compile()
             self.compiled[what, batch] = compiled, values
             result = compiled(*values)
-            found[what] = float((result**2).mean() if what == "forward" else result[0])
-        return {"values": found}
+            means[what] = float((result**2).mean() if what == "forward" else result[0])
+        return {"values": means}
 
     def body_run(self, what: str, repeats: int, batch: int) -> dict[str, Any]:
         """Seconds of one call, mean over `repeats` calls after one that does not count."""

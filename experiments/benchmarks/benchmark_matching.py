@@ -58,12 +58,12 @@ def timings(queries: int, people: int, images: int, calls: int, seed: int) -> tu
 
     def timed(call: Callable[[], object]) -> float:
         jax.block_until_ready(call())
-        found = []
+        seconds = []
         for _ in range(calls):
             start = time.perf_counter()
             jax.block_until_ready(call())
-            found.append(time.perf_counter() - start)
-        return statistics.median(found)
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds)
 
     return (
         timed(lambda: on_device(*arrays)), timed(lambda: by_callback(*arrays)), timed(lambda: by_scipy(cost, there))
@@ -76,12 +76,12 @@ def by_scipy(
     """The query of each person, -1 for people who are not there."""
     from scipy.optimize import linear_sum_assignment
 
-    found = np.full(there.shape, -1, np.int32)
+    assignment = np.full(there.shape, -1, np.int32)
     for k, (image, present) in enumerate(zip(np.asarray(cost), np.asarray(there))):
         rows = np.flatnonzero(present)
         people, queries = linear_sum_assignment(image[rows])
-        found[k, rows[people]] = queries
-    return found
+        assignment[k, rows[people]] = queries
+    return assignment
 
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ def values_apart(body: dict[str, Any]) -> float | None:
     differences = [
         abs(value / by_side["ours"][what.removesuffix("_own")] - 1.0)
         for by_side in (tables.get("values", {}) for tables in body.values())
-        for side, found in by_side.items()
-        for what, value in found.items()
+        for side, values in by_side.items()
+        for what, value in values.items()
         if side != "ours"
     ]
     return max(differences, default=None)
@@ -226,13 +226,14 @@ def _fit(results: dict[str, Any]) -> str:
 
 
 def _agreement(results: dict[str, Any]) -> str:
-    found = results.get("agreement")
-    if not found:
+    agreement = results.get("agreement")
+    if not agreement:
         return ""
     rows = [
-        [name, g["unit"], g["median"], g["p99"], g["max"]] for name, g in found["groups"].items()
+        [name, g["unit"], g["median"], g["p99"], g["max"]] for name, g in agreement["groups"].items()
     ]  # fmt: skip
-    text = f"End parameters of the same run against {found['against']}, {found['people']} people, worst bone or value of each."
+    against = f"{agreement['against']}, {agreement['people']} people"
+    text = f"End parameters of the same run against {against}, worst bone or value of each."
     return f"## Agreement with the exact objective\n\n{text}\n\n" + table(["", "unit", "median", "99 %", "max"], rows)
 
 
@@ -265,14 +266,14 @@ def _body(results: dict[str, Any]) -> str:
 
 
 def _throughput(results: dict[str, Any]) -> str:
-    found = results.get("throughput")
-    if not found:
+    throughput = results.get("throughput")
+    if not throughput:
         return ""
     blocks = []
     for title, header, entries in (
-        ("People per scene", "people per scene", found.get("people_per_scene", {})),
-        ("Scenes per batch", "scenes", found.get("scenes", {})),
-        ("Devices (virtual CPU devices on all cores)", "devices", found.get("devices", {})),
+        ("People per scene", "people per scene", throughput.get("people_per_scene", {})),
+        ("Scenes per batch", "scenes", throughput.get("scenes", {})),
+        ("Devices (virtual CPU devices on all cores)", "devices", throughput.get("devices", {})),
     ):
         rows = []
         for key, e in entries.items():
@@ -300,9 +301,15 @@ def _memory(results: dict[str, Any]) -> str:
 
 
 def _compile(results: dict[str, Any]) -> str:
-    found = results.get("compile")
-    if not found:
+    seconds = results.get("compile")
+    if not seconds:
         return ""
-    rows = [[name, found[name].get("cpu_s"), found[name].get("wall_s")] for name in ("cold", "cached") if name in found]
-    text = f"First fit of a fresh process less the second one, {found['people']} people: tracing, lowering, compiling."
+    rows = [
+        [name, seconds[name].get("cpu_s"), seconds[name].get("wall_s")]
+        for name in ("cold", "cached")
+        if name in seconds
+    ]
+    text = (
+        f"First fit of a fresh process less the second one, {seconds['people']} people: tracing, lowering, compiling."
+    )
     return f"## Compilation of the three-stage program\n\n{text}\n\n" + table(["cache", "CPU s", "wall s"], rows)

@@ -83,13 +83,13 @@ def predict(photos: Path, output: Path, *more: str) -> None:
 def detected_boxes(predicted: SceneFit, truth: SceneFit) -> Float[np.ndarray, "n 4"]:
     """For each person of the truth the detected box that overlaps most, by more than a half; NaN without one."""
     true, (scores, boxes) = prove_aios.truth_of(truth), prove_aios.noted(predicted)
-    found = np.full((len(truth), 4), np.nan)
+    nearest = np.full((len(truth), 4), np.nan)
     sure = boxes[scores >= prove_aios.SCORE]
     if len(sure):
         overlap = pairwise_iou(sure, true.boxes)
         best = overlap.argmax(0)
-        found[true.rows] = np.where((overlap.max(0) > 0.5)[:, None], sure[best], np.nan)
-    return found
+        nearest[true.rows] = np.where((overlap.max(0) > 0.5)[:, None], sure[best], np.nan)
+    return nearest
 
 
 def make_crops(

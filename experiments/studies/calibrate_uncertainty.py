@@ -79,10 +79,10 @@ def main(_: list[str]) -> None:
             raise app.UsageError(
                 "--write calibrates the shipped config on synthetic scenes: leave out --set and --scenes"
             )
-        found = collect(fitter, synthetic(fitter, CALIBRATION_SEEDS, values.count))
+        errors = collect(fitter, synthetic(fitter, CALIBRATION_SEEDS, values.count))
         old = uncertainty.calibration()
-        factors = {name: round(old[name] * factor(found[name]), 4) for name in QUANTITIES}
-        print(table(found, f"before, seeds {CALIBRATION_SEEDS}"))
+        factors = {name: round(old[name] * factor(errors[name]), 4) for name in QUANTITIES}
+        print(table(errors, f"before, seeds {CALIBRATION_SEEDS}"))
         FACTORS.write_text(
             json.dumps({"factors": factors, "seeds": CALIBRATION_SEEDS, "scenes_per_seed": values.count}) + "\n"
         )
@@ -122,13 +122,13 @@ def collect(fitter: Any, scenes: Iterable[Scene]) -> dict[str, Errors]:
 
 def pooled(scenes: Sequence[Scene], fits: Sequence[SceneFit]) -> dict[str, Errors]:
     """Errors and standard deviations of each quantity over all people that were fitted."""
-    found: dict[str, list[Errors]] = {name: [] for name in QUANTITIES}
+    by_quantity: dict[str, list[Errors]] = {name: [] for name in QUANTITIES}
     for scene, fit in zip(scenes, fits, strict=True):
         for name, errors in errors_of(scene, fit).items():
-            found[name].append(errors)
+            by_quantity[name].append(errors)
     return {
         name: Errors(np.concatenate([e.error for e in all_]), np.concatenate([e.sd for e in all_]))
-        for name, all_ in found.items()
+        for name, all_ in by_quantity.items()
     }
 
 
@@ -206,7 +206,7 @@ def statistics(errors: Errors) -> dict[str, float]:
     }
 
 
-def table(found: dict[str, Errors], where: str) -> str:
+def table(by_quantity: dict[str, Errors], where: str) -> str:
     """Markdown."""
     lines = [
         f"{where}:",
@@ -214,7 +214,7 @@ def table(found: dict[str, Errors], where: str) -> str:
         "| quantity | in 68 % | in 90 % | RMS z | rank corr. | mean sd m | mean error m | values |",
     ]
     lines.append("|---|---|---|---|---|---|---|---|")
-    for name, errors in found.items():
+    for name, errors in by_quantity.items():
         s = statistics(errors)
         lines.append(
             f"| {name} | {s['cover68']:.2f} | {s['cover90']:.2f} | {s['rms_z']:.2f} | {s['rank_corr']:.2f} | "

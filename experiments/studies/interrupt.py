@@ -117,7 +117,7 @@ def interrupted(folder: Path, expected_s: float) -> dict[str, Any]:
 
 def figures_of(folder: Path, wall_s: float) -> dict[str, Any]:
     """What a finished job took. Padding and memory are those of the processes that ended it."""
-    state, found, lines = job_status.status(folder), job_status.digest(folder), job_status.last_lines(folder)
+    state, checksums, lines = job_status.status(folder), job_status.digest(folder), job_status.last_lines(folder)
     if not state["finished"]:
         raise RuntimeError(f"{folder} is not finished: {state['units']}")
     return {
@@ -127,7 +127,7 @@ def figures_of(folder: Path, wall_s: float) -> dict[str, Any]:
         "people_per_s": round(state["people"]["ok"] / wall_s, 2),
         "padding": [line["padding"] for line in lines],
         "peak_memory_mb": [line["peak_memory_mb"] for line in lines],
-        "digest": found["digest"],
+        "digest": checksums["digest"],
     }
 
 

@@ -133,15 +133,15 @@ def main(_: list[str]) -> None:
 
     def look(photo: Photo) -> tuple[Detections, People, np.ndarray]:
         """As the pipeline does it, one photo at a time."""
-        found = people_rules.select_detections(experts.detector.detect([photo])[0], photo.size, experts.people)
-        crowd = People(found.boxes, found.ids, detected_keypoints=found.keypoints)
+        detections = people_rules.select_detections(experts.detector.detect([photo])[0], photo.size, experts.people)
+        crowd = People(detections.boxes, detections.ids, detected_keypoints=detections.keypoints)
         points = people_rules.confident(experts.keypoints.keypoints([photo], [crowd])[0], photo.size)
         outlines = experts.segmenter.segment([photo], [crowd])[0] if len(crowd) else None
         reasons = people_rules.reasons_to_skip(points, crowd.boxes, crowd.ids, experts.people)
         kept = np.array([i for i in range(len(crowd)) if i not in reasons], int)
         masks = np.zeros((0, *photo.pixels.shape[:2]), bool) if outlines is None else outlines.masks
-        people = People(found.boxes[kept], masks=masks[kept], keypoints=points[kept].reshape(-1, 17, 3))
-        return found, people, found.scores[kept]
+        people = People(detections.boxes[kept], masks=masks[kept], keypoints=points[kept].reshape(-1, 17, 3))
+        return detections, people, detections.scores[kept]
 
     begun = time.perf_counter(), time.process_time()
     look(max(photos, key=lambda photo: photo.pixels.size))

@@ -189,16 +189,16 @@ def carry_out(work: Path, name: str, run: Run) -> dict[str, Any]:
         *(f"--set={change}" for change in changes),
     ]
     call("experiments.train", *common, f"--output={folder}", f"--set=steps={run.steps}")
-    found: dict[str, Any] = {"steps": run.steps, "changes": list(run.changes), "what": run.what, "on": {}}
+    judgement: dict[str, Any] = {"steps": run.steps, "changes": list(run.changes), "what": run.what, "on": {}}
     for part in run.judged:
         predicted = folder / f"{part}_{run.steps}"
         call(
             "experiments.predict", *common, f"--run={folder}", f"--images={work / part / 'photos'}",
             f"--output={predicted}", f"--threshold={LEAST_SCORE}", f"--short_side={SIDE}", f"--long_side={SIDE}",
         )  # fmt: skip
-        found["on"][part] = judge(predicted / "fits", work / part / "fits", work / run.train / "fits")
-    files.write_text(folder / "judged.json", json.dumps(found, indent=1) + "\n")
-    return found
+        judgement["on"][part] = judge(predicted / "fits", work / part / "fits", work / run.train / "fits")
+    files.write_text(folder / "judged.json", json.dumps(judgement, indent=1) + "\n")
+    return judgement
 
 
 def call(module: str, *arguments: str) -> None:
@@ -264,14 +264,14 @@ def judge(predicted: Path, truth: Path, trained_on: Path) -> dict[str, float]:
             Detections(scores, keypoint_similarity(pixels, true.pixels, true.visible, area, BODY_SIGMAS.astype(float)))
         )
         sure = np.flatnonzero(scores >= SCORE)
-        found = greedy_matching.match_people(pixels[sure], true.pixels, true.visible, 0.1)
-        p, g = sure[found.pairs[:, 0]], found.pairs[:, 1]
+        matches = greedy_matching.match_people(pixels[sure], true.pixels, true.visible, 0.1)
+        p, g = sure[matches.pairs[:, 0]], matches.pairs[:, 1]
         errors.append(distances(_rooted(ours[p]), _rooted(true.joints[g])).mean(-1))
         aligned.append(pa_mpjpe(ours[p], true.joints[g]))
         of_mean.append(distances(mean, _rooted(true.joints[g])).mean(-1))
         of_mean_all.append(distances(mean, _rooted(true.joints)).mean(-1))
         people += len(true.boxes)
-        false_positives += len(found.false_positives)
+        false_positives += len(matches.false_positives)
     matched = sum(map(len, errors))
     return {
         "people": people, "recall": matched / people, "false_positives": false_positives,
@@ -293,9 +293,9 @@ def _mean(values: Sequence[np.ndarray]) -> float:
 
 def noted(fit: SceneFit) -> tuple[np.ndarray, np.ndarray]:
     """Scores (p,) and boxes (p, 4) that a prediction notes."""
-    found = [dict(entry.split("=") for entry in str(note).split(";")) for note in fit.notes]
-    boxes = np.array([[float(v) for v in note["box"].split(",")] for note in found]).reshape(-1, 4)
-    return np.array([float(note["score"]) for note in found]), boxes
+    notes = [dict(entry.split("=") for entry in str(note).split(";")) for note in fit.notes]
+    boxes = np.array([[float(v) for v in note["box"].split(",")] for note in notes]).reshape(-1, 4)
+    return np.array([float(note["score"]) for note in notes]), boxes
 
 
 # ------------------------------------------------------------------------------------------------ the page
@@ -313,8 +313,8 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
     """Judged runs as a Markdown table."""
     rows = [["run", "trained on", "steps", "judged on", *(label for label, _ in COLUMNS.values())]]
     for name, run in runs.items():
-        for part, found in run["on"].items():
-            cells = [f"{found[key]:.{digits}f}" for key, (_, digits) in COLUMNS.items()]
+        for part, figures in run["on"].items():
+            cells = [f"{figures[key]:.{digits}f}" for key, (_, digits) in COLUMNS.items()]
             rows.append([f"`{name}`", run["what"], str(run["steps"]), _SET_NAMES[part], *cells])
     rows.insert(1, ["---"] * len(rows[0]))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -324,9 +324,9 @@ def write_report(work: Path, target: Path) -> None:
     """TARGET.md, .json and .png of all runs in WORK that have been judged."""
     from annyfit_jax.training import training_metrics
 
-    found = {name: work / "runs" / name for name in EVERY_RUN if (work / "runs" / name / "judged.json").is_file()}
-    judged = {name: json.loads((folder / "judged.json").read_text()) for name, folder in found.items()}
-    curves = {name: training_metrics.read(folder / "metrics.jsonl") for name, folder in found.items()}
+    folders = {name: work / "runs" / name for name in EVERY_RUN if (work / "runs" / name / "judged.json").is_file()}
+    judged = {name: json.loads((folder / "judged.json").read_text()) for name, folder in folders.items()}
+    curves = {name: training_metrics.read(folder / "metrics.jsonl") for name, folder in folders.items()}
     kept = ("step", "loss", "seconds", *CURVES)
     shown = {name: [{k: line[k] for k in kept if k in line} for line in lines] for name, lines in curves.items()}
     files.write_text(target.with_suffix(".json"), json.dumps({"runs": judged, "curves": shown}, indent=None) + "\n")
@@ -358,8 +358,8 @@ def page(judged: dict[str, Any], curves: dict[str, list[dict[str, Any]]], name: 
         parts += [table(main_runs), f"![Loss by step]({name}.png)"]
         for key, run in main_runs.items():
             if "unseen" in run["on"]:
-                found = run["on"]["unseen"]
-                margin = found["mean_pose_mpjpe_mm"] - found["mpjpe_mm"]
+                figures = run["on"]["unseen"]
+                margin = figures["mean_pose_mpjpe_mm"] - figures["mpjpe_mm"]
                 verdict = "better" if margin > 0 else "worse"
                 parts.append(f"`{key}` is {abs(margin):.1f} mm {verdict} than the mean pose on {_SET_NAMES['unseen']}.")
             parts += [f"Loss and some terms of the last layer, `{key}`:", _curve_table(curves[key])]

@@ -77,4 +77,7 @@ class FromDepth(FieldOfView):
     ) -> list[Float[np.ndarray, "3 3"]]:
         """(3, 3) per photo in pixels."""
         plain = super().intrinsics(photos, depths)
-        return [k if found is None else np.asarray(found, np.float64) for k, found in zip(plain, depths, strict=True)]
+        return [
+            k if estimate is None else np.asarray(estimate, np.float64)
+            for k, estimate in zip(plain, depths, strict=True)
+        ]

@@ -84,8 +84,8 @@ class CocoIndex:
 
     def people(self, photo: Photo) -> list[dict]:
         """The annotations of people in a photo, without crowd regions."""
-        found = self.find(photo)[1]
-        return [a for a in found if self.category(a).get("name", "person") == "person" and not a.get("iscrowd")]
+        annotations = self.find(photo)[1]
+        return [a for a in annotations if self.category(a).get("name", "person") == "person" and not a.get("iscrowd")]
 
     def category(self, annotation: Mapping[str, Any]) -> Mapping[str, Any]:
         """The entry of an annotation's category; empty where the file has none."""
@@ -181,11 +181,11 @@ class CocoDetector(_CocoExpert):
         """The people of each photo; crowd regions are skipped, a score the file lacks is 1."""
         result = []
         for photo in photos:
-            found = self.index.people(photo)
+            annotations = self.index.people(photo)
             skipped = [(str(a["id"]), "crowd region") for a in self.index.find(photo)[1] if a.get("iscrowd")]
-            boxes = np.array([self.index.box(photo, a) for a in found], np.float64).reshape(-1, 4)
-            scores = np.array([float(a.get("score", 1.0)) for a in found])
-            result.append(Detections(boxes, scores, [str(a["id"]) for a in found], skipped))
+            boxes = np.array([self.index.box(photo, a) for a in annotations], np.float64).reshape(-1, 4)
+            scores = np.array([float(a.get("score", 1.0)) for a in annotations])
+            result.append(Detections(boxes, scores, [str(a["id"]) for a in annotations], skipped))
         return result
 
 
@@ -295,8 +295,8 @@ class CocoCamera(_CocoExpert):
         result = []
         for photo in photos:
             holders = [self.index.find(photo)[0], *self.index.holders]
-            found = (coco_people.intrinsics_entry(holder, f"{self.path}: image {photo.name}") for holder in holders)
-            known = next((k for k in found if k is not None), None)
+            matrices = (coco_people.intrinsics_entry(holder, f"{self.path}: image {photo.name}") for holder in holders)
+            known = next((k for k in matrices if k is not None), None)
             result.append(intrinsics_from_fov(photo.size, self.fov_degrees) if known is None else known)
         return result
 
@@ -304,15 +304,15 @@ class CocoCamera(_CocoExpert):
 def cues_in(path: str) -> set[str]:
     """The cues that a COCO file holds. Raises ExpertError where it is not one."""
     index = CocoIndex(path)
-    found = {"detector"} if index.entries else set()
+    cues = {"detector"} if index.entries else set()
     for cue, keys in (
         ("keypoints", ("keypoints",)),
         ("segmenter", ("segmentation",)),
         ("words", ("age", "gender", "attributes", "vlm_label")),
     ):
         if any(entry.get(key) is not None for entry in index.entries for key in keys):
-            found.add(cue)
+            cues.add(cue)
     images = [image for image, _ in index._photos.values()]
     if any(holder.get(key) is not None for holder in (*images, *index.holders) for key in ("intrinsics", "camera")):
-        found.add("camera")
-    return found
+        cues.add("camera")
+    return cues

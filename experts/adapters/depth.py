@@ -42,8 +42,8 @@ class DepthAnything(TorchExpert):
             pixels = [photo.pixels for photo in same]
             outputs = self._model(**self.tensors(self._processor(images=pixels, return_tensors="pt")))
             outputs.predicted_depth = outputs.predicted_depth.float()
-            found = self._processor.post_process_depth_estimation(outputs, target_sizes=[size[::-1]] * len(pixels))
-            result += [DepthEstimate(one["predicted_depth"].cpu().numpy()) for one in found]
+            estimates = self._processor.post_process_depth_estimation(outputs, target_sizes=[size[::-1]] * len(pixels))
+            result += [DepthEstimate(one["predicted_depth"].cpu().numpy()) for one in estimates]
         return result
 
 
@@ -120,9 +120,9 @@ class UniDepth(TorchExpert):
         result = []
         for photo in photos:
             rgb = torch.from_numpy(np.ascontiguousarray(photo.pixels.transpose(2, 0, 1)))
-            found = self._model.infer(rgb.to(self._device))
-            depth = found["depth"].float().cpu().numpy().reshape(photo.pixels.shape[:2])
-            k = found["intrinsics"].float().cpu().numpy().reshape(3, 3).astype(np.float64)
+            estimate = self._model.infer(rgb.to(self._device))
+            depth = estimate["depth"].float().cpu().numpy().reshape(photo.pixels.shape[:2])
+            k = estimate["intrinsics"].float().cpu().numpy().reshape(3, 3).astype(np.float64)
             usable = np.isfinite(k).all() and k[0, 0] > 0 and k[1, 1] > 0
             result.append(DepthEstimate(depth, k if usable else None))
         return result

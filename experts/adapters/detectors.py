@@ -39,11 +39,11 @@ class RtDetr(TorchExpert):
     def _detect(self, photos: Sequence[Photo]) -> list[Detections]:
         inputs = self.tensors(self._processor(images=[p.pixels for p in photos], return_tensors="pt"))
         outputs = _full_precision(self._model(**inputs))
-        found = self._processor.post_process_object_detection(
+        detections = self._processor.post_process_object_detection(
             outputs, threshold=self.threshold, target_sizes=[(p.size[1], p.size[0]) for p in photos]
         )
         result = []
-        for one in found:
+        for one in detections:
             people = np.isin(one["labels"].cpu().numpy(), self._person)
             result.append(_detections(one, people))
         return result
@@ -82,14 +82,14 @@ class GroundingDino(TorchExpert):
         text = [self.phrase] * len(photos)
         inputs = self.tensors(self._processor(images=[p.pixels for p in photos], text=text, return_tensors="pt"))
         outputs = _full_precision(self._model(**inputs))
-        found = self._processor.post_process_grounded_object_detection(
+        detections = self._processor.post_process_grounded_object_detection(
             outputs,
             inputs["input_ids"],
             threshold=self.threshold,
             text_threshold=self.text_threshold,
             target_sizes=[(p.size[1], p.size[0]) for p in photos],
         )
-        return [_detections(one, np.ones(len(one["scores"]), bool)) for one in found]
+        return [_detections(one, np.ones(len(one["scores"]), bool)) for one in detections]
 
 
 def _full_precision(outputs: Any) -> Any:
@@ -98,6 +98,6 @@ def _full_precision(outputs: Any) -> Any:
     return outputs
 
 
-def _detections(found: Any, kept: np.ndarray) -> Detections:
-    boxes = found["boxes"].float().cpu().numpy().astype(np.float64).reshape(-1, 4)
-    return Detections(boxes[kept], found["scores"].float().cpu().numpy().astype(np.float64)[kept])
+def _detections(output: Any, kept: np.ndarray) -> Detections:
+    boxes = output["boxes"].float().cpu().numpy().astype(np.float64).reshape(-1, 4)
+    return Detections(boxes[kept], output["scores"].float().cpu().numpy().astype(np.float64)[kept])

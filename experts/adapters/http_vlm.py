@@ -137,7 +137,7 @@ class HttpVlm(Questions):
 
     def _person(self, photo: Photo, people: People, person: int) -> tuple[dict[str, np.ndarray], str]:
         """Class probabilities per attribute, averaged over the prompt variants, and the raw answers."""
-        found: dict[str, list[np.ndarray]] = {a.name: [] for a in self.asked}
+        probabilities: dict[str, list[np.ndarray]] = {a.name: [] for a in self.asked}
         texts = []
         for variant in self.prompts:
             picture = png_bytes(person_picture(photo, people, person, variant, self.max_side))
@@ -145,8 +145,8 @@ class HttpVlm(Questions):
                 replies = self._ask(picture, self.text(variant, attributes), attributes)
                 texts += [reply["text"] for reply in replies]
                 for attribute in attributes:
-                    found[attribute.name].append(_probabilities(replies, attribute))
-        return {name: np.mean(values, axis=0) for name, values in found.items()}, "\n".join(texts)
+                    probabilities[attribute.name].append(_probabilities(replies, attribute))
+        return {name: np.mean(values, axis=0) for name, values in probabilities.items()}, "\n".join(texts)
 
     def _ask(self, picture: bytes, text: str, attributes: tuple[Attribute, ...]) -> list[dict[str, Any]]:
         """The model's replies, from the cache or the server: text, and tokens where the server gives them."""

@@ -92,11 +92,11 @@ class MultiHmr:
 
     def start(self, photos: Sequence[Photo], people: Sequence[People]) -> list[BodyParameters]:
         """A body per box; where the camera of a photo is known it is used, else the one that the network sees."""
-        found = []
+        bodies = []
         for first in range(0, len(photos), self.batch):
             part = slice(first, first + self.batch)
-            found += self._batch(photos[part], people[part])
-        return found
+            bodies += self._batch(photos[part], people[part])
+        return bodies
 
     def _batch(self, photos: Sequence[Photo], people: Sequence[People]) -> list[BodyParameters]:
         import jax.numpy as jnp

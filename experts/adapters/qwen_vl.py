@@ -71,7 +71,7 @@ class QwenVl(Questions, TorchExpert):
 
     def _person(self, photo: Photo, people: People, person: int) -> dict[str, np.ndarray]:
         """Class probabilities per attribute, averaged over the prompt variants."""
-        found: dict[str, list[np.ndarray]] = {a.name: [] for a in self.asked}
+        probabilities: dict[str, list[np.ndarray]] = {a.name: [] for a in self.asked}
         for variant in self.prompts:
             picture = person_picture(photo, people, person, variant, self.max_side)
             for attributes in self.groups():
@@ -79,10 +79,10 @@ class QwenVl(Questions, TorchExpert):
                 for attribute in attributes:
                     said += f'"{attribute.name}": "'
                     values = self.scores(picture, text, said, attribute)
-                    found[attribute.name].append(values[:-1])
+                    probabilities[attribute.name].append(values[:-1])
                     # The next question is asked after this one's likeliest answer, as in a generated object.
                     said += f'{(*attribute.classes, UNKNOWN)[int(values.argmax())]}", '
-        return {name: np.mean(values, axis=0) for name, values in found.items()}
+        return {name: np.mean(values, axis=0) for name, values in probabilities.items()}
 
     def scores(self, picture: np.ndarray, text: str, said: str, attribute: Attribute) -> np.ndarray:
         """(c + 1,) probabilities of the classes and of `unknown`, given that the answer begins with `said`.

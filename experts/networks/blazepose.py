@@ -50,11 +50,11 @@ class BlazePose:
 
     def __call__(self, crops: list[UInt8[np.ndarray, "256 256 3"]]) -> Figures:
         """One figure per crop."""
-        found = self.network(crops)
-        if found is None:
+        outputs = self.network(crops)
+        if outputs is None:
             zeros = np.zeros
             return Figures(zeros((0, NUM_LANDMARKS, 4)), zeros((0, NUM_LANDMARKS, 3)), zeros(0), zeros((0, SIZE, SIZE)))
-        return Figures(*found)
+        return Figures(*outputs)
 
 
 _SCALE = 1.25

@@ -38,8 +38,8 @@ class MoveNet:
 
     def __call__(self, crops: list[UInt8[np.ndarray, "256 256 3"]]) -> Float[np.ndarray, "crop people 17 3"]:
         """x, y in pixels of the crop and the network's score, in COCO's order; the first is whom the makers' decoding gives."""
-        found = self.network(crops)
-        return np.zeros((0, PEOPLE, 17, 3)) if found is None else found.astype(np.float64)
+        keypoints = self.network(crops)
+        return np.zeros((0, PEOPLE, 17, 3)) if keypoints is None else keypoints.astype(np.float64)
 
 
 def decode(outputs: dict[str, Array]) -> Float[Array, "batch people 17 3"]:

@@ -31,12 +31,12 @@ class NanoDet:
     def __call__(self, pictures: list[UInt8[np.ndarray, "h w 3"]]) -> list[Float[np.ndarray, "candidate 5"]]:
         """Per picture x0, y0, x1, y1 in its pixels and the score, in no order, for all candidates."""
         fitted = [_fitted(picture) for picture in pictures]
-        found = self.network([picture for picture, _ in fitted])
-        if found is None:
+        outputs = self.network([picture for picture, _ in fitted])
+        if outputs is None:
             return []
         return [
             np.concatenate([candidates[:, :4] / ratio, candidates[:, 4:]], 1)
-            for candidates, (_, ratio) in zip(found, fitted, strict=True)
+            for candidates, (_, ratio) in zip(outputs, fitted, strict=True)
         ]
 
 

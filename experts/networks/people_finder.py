@@ -161,7 +161,7 @@ class PeopleFinder:
                 for y in sorted({0, max(height - tile, 0)}):
                     views.append(np.ascontiguousarray(photo.pixels[y : y + tile, x : x + tile]))
                     places.append((photo, x, y))
-        found: dict[int, list[np.ndarray]] = {}
+        boxes_of: dict[int, list[np.ndarray]] = {}
         for (photo, x, y), view, candidates in zip(places, views, self.detector(views), strict=True):
             height, width = view.shape[:2]
             low, high = candidates[:, :2], candidates[:, 2:4]
@@ -169,9 +169,9 @@ class PeopleFinder:
             cut |= (high > np.array([width, height]) - 3) & (np.array([x + width, y + height]) < photo.size)
             small = (high - low).max(-1) < self.search.small * max(photo.size)
             kept = candidates[~cut.any(-1) & small & (candidates[:, 4] > self.search.least_tile_score)]
-            found.setdefault(id(photo), []).append(kept + np.array([x, y, x, y, 0]))
+            boxes_of.setdefault(id(photo), []).append(kept + np.array([x, y, x, y, 0]))
         for photo in photos:
-            new = merged_boxes(np.concatenate(found[id(photo)]))
+            new = merged_boxes(np.concatenate(boxes_of[id(photo)]))
             sides = new[:, 2:4] - new[:, :2]
             known = (
                 pairwise_iou(new[:, :4], photo.boxes).max(-1, initial=0.0) if len(photo.boxes) else np.zeros(len(new))

@@ -63,10 +63,10 @@ class Example(NamedTuple):
 
 def pixels(example: Example) -> UInt8[np.ndarray, "h w 3"]:
     """The picture, RGB, its EXIF orientation ignored. Raises SceneError if it is not of the annotated size."""
-    found = read_photo(example.photo, where=example.name, upright=False)
-    if found.shape[1::-1] != tuple(example.size):
-        raise SceneError(f"{example.name}: a picture of {found.shape[1::-1]} pixels, annotated for {example.size}")
-    return found
+    rgb = read_photo(example.photo, where=example.name, upright=False)
+    if rgb.shape[1::-1] != tuple(example.size):
+        raise SceneError(f"{example.name}: a picture of {rgb.shape[1::-1]} pixels, annotated for {example.size}")
+    return rgb
 
 
 def rotations_by_part(
@@ -147,10 +147,10 @@ class HumanDataSource:
         )
 
     def _photo(self, name: str, path: str) -> Path:
-        found = file_inside(self.images, name)
-        if found is None:
+        file = file_inside(self.images, name)
+        if file is None:
             raise SceneError(f"{path}: image_path {name!r:.200}: no such photo in {self.images}")
-        return found
+        return file
 
     def _parameters(self, content: Mapping[str, Any], rows: slice, n: int) -> tuple[BodyTargets, np.ndarray]:
         body = content.get(self.head.name)
