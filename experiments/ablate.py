@@ -68,7 +68,7 @@ def main() -> None:
     from annyfit_jax.truth.ablation_report import kept_reading, markdown
 
     config_file = program.find_config(FLAGS.config)
-    config = apply_overrides(load_config(config_file), FLAGS["set"].value)
+    config = apply_overrides(load_config(config_file), FLAGS.set)
     rows = (*ROWS, *map(parse_row, FLAGS.row))
     for row in rows:  # a wrong setting stops the program before the first fit
         apply_overrides(config, row.overrides)

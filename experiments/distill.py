@@ -65,7 +65,7 @@ def main() -> None:
         raise app.UsageError(f"--multihost is for --steps={','.join(_MULTIHOST_STEPS)}")
     if FLAGS.multihost:
         jax.distributed.initialize()
-    config = load_config(program.find_config(FLAGS.config), FLAGS["set"].value)
+    config = load_config(program.find_config(FLAGS.config), FLAGS.set)
     with program.stopping() as stop:
         work = Distillation(
             config, FLAGS.output, PeoplePredictor, find_config=program.find_config, students=FLAGS.students, stop=stop

@@ -135,7 +135,7 @@ def _config(name: str) -> FitConfig:
     from annyfit_jax.fit.config import load_config
     from annyfit_jax.records.settings import apply_overrides
 
-    return apply_overrides(load_config(program.find_config(name)), FLAGS["set"].value)
+    return apply_overrides(load_config(program.find_config(name)), FLAGS.set)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def main() -> None:
     from experts.photos_to_cues import PrecomputeOptions, precompute
 
     fields = [name for name in PrecomputeOptions.__dataclass_fields__ if name != "assignments"]
-    options = PrecomputeOptions(assignments=tuple(FLAGS["set"].value), **{name: FLAGS[name].value for name in fields})
+    options = PrecomputeOptions(assignments=tuple(FLAGS.set), **{name: getattr(FLAGS, name) for name in fields})
     with program.stopping() as stop:
         state = precompute(options, stop)
     print(

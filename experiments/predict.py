@@ -66,7 +66,7 @@ def main() -> None:
 
     if bool(FLAGS.run) == bool(FLAGS.checkpoint):
         raise app.UsageError("give either --run or --checkpoint")
-    config = load_config(program.find_config(FLAGS.config), FLAGS["set"].value)
+    config = load_config(program.find_config(FLAGS.config), FLAGS.set)
     if FLAGS.checkpoint:
         variables, unused = config.regressor.read_checkpoint(FLAGS.checkpoint)
         logging.info("%s: %d entries are no part of the network", FLAGS.checkpoint, len(unused))

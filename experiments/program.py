@@ -144,8 +144,7 @@ def complaint_about(name: str, usage: Usage, argv: Sequence[str]) -> str:
         for from_python, said in _NUMBERS.items():
             text = re.sub(from_python, said, text)
         wrong, _, value = text.partition(":")[0].removeprefix("--").partition("=")
-        choices = known[wrong].parser.enum_values if isinstance(known.get(wrong), flags.EnumFlag) else ()
-        near = nearest(value, choices)
+        near = nearest(value, choices(known[wrong]) if wrong in known else ())
         return text + (f"; {near}" if near else "")
     except flags.Error as error:
         return str(error)
@@ -224,11 +223,16 @@ def help_text(name: str, docstring: str | None, usage: Usage) -> str:
     return "\n".join(lines)
 
 
+def choices(flag: flags.Flag) -> tuple[str, ...]:
+    """The values that a flag may have, where they are listed."""
+    return tuple(flag.parser.enum_values) if isinstance(flag.parser, flags.EnumParser) else ()
+
+
 def _spelled(flag: flags.Flag) -> str:
     if flag.boolean:
         return f"--[no]{flag.name}"
-    if isinstance(flag, flags.EnumFlag):
-        return f"--{flag.name}={'|'.join(flag.parser.enum_values)}"
+    if choices(flag):
+        return f"--{flag.name}={'|'.join(choices(flag))}"
     kind = {"int": "N", "float": "X", "comma separated list of strings": "A,B,..."}.get(flag.flag_type(), "TEXT")
     return f"--{flag.name}={kind}" + (" (may be repeated)" if isinstance(flag, flags.MultiFlag) else "")
 
@@ -236,7 +240,7 @@ def _spelled(flag: flags.Flag) -> str:
 def _told(flag: flags.Flag) -> str:
     """The help of a flag as its program wrote it: absl adds the choices in front and how to repeat it behind."""
     text = (flag.help or "").partition(";\n")[0]
-    return text.partition(">: ")[2] if isinstance(flag, flags.EnumFlag) else text
+    return text.partition(">: ")[2] if choices(flag) else text
 
 
 def _default(flag: flags.Flag, required: bool) -> str:

@@ -72,7 +72,7 @@ def main() -> None:
     from annyfit_jax.synthetic.scene_dataset import measured, plain_scenes, rendered_scenes, write_dataset
 
     if rendered:
-        scenes = rendered_scenes(FLAGS.seed, FLAGS.difficulty, FLAGS.start, FLAGS["set"].value)
+        scenes = rendered_scenes(FLAGS.seed, FLAGS.difficulty, FLAGS.start, FLAGS.set)
     else:
         scenes = plain_scenes(FLAGS.seed, people, bias)
     if FLAGS.measure:

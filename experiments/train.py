@@ -52,7 +52,7 @@ def main() -> None:
 
     if FLAGS.multihost:
         jax.distributed.initialize(FLAGS.coordinator, FLAGS.process_count, FLAGS.process_index)
-    config = load_config(program.find_config(FLAGS.config), FLAGS["set"].value)
+    config = load_config(program.find_config(FLAGS.config), FLAGS.set)
     with program.stopping() as stop:
         state = train(config, FLAGS.output, stop=stop, tensorboard=FLAGS.tensorboard)
     if int(state.step) < config.steps:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -64,9 +64,6 @@ class Predictor(Protocol):
 class Regressor(Protocol[Batch_contra, Prediction_co]):
     """A network that regresses people from an image, with the loss it is trained on."""
 
-    draws_pictures: ClassVar[bool] = False
-    """Whether the network has `pictures`."""
-
     @property
     def score_threshold(self) -> float:
         """The score from which on a person counts, where nobody says otherwise. Scores of two networks are not comparable."""
@@ -99,6 +96,11 @@ class Regressor(Protocol[Batch_contra, Prediction_co]):
     def predictor(self, variables: Variables, options: PredictOptions | None = None) -> Predictor:
         """The network at work on photos. Raises ValueError where it cannot be, or does not know one of the options."""
         raise ValueError(f"{type(self).__name__} makes no predictions from photos")
+
+    @property
+    def draws_pictures(self) -> bool:
+        """Whether the network has `pictures`."""
+        return type(self).pictures is not Regressor.pictures
 
     def pictures(self, variables: Variables, batch: Batch_contra) -> list[UInt8[np.ndarray, "h w 3"]]:
         """What the network sees in a batch of host arrays, drawn beside the truth."""

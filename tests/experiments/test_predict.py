@@ -25,6 +25,9 @@ from annyfit_jax.regressors.aios.aios_batch import Batch
 from annyfit_jax.regressors.aios.aios_config import SMPLX, LossConfig, ResNetConfig, tiny
 from annyfit_jax.regressors.aios.aios_predictions import Predictor
 from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor
+from annyfit_jax.regressors.multihmr.multihmr_config import MultiHmrConfig
+from annyfit_jax.regressors.multihmr.multihmr_regressor import MultiHmrRegressor
+from annyfit_jax.regressors.vit import VitConfig
 from annyfit_jax.training import training_state as states
 from annyfit_jax.training.protocol import PredictOptions
 from annyfit_jax.training.training_checkpoints import Checkpoints
@@ -173,6 +176,17 @@ def test_meshes_of_smplx_have_the_expression(tmp_path, monkeypatch):
     params = smplx.Params(*(jnp.asarray(x) for x in (fit.shape, fit.root_rotvec, fit.pose, fit.transl, expression)))
     assert max_abs(fit.vertices, smplx.forward(model, params).vertices) < 1e-4
     assert max_abs(fit.vertices, smplx.forward(model, params._replace(expression=None)).vertices) > 1e-3
+
+
+def test_a_threshold_belongs_to_its_network(done):
+    """AiOS: 0.5; Multi-HMR: that of its config, where pictures are square and their sides are no options."""
+    config, variables, _, _ = done
+    assert config.regressor.score_threshold == config.regressor.predictor(variables).threshold == 0.5
+    other = MultiHmrRegressor(MultiHmrConfig(size=56, vit=VitConfig(16, 1, 2, table=4), threshold=0.2))
+    assert other.score_threshold == other.predictor(None).threshold == 0.2
+    assert MultiHmrRegressor().score_threshold == 0.3
+    with pytest.raises(ValueError, match="square pictures of 56 pixels"):
+        other.predictor(None, PredictOptions(short_side=800))
 
 
 @pytest.mark.process

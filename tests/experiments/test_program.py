@@ -133,9 +133,7 @@ def test_choices_and_defaults_are_those_of_the_library(usage_of):
     """They are written again in the programs, whose help must not wait for JAX."""
 
     def choices(name: str) -> tuple[str, ...]:
-        flag = flags.FLAGS[name]
-        assert isinstance(flag, flags.EnumFlag)
-        return tuple(flag.parser.enum_values)
+        return program.choices(flags.FLAGS[name])
 
     usage_of("export")
     assert (choices("format"), choices("frame")) == (FORMATS, tuple(FRAMES))

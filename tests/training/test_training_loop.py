@@ -259,6 +259,10 @@ class Line(Regressor):
 
     noise: float = 0.1
 
+    @property
+    def score_threshold(self):
+        return 0.5
+
     def init(self, key):
         start = jax.random.normal(key, (3,))
         return {"backbone": {"scale": start}, "head": [jnp.ones(()), jnp.zeros(())], "stem": jnp.ones(2)}

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,8 +38,6 @@ _STEM = ("backbone", "stem")
 @dataclass(frozen=True)
 class AiosRegressor(Regressor[Batch, People]):
     """See `annyfit_jax.training.protocol.Regressor`."""
-
-    draws_pictures: ClassVar[bool] = True
 
     config: AiosConfig
     loss_config: LossConfig

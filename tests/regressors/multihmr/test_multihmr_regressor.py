@@ -223,3 +223,19 @@ def test_predictions_are_fits(tmp_path):
         pixels = (head @ fit.K.T)[:, :2] / head[:, 2:]
         noted = [[float(v) for v in str(note).split("head=")[1].split(",")] for note in fit.notes]
         np.testing.assert_allclose(pixels, noted, atol=0.3)
+
+
+def test_the_best_person_and_meshes_on_request():
+    """`single_person` keeps the person of the highest score; stored vertices are those of the fit's parameters."""
+    from annyfit_jax.people.body_meshes import BodyMeshes
+    from annyfit_jax.training.protocol import PredictOptions
+
+    made = MultiHmrRegressor(SMALL)
+    variables = made.init(jax.random.key(3))
+    image = np.random.default_rng(1).integers(0, 255, (60, 100, 3)).astype(np.uint8)
+    everybody = made.predictor(variables, PredictOptions(threshold=0.0)).fit("photo", image)
+    options = PredictOptions(threshold=0.0, single_person=True, save_vertices=True)
+    (best,) = (fit := made.predictor(variables, options).fit("photo", image)).notes
+    scores = [float(str(note).split("score=")[1].split(";")[0]) for note in everybody.notes]
+    assert float(str(best).split("score=")[1].split(";")[0]) == max(scores)
+    np.testing.assert_allclose(fit.vertices, BodyMeshes().vertices(fit.parameters), atol=1e-5)
