@@ -117,7 +117,7 @@ def _share_inside(box: np.ndarray, other: np.ndarray) -> float:
 
 def main(_: list[str]) -> None:
     from experts import people_rules
-    from experts.interfaces import Detections, People, Photo
+    from experts.interfaces import People, Photo
     from experts.registry import build
 
     if _DATA.value is None:
@@ -131,7 +131,7 @@ def main(_: list[str]) -> None:
     for _cue, expert in experts.items():
         expert.load()
 
-    def look(photo: Photo) -> tuple[Detections, People, np.ndarray]:
+    def look(photo: Photo) -> tuple[People, np.ndarray]:
         """As the pipeline does it, one photo at a time."""
         detections = people_rules.select_detections(experts.detector.detect([photo])[0], photo.size, experts.people)
         crowd = People(detections.boxes, detections.ids, detected_keypoints=detections.keypoints)
@@ -140,8 +140,8 @@ def main(_: list[str]) -> None:
         reasons = people_rules.reasons_to_skip(points, crowd.boxes, crowd.ids, experts.people)
         kept = np.array([i for i in range(len(crowd)) if i not in reasons], int)
         masks = np.zeros((0, *photo.pixels.shape[:2]), bool) if outlines is None else outlines.masks
-        people = People(detections.boxes[kept], masks=masks[kept], keypoints=points[kept].reshape(-1, 17, 3))
-        return detections, people, detections.scores[kept]
+        people = People(found.boxes[kept], masks=masks[kept], keypoints=points[kept].reshape(-1, 17, 3))
+        return people, found.scores[kept]
 
     begun = time.perf_counter(), time.process_time()
     look(max(photos, key=lambda photo: photo.pixels.size))
@@ -151,7 +151,7 @@ def main(_: list[str]) -> None:
     looks = [look(photo) for photo in photos]
     wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
     tally, count = Tally(), 0
-    for image, photo, (_, people, scores) in zip(content["images"], photos, looks, strict=True):
+    for image, photo, (people, scores) in zip(content["images"], photos, looks, strict=True):
         own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
         assert people.keypoints is not None
         matched = compare(tally, own, people.boxes, people.keypoints, scores, image["file_name"])

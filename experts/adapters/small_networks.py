@@ -95,7 +95,7 @@ def seen_around(
 ) -> Bool[np.ndarray, "n 17"]:
     """Points in or near their person's box: farther out the network was shown grey, and guessed a body for the head it saw."""
     grown = np.array([person_crops.grown(box, margin) for box in boxes]).reshape(-1, 1, 4)
-    return ((points[..., :2] >= grown[..., :2]) & (points[..., :2] <= grown[..., 2:])).all(-1)
+    return np.all((points[..., :2] >= grown[..., :2]) & (points[..., :2] <= grown[..., 2:]), axis=-1)
 
 
 @dataclass

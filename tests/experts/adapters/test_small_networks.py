@@ -29,7 +29,7 @@ def photo() -> Photo:
 
 
 @pytest.fixture(scope="module")
-def annotations() -> list[dict]:
+def clicked() -> list[dict]:
     content = json.loads((DEMO / "annotations.json").read_text())
     (image,) = [entry["id"] for entry in content["images"] if entry["file_name"] == NAME]
     return [a for a in content["annotations"] if a["image_id"] == image and a["num_keypoints"]]
@@ -55,22 +55,22 @@ def detected(experts, photo) -> Detections:
 
 
 @pytest.fixture(scope="module")
-def matched(detected, annotations) -> list[int]:
+def matched(detected, clicked) -> list[int]:
     """Annotation -> found person."""
-    x, y, w, h = np.array([a["bbox"] for a in annotations]).T
+    x, y, w, h = np.array([a["bbox"] for a in clicked]).T
     overlap = pairwise_iou(np.stack([x, y, x + w, y + h], -1), detected.boxes)
     assert (overlap.max(1) > 0.7).all()
     return overlap.argmax(1).tolist()
 
 
-def test_everybody_is_found_once_and_nobody_else(detected, annotations, matched):
+def test_everybody_is_found_once_and_nobody_else(detected, clicked, matched):
     assert sorted(matched) == list(range(len(detected.boxes)))
     assert (detected.scores > 0.9).all()
 
 
-def test_keypoints_lie_where_people_clicked(detected, annotations, matched):
+def test_keypoints_lie_where_people_clicked(detected, clicked, matched):
     errors = []
-    for annotation, person in zip(annotations, matched, strict=True):
+    for annotation, person in zip(clicked, matched, strict=True):
         truth = np.reshape(annotation["keypoints"], (17, 3))
         assert detected.keypoints is not None
         away = np.linalg.norm(detected.keypoints[person, :, :2] - truth[:, :2], axis=-1)
@@ -79,12 +79,12 @@ def test_keypoints_lie_where_people_clicked(detected, annotations, matched):
     assert np.median(errors) < 0.03
 
 
-def test_masks_and_landmarks_are_those_of_the_people(experts, photo, detected, annotations, matched):
+def test_masks_and_landmarks_are_those_of_the_people(experts, photo, detected, clicked, matched):
     people = People(detected.boxes, detected.ids, detected_keypoints=detected.keypoints)
     (outlines,) = experts.segmenter.segment([photo], [people])
     assert isinstance(outlines, Outlines)
     assert not (outlines.masks.sum(0) > 1).any()
-    for annotation, person in zip(annotations, matched, strict=True):
+    for annotation, person in zip(clicked, matched, strict=True):
         truth = decode_segmentation(annotation["segmentation"], photo.size, NAME)
         mask = outlines.masks[person]
         assert (truth & mask).sum() / (truth | mask).sum() > 0.65
