@@ -162,7 +162,7 @@ def differing(node: Any, path: Sequence[str]) -> Any:
     elif isinstance(value, tuple):
         other = value[:-1] if value else ("x",)
     elif isinstance(value, FrozenDict):
-        other = value.copy({"added": 1.0})
+        other = value.copy({next(iter(value), "added"): 0.123})
     else:
         other = value + 1
     return dataclasses.replace(node, **{path[0]: other})
@@ -269,3 +269,10 @@ def test_a_config_file_of_ones_own(tmp_path: Path):
         "    return FitConfig(stages=(Stage('all', 5, table(transl=0.1), table(keypoints=1.0)),), sigma_px=20.0)\n"
     )
     assert load_config(path) == FitConfig((Stage("all", 5, table(transl=0.1), table(keypoints=1.0)),), 20.0)
+
+
+def test_an_entry_that_no_table_has_is_refused():
+    with pytest.raises(ValueError, match=r"config\.map\.pose_sd: no entry 'spin'; there are breast, limb, pelvis, spine"):
+        apply_overrides(load_config(CONFIGS / "annyfit_plus.py"), ["map.pose_sd.spin=0.1"])
+    with pytest.raises(ValueError, match="weights: expected finite numbers"):
+        apply_overrides(load_config(CONFIGS / "annyfit.py"), ["stages.pose.weights.words=1e999"])
