@@ -140,8 +140,8 @@ def main(_: list[str]) -> None:
         reasons = people_rules.reasons_to_skip(points, crowd.boxes, crowd.ids, experts.people)
         kept = np.array([i for i in range(len(crowd)) if i not in reasons], int)
         masks = np.zeros((0, *photo.pixels.shape[:2]), bool) if outlines is None else outlines.masks
-        people = People(found.boxes[kept], masks=masks[kept], keypoints=points[kept].reshape(-1, 17, 3))
-        return people, found.scores[kept]
+        people = People(detections.boxes[kept], masks=masks[kept], keypoints=points[kept].reshape(-1, 17, 3))
+        return people, detections.scores[kept]
 
     begun = time.perf_counter(), time.process_time()
     look(max(photos, key=lambda photo: photo.pixels.size))
