@@ -7,7 +7,7 @@
 | `packing`, `problem` | which scenes share a list of people; many scenes as one flat list |
 | `fit_body` | a body model as the solvers see it |
 | `objective`, `adam` | the terms and their table `TERMS`; the stages of Adam |
-| `second_order` | the MAP objective of `annyfit_plus` by Levenberg-Marquardt |
+| `second_order` | the MAP objective of the default config, a list of costs, by Levenberg-Marquardt |
 | `fitter` | start, pack, solve on every local device, judge |
 | `trust` | which fits to trust |
 """

@@ -92,9 +92,9 @@ class Scene:
     heights: np.ndarray | None = None
     """(n, 2) measured body height and its standard deviation, metres; NaN = unknown."""
     distances: np.ndarray | None = None
-    """(n, 2) measured distance of the person (the root bone) from the camera and its standard deviation, metres; NaN = unknown."""
+    """(n, 2) measured distance of the root bone from the camera and its standard deviation, metres; NaN = unknown."""
     camera: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Measured value and standard deviation of `pitch_degrees` (down is positive), `roll_degrees`, `height_m` above the ground."""
+    """Measured value and standard deviation of `pitch_degrees` (down is positive), `roll_degrees`, `height_m` above ground."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Reader-specific arrays that tests and evaluation use (e.g. `gt_coco3d`, `hand_depth_layer`)."""
 

@@ -3,8 +3,8 @@
     python -m experiments.builders.build_pose_prior --mocap=DIR --output=pose_prior.npz
 
 `DIR` holds two files of poses from the CMU Graphics Lab Motion Capture Database (mocap.cs.cmu.edu, created with funding from
-NSF EIA-0196217): `cmu_subjects_1_3.npz` and `cmu_activities.npz`. Neither file is part of this project. They are retargeted to the
-bones of Anny: the world rotation of a bone times the rotation that takes Anny's rest direction of the bone to the one of the
+NSF EIA-0196217): `cmu_subjects_1_3.npz` and `cmu_activities.npz`. Neither file is part of this project. They are retargeted to
+the bones of Anny: the world rotation of a bone times the rotation that takes Anny's rest direction of the bone to the one of the
 motion capture. Nobody in those files sits, lies or crawls, and nobody is a child: components for these postures are fitted to
 the postures of `annyfit_jax.synthetic`.
 
@@ -294,7 +294,8 @@ def main(_: list[str]) -> None:
     arrays = build(poses, model, bones)
     np.savez_compressed(FLAGS.output, **arrays)
     print(
-        f"{len(poses.pose)} poses, {int((~held_out(poses.clip)).sum())} not held out; {len(arrays['mean'])} components: {FLAGS.output}"
+        f"{len(poses.pose)} poses, {int((~held_out(poses.clip)).sum())} not held out; "
+        f"{len(arrays['mean'])} components: {FLAGS.output}"
     )
 
 

@@ -3,7 +3,7 @@
     python -m experiments.fit --input=SCENES --output=OUT
     python -m experiments.fit --input=annotations.json --images=DIR --output=OUT
 
-Every improvement on the release (`annyfit.py`) is a switch of `map`: --set=map.gravity=false, --set=map.pose_prior=false and so on.
+Every improvement on the release (`annyfit.py`) is a switch of `map`: --set=map.gravity=false, --set=map.pose_prior=false.
 """
 
 from annyfit_jax.fit.config import FitConfig, LevenbergMarquardt, MapObjective

@@ -117,7 +117,7 @@ def world_people(model: anny.AnnyModel, seed: int, count: int, wanted: Callable[
 
 
 def mocap_scenes(model: anny.AnnyModel, seed: int, count: int, folder: Path) -> list[Scene]:
-    """One adult per scene in a held-out pose of the motion capture; 1 % of the size of pixel noise, every 15th keypoint hidden."""
+    """One adult per scene in a held-out pose of the motion capture; pixel noise of 1 %, a 15th of keypoints hidden."""
     import jax
     import jax.numpy as jnp
     from annyfit_jax.synthetic.host_rotations import compose

@@ -1,4 +1,4 @@
-"""Fits by Levenberg-Marquardt: the MAP objective of `annyfit_plus`, or the last stage of the released one.
+"""Fits by Levenberg-Marquardt: the MAP objective of the default config, or the last stage of the released one.
 
     body = second_order.prepare_body(model, fit_body, config)
     problem, variables = second_order.assemble(prepared_scenes, config)

@@ -107,7 +107,7 @@ def search(
       shape: phenotypes that the words name.
     """
     settings = config.map
-    people, dtype = shape.shape[-1], shape.dtype
+    dtype = shape.dtype
     readings = READINGS if settings.swapped_sides else READINGS[:1]
     poses, log_weight, symmetric = _postures(body, cues)
     templates = _templates(body, shape, poses)  # (P, 3, 17, N)

@@ -91,8 +91,8 @@ KEYPOINT_OFFSETS_M: dict[str, dict[str, tuple[float, float, float]]] = {
         "nose": (0.0, -0.005, 0.008), "eye": (-0.003, -0.005, 0.002),
     },
 }  # fmt: skip
-"""Keypoints as annotators and detectors place them, less the body's regressors: metres for a body of `_OFFSET_HEIGHT_M`, left side,
-in the rest axes of the joint's bone (x outwards, y back, z up). Mean over three sets of real people fitted in 3D; elbows, knees
+"""Keypoints as annotators and detectors place them, less the body's regressors: metres for a body of `_OFFSET_HEIGHT_M`, left
+side, in the rest axes of the joint's bone (x outwards, y back, z up). Mean over three sets of real people fitted in 3D; elbows, knees
 (confounded with the pose), wrists and ankles (under 5 mm) are left where they are."""
 _OFFSET_HEIGHT_M = 1.72
 
@@ -175,7 +175,7 @@ def assemble_cues(
 
 
 def age_log_probabilities(age: Float[np.ndarray, "n"], settings: MapObjective) -> Float[np.ndarray, "n C"]:
-    """Log probability of each age class (`AGE_CLASSES`) given a word's anchor: right with `word_right`, else mostly a neighbour.
+    """Log probability of each age class (`AGE_CLASSES`) given a word's anchor: right with `word_right`, else a neighbour.
 
     Unusable words (negative) give the shares of `age_share`.
     """
@@ -277,7 +277,7 @@ _LONG_SEGMENTS: dict[tuple[str, str], float] = {
     ("shoulder", "hip"): 0.31, ("shoulder", "elbow"): 0.17, ("elbow", "wrist"): 0.16, ("hip", "knee"): 0.25,
     ("knee", "ankle"): 0.26,
 }  # fmt: skip
-"""Lengths of segments between keypoints of one side as shares of body height: they differ by a tenth from toddlers to adults."""
+"""Lengths of segments between keypoints of one side as shares of body height, alike within a tenth from toddlers on."""
 _WIDTHS = {"shoulder": 0.20, "ear": 0.09, "eye": 0.035}
 """The same between the two sides: for people of whom no limb is seen."""
 

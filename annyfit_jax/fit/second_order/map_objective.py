@@ -2,9 +2,9 @@
 
     E(x, s) = sum_people sum_costs cost(x, s of the scene)  +  1/2 sum (s - mean)^2 / sd^2
 
-x are a person's variables in the column order of `linear_plan.Layout`, s the unknowns of its scene (`columns`: scale of depth cues, focal
-length, pitch and roll of the camera, height above the ground). Every cost has its own noise scale, so that none has a weight. What
-is estimated from the data between rounds of the solver stands in `Frozen`.
+x are a person's variables in the column order of `linear_plan.Layout`, s the unknowns of its scene (`columns`: scale of depth
+cues, focal length, pitch and roll of the camera, height above the ground). Every cost has its own noise scale, so that none has
+a weight. What is estimated from the data between rounds of the solver stands in `Frozen`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Cholesky factors of many small matrices at once, in plain operations.
 
-The batched LAPACK calls of jaxlib's CPU backend stand still where one process has several CPU devices, and other platforms lower
-the same calls to programs of their own. Blocks are factored for all people together, people last; what is between them are
-batched matrix products.
+The batched LAPACK calls of jaxlib on CPUs stand still where one process has several CPU devices, and other platforms lower the
+same calls to programs of their own. Diagonal blocks are factored for all people together, people last; what is between blocks
+are batched matrix products.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class _Order:
     def model(self, view: View, tangents: Tangents) -> Model:
         if not len(view.problem.pairs.first):
             return Model(jnp.zeros_like(view.x[0]))
-        on, excess, value, weight = self._parts(view)
+        on, excess, _, weight = self._parts(view)
         sd, pairs = view.settings.order_sd_m, view.problem.pairs
         push, stiff = on * weight * excess / sd, 2.0 * on * weight * (excess != 0) / sd**2
         gradient = self._to(view, push, pairs.first) - self._to(view, push, pairs.second)
