@@ -4,7 +4,7 @@
 
 `DIR` holds two files of poses from the CMU Graphics Lab Motion Capture Database (mocap.cs.cmu.edu, created with funding from
 NSF EIA-0196217): `cmu_subjects_1_3.npz` and `cmu_activities.npz`. Neither file is part of this project. They are retargeted to
-the bones of Anny: the world rotation of a bone times the rotation that takes Anny's rest direction of the bone to the one of the
+the bones of Anny: the world rotation of a bone times the rotation that takes the rest direction of the bone to the one of the
 motion capture. Nobody in those files sits, lies or crawls, and nobody is a child: components for these postures are fitted to
 the postures of `annyfit_jax.synthetic`.
 

@@ -92,8 +92,8 @@ KEYPOINT_OFFSETS_M: dict[str, dict[str, tuple[float, float, float]]] = {
     },
 }  # fmt: skip
 """Keypoints as annotators and detectors place them, less the body's regressors: metres for a body of `_OFFSET_HEIGHT_M`, left
-side, in the rest axes of the joint's bone (x outwards, y back, z up). Mean over three sets of real people fitted in 3D; elbows, knees
-(confounded with the pose), wrists and ankles (under 5 mm) are left where they are."""
+side, in the rest axes of the joint's bone (x outwards, y back, z up). Mean over three sets of real people fitted in 3D; elbows
+and knees (confounded with the pose), wrists and ankles (under 5 mm) are left where they are."""
 _OFFSET_HEIGHT_M = 1.72
 
 
