@@ -214,9 +214,9 @@ def test_json_of_something_else_is_refused(change, message):
 
 
 def test_settings_of_the_second_order_solver_are_overridden_like_all_others():
-    config = changed("solver=lm", "map.interpenetration=false", "map.age_sd.baby=0.5", "lm.objective=released")
+    config = changed("solver=lm", "map.interpenetration=false", "map.age_low.baby=0.5", "lm.objective=released")
     assert (config.solver, config.map.interpenetration, config.lm.objective) == ("lm", False, "released")
-    assert config.map.age_sd["baby"] == 0.5
+    assert config.map.age_low["baby"] == 0.5
     with pytest.raises(ValueError, match=r"MapObjective has no field 'metric'; it has .*'metric_depth'"):
         changed("map.metric=false")
     for assignment in ("solver=newton", "lm.objective=none", "map.depth_order=often"):

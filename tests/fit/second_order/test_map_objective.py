@@ -349,19 +349,25 @@ def switched(case) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     settings = case["config"].map
 
     def run(ctx, model, x, scene_x):
+        def slope(part):
+            rows = 0.0 if part.rows is None else (part.rows.by_x * part.rows.value[:, None]).sum(0)
+            return rows + (jnp.zeros_like(x) if part.gradient is None else part.gradient)
+
+        def found(changed, cost):
+            here = ctx._replace(reference=map_objective.reference_of(changed, ctx.body, ctx.cues, ctx.base))
+            part = cost.model(
+                map_objective._view(changed, here, model.frozen, x, scene_x, model.tangents.lin.points), model.tangents
+            )
+            return part.energy, slope(part)
+
+        costs = {c.name: c for c in map_objective.active_costs(settings) if c.name not in ("keypoints", "dense")}
+        everything = {name: found(settings, cost) for name, cost in costs.items()}
+
         def of(changes):
             changed = dataclasses.replace(settings, **changes)
-            here = ctx._replace(reference=map_objective.reference_of(changed, ctx.body, ctx.cues, ctx.base))
-            view = map_objective._view(changed, here, model.frozen, x, scene_x, model.tangents.lin.points)
-            parts = {cost.name: cost.model(view, model.tangents) for cost in map_objective.active_costs(changed)}
-            zero = jnp.zeros_like(x)
-
-            def slope(part):
-                rows = 0.0 if part.rows is None else (part.rows.by_x * part.rows.value[:, None]).sum(0)
-                return rows + (zero if part.gradient is None else part.gradient)
-
-            kept = [part for name, part in parts.items() if name not in ("keypoints", "dense")]
-            return sum(part.energy for part in kept), sum(slope(part) for part in kept)
+            kept = {name: everything[name] for name, cost in costs.items() if cost.on(changed)}
+            kept["reference"] = found(changed, costs["reference"])
+            return sum(energy for energy, _ in kept.values()), sum(push for _, push in kept.values())
 
         return {name: of(changes) for name, (changes, _) in SWITCHES.items()} | {"": of({})}
 
