@@ -174,7 +174,8 @@ def load_poses(folder: Path, skeleton: Skeleton) -> Poses:
             mine = np.char.startswith(clip, subject + "_")
             offsets = dict(zip(names, file[f"rest_offset_{subject}"].astype(np.float64)))
             up, pose = retarget(skeleton, {n: rotations[mine, i] for i, n in enumerate(names)}, offsets)
-            clips.append(clip[mine]), ups.append(up), poses.append(pose)
+            for found, part in ((clips, clip[mine]), (ups, up), (poses, pose)):
+                found.append(part)
     with np.load(folder / "cmu_activities.npz") as file:
         parents, offsets = file["parents"], file["offset_m"].astype(np.float64)
         expmap = file["expmap"].astype(np.float64)[:, 3:].reshape(-1, len(parents), 3)
@@ -186,7 +187,8 @@ def load_poses(folder: Path, skeleton: Skeleton) -> Poses:
         named = {name: i for i, name in enumerate(_NAMES) if name}
         rest = {name: offsets[child[i]] for name, i in named.items() if i in child and np.any(offsets[child[i]])}
         up, pose = retarget(skeleton, {n: np.swapaxes(world[i], 1, 2) for n, i in named.items()}, rest)
-        clips.append(file["clip"].astype(str)), ups.append(up), poses.append(pose)
+        for found, part in ((clips, file["clip"].astype(str)), (ups, up), (poses, pose)):
+            found.append(part)
     return Poses(np.concatenate(clips), np.concatenate(ups), np.concatenate(poses))
 
 
@@ -292,7 +294,7 @@ def main(_: list[str]) -> None:
     bones = [names[row] for row in free_bones(names, FACE + DIGITS)]
     poses = load_poses(Path(FLAGS.mocap), Skeleton(model))
     arrays = build(poses, model, bones)
-    np.savez_compressed(FLAGS.output, **arrays)
+    np.savez_compressed(FLAGS.output, allow_pickle=False, **arrays)
     print(
         f"{len(poses.pose)} poses, {int((~held_out(poses.clip)).sum())} not held out; "
         f"{len(arrays['mean'])} components: {FLAGS.output}"

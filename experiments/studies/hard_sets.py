@@ -237,7 +237,7 @@ def row(name: str, r: dict[str, np.ndarray]) -> str:
 
 def main(_: list[str]) -> None:
     model = anny.load()
-    config = apply_overrides(load_config(FLAGS.config), ["person_lengths=[64]", *FLAGS["set"].value])
+    config = apply_overrides(load_config(FLAGS.config), ["person_lengths=[64]", *(FLAGS["set"].value or ())])
     variants = {"": config}
     for name in FLAGS.switches:
         off = {"starts": "1", "depth_order": "never", "robust_widening": "1.0"}.get(name, "false")

@@ -70,8 +70,21 @@ def nothing_frozen(body: MapBody, roll_mode: Float[Array, "N"]) -> Frozen:
     wide = lambda *lead: jnp.broadcast_to(one, (*lead, *one.shape))  # noqa: E731
     shape = body.plan.layout.num_shape
     return Frozen(
-        *(one,) * 4, wide(3), wide(len(body.layout.radii)), *(one,) * 3, wide(3, 17), one, wide(shape), wide(shape), roll_mode
-    )  # fmt: skip
+        keypoint_noise=one,
+        dense_noise=one,
+        dense_weight=one,
+        visible_offset=one,
+        foot_offset=wide(3),
+        radii=wide(len(body.layout.radii)),
+        depth_width=one,
+        point_width=one,
+        depth_sd=one,
+        keypoint_shift=wide(3, 17),
+        height=one,
+        height_slope=wide(shape),
+        height_at=wide(shape),
+        roll_mode=roll_mode,
+    )
 
 
 def freeze(
@@ -93,7 +106,8 @@ def freeze(
         that disagree by much still pull (graduated non-convexity, Blake and Zisserman 1987): a limb that starts on the wrong
         side, or a person with a wrong age, would else stay out of reach of what contradicts them.
     """
-    keypoints, dense = lin.points[0], (lin.points[1] if len(lin.points) > 1 else lin.points[0][:, :0])
+    keypoints, *others = lin.points
+    dense = others[0] if others else keypoints[:, :0]
     keypoint_noise, dense_noise, dense_weight = _noise(settings, body, problem, cues, keypoints, dense)
     depth = variables.transl[2]
     offset = jnp.zeros_like(depth)

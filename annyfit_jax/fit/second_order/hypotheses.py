@@ -12,6 +12,7 @@ The roll of the camera (as it is, or turned by a quarter or half turn) is decide
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -367,12 +368,11 @@ def read(problem: Problem, reading: Int[Array, "N"]) -> Problem:
     """The problem with each person's keypoints as a start reads them."""
     index = jnp.asarray(READINGS)[reading].T  # (17, N)
     seen = problem.cues
-    return problem.replace(
-        cues=seen._replace(
-            keypoints_px=jnp.take_along_axis(jnp.asarray(seen.keypoints_px), index[None], axis=1),
-            keypoint_confidence=jnp.take_along_axis(jnp.asarray(seen.keypoint_confidence), index, axis=0),
-        )
+    cues = seen._replace(
+        keypoints_px=jnp.take_along_axis(jnp.asarray(seen.keypoints_px), index[None], axis=1),
+        keypoint_confidence=jnp.take_along_axis(jnp.asarray(seen.keypoint_confidence), index, axis=0),
     )
+    return dataclasses.replace(problem, cues=cues)
 
 
 def best(energy: Float[Array, "K N"], problem: Problem, cues: MapCues) -> tuple[Int[Array, "N"], Int[Array, "G"]]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from annyfit_jax.fit.config import FitConfig, MapObjective
 from annyfit_jax.fit.problem import AnyArray, Capacity, depth_reference
@@ -109,7 +109,7 @@ def assemble_cues(
         flat = np.moveaxis(np.concatenate(arrays).astype(dtype), 0, -1)
         return np.ascontiguousarray(np.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, pad)], mode="edge"))
 
-    def scenes_first(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    def scenes_first(arrays: Sequence[ArrayLike]) -> np.ndarray:
         flat = np.stack(arrays).astype(dtype)
         return np.pad(flat, [(0, capacity.scenes - len(flat))] + [(0, 0)] * (flat.ndim - 1), mode="edge")
 
@@ -207,7 +207,9 @@ def _age_start(age: np.ndarray, settings: MapObjective) -> np.ndarray:
     """The middle of the word's class; an adult's without a word."""
     age = np.asarray(age, np.float64)
     word = np.where(age >= 0, np.abs(age[:, None] - _ANCHORS).argmin(1), list(AGE_CLASSES).index("adult"))
-    middle = np.array([0.5 * (settings.age_low[name] + settings.age_high[name]) for name in AGE_CLASSES])
+    middle = np.array([[table[name] for name in AGE_CLASSES] for table in (settings.age_low, settings.age_high)]).mean(
+        0
+    )
     return middle[word]
 
 

@@ -96,9 +96,11 @@ class Tangents(NamedTuple):
 class Cost(Protocol):
     """One term of the energy."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
-    def on(self, settings: MapObjective) -> bool:
+    @property
+    def on(self) -> Callable[[MapObjective], bool]:
         """Whether the config switches it on."""
         ...
 

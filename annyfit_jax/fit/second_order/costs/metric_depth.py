@@ -72,7 +72,7 @@ class _Order:
         short = jnp.maximum(_MARGIN * jnp.abs(pairs.gap) - sign * gap, 0.0)
         excess = jnp.where(equal, gap - jnp.clip(gap, -_EQUAL_M, _EQUAL_M), -sign * short) / settings.order_sd_m
         value, weight = robust.geman_mcclure(excess**2, settings.depth_robust_sigmas)
-        return pairs.weight * view.cues.ranked, excess, value, weight
+        return jnp.asarray(pairs.weight * view.cues.ranked), excess, value, weight
 
     def _to(self, view: View, value: Array, index: Any) -> Array:
         return jax.ops.segment_sum(value, index, num_segments=view.x.shape[1])

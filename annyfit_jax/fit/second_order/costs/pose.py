@@ -41,7 +41,7 @@ class _PoseMixture:
         sharp = view.settings.pose_prior_precision
         off = view.x[first:][None] - prior.mean[:, :, None]
         pulled = sharp * (prior.precision @ off)
-        log_joint = view.cues.posture_log_weight + prior.log_scale[:, None] - 0.5 * (off * pulled).sum(1)
+        log_joint = jnp.asarray(view.cues.posture_log_weight) + prior.log_scale[:, None] - 0.5 * (off * pulled).sum(1)
         return log_joint, pulled, 1.0 - jnp.asarray(view.cues.from_cue)
 
     def energy(self, view: View) -> Float[Array, "N"]:

@@ -42,7 +42,7 @@ def _beyond_class(person: Person, given: Any, body: MapBody, settings: MapObject
 
 def _any_class(view: View, r: Float[Array, "C N"]) -> tuple[Array, Array]:
     density = jnp.asarray(_log_density(*_class_ranges(view.settings)), r.dtype)
-    return mixture(view.cues.age_log_prob + density[:, None], r)
+    return mixture(jnp.asarray(view.cues.age_log_prob) + density[:, None], r)
 
 
 WORDS = ResidualCost("words", lambda s: s.class_words, lambda view: (), _beyond_class, _any_class)
