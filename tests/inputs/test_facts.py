@@ -21,7 +21,9 @@ def coco(tmp_path, image: dict[str, Any] | None = None, first: dict[str, Any] | 
     ]  # fmt: skip
     path = tmp_path / "people.json"
     image = {"id": 1, "file_name": "a.jpg", "width": 640, "height": 480, **(image or {})}
-    path.write_text(json.dumps({"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}))
+    path.write_text(
+        json.dumps({"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "person"}]})
+    )
     return open_input(str(path)).load(0)
 
 
@@ -58,4 +60,6 @@ def test_records_keep_facts(tmp_path):
     np.testing.assert_array_equal(back.heights, scene.heights)
     assert back.camera == scene.camera and back.keypoint_convention == "coco" and back.distances is None
     assert cue_schema.content_hash(back) == cue_schema.content_hash(scene)
-    assert cue_schema.content_hash(coco(tmp_path, {"camera_roll_degrees": 4}, {"height_m": 1.6})) != cue_schema.content_hash(scene)
+    assert cue_schema.content_hash(
+        coco(tmp_path, {"camera_roll_degrees": 4}, {"height_m": 1.6})
+    ) != cue_schema.content_hash(scene)

@@ -20,10 +20,10 @@ from jaxtyping import Array, Bool, Float, Int
 from annyfit_jax.regressors.aios import loss_terms, weak_perspective
 from annyfit_jax.regressors.aios.aios_config import LossConfig
 from annyfit_jax.regressors.aios.aios_model import LayerOutput, Outputs
-from annyfit_jax.regressors.aios.relative_boxes import generalised_iou
 from annyfit_jax.regressors.aios.encoder import CLASSES, PERSON
 from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
 from annyfit_jax.regressors.aios.hungarian_matching import match
+from annyfit_jax.regressors.aios.relative_boxes import generalised_iou
 from annyfit_jax.regressors.aios.targets import PARTS, PointLayout, Targets
 from annyfit_jax.regressors.aios.tokens import STAGES
 from body_models.rotations import rotvec_to_matrix

@@ -20,11 +20,11 @@ from jaxtyping import Array, Bool, Float
 from annyfit_jax.regressors.aios import tokens
 from annyfit_jax.regressors.aios.aios_config import AiosConfig
 from annyfit_jax.regressors.aios.backbone import InputLevels, ResNet
-from annyfit_jax.regressors.aios.relative_boxes import refine
 from annyfit_jax.regressors.aios.decoder import Decoded, Decoder, Denoising, LayerTokens
 from annyfit_jax.regressors.aios.encoder import Encoder, Levels, Selection, TwoStage, flatten_levels
 from annyfit_jax.regressors.aios.heads import BodyHeads, BodyPrediction, RefinementHeads
 from annyfit_jax.regressors.aios.positions import level_mask
+from annyfit_jax.regressors.aios.relative_boxes import refine
 from annyfit_jax.regressors.layers import NORMAL, HostRandom
 
 

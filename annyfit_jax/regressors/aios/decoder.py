@@ -14,11 +14,11 @@ from annyfit_jax.regressors import layers
 from annyfit_jax.regressors.aios import tokens
 from annyfit_jax.regressors.aios.aios_config import AiosConfig
 from annyfit_jax.regressors.aios.attention import PeopleAttention
-from annyfit_jax.regressors.aios.relative_boxes import inverse_sigmoid, refine
 from annyfit_jax.regressors.aios.deformable import DeformableAttention
 from annyfit_jax.regressors.aios.encoder import Levels, Selection
 from annyfit_jax.regressors.aios.heads import RefinementHeads
 from annyfit_jax.regressors.aios.positions import Sizes, box_embedding
+from annyfit_jax.regressors.aios.relative_boxes import inverse_sigmoid, refine
 from annyfit_jax.regressors.aios.tokens import Layout, Visibility
 from annyfit_jax.regressors.layers import XAVIER, FeedForward, HostRandom, Mlp, layer_norm
 

@@ -10,9 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from annyfit_jax.regressors.aios.aios_config import AiosConfig
 from annyfit_jax.regressors.aios.aios_losses import DenoisingTargets
-from annyfit_jax.regressors.aios.relative_boxes import inverse_sigmoid
 from annyfit_jax.regressors.aios.decoder import Denoising
 from annyfit_jax.regressors.aios.encoder import CLASSES, PERSON
+from annyfit_jax.regressors.aios.relative_boxes import inverse_sigmoid
 
 NOBODY = CLASSES
 """Label of queries in images without people."""

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from annyfit_jax.regressors.aios.aios_model import LayerOutput
-from annyfit_jax.regressors.aios.relative_boxes import generalised_iou
 from annyfit_jax.regressors.aios.encoder import PERSON
 from annyfit_jax.regressors.aios.loss_terms import BODY_SIGMAS, object_keypoint_similarity
+from annyfit_jax.regressors.aios.relative_boxes import generalised_iou
 from annyfit_jax.regressors.aios.targets import Targets
 
 _ALPHA = 0.25

@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from annyfit_jax.regressors.aios import weak_perspective
 from annyfit_jax.regressors.aios.aios_model import LayerOutput
-from annyfit_jax.regressors.aios.relative_boxes import to_corners
 from annyfit_jax.regressors.aios.encoder import CLASSES, PERSON
+from annyfit_jax.regressors.aios.relative_boxes import to_corners
 from annyfit_jax.regressors.aios.targets import PartArrays
 from annyfit_jax.regressors.rotation_layers import rotvec_from_matrix
 
