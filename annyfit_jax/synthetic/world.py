@@ -197,8 +197,7 @@ class World:
         skin = world[:, -surface.shape[1] :]
         camera = world_cameras.draw_camera(rng, skin, config.camera)
         boxes = self._stools(rng, draft, skin, places.yaw, sizes[:, 0]) + self._occluders(rng, skin, camera)
-        root = np.broadcast_to(camera.rotvec, (n, 3))
-        root_camera = (Rotation.from_rotvec(root) * root_world).as_rotvec()
+        root_camera = (Rotation.from_rotvec(camera.rotvec) * root_world).as_rotvec()
         truth = rounded(BodyParameters(root_camera, camera.place(at_world), body.pose, body.shape))
         placed = (
             np.einsum("nij,nkj->nki", Rotation.from_rotvec(truth.root_rotvec).as_matrix(), points)
