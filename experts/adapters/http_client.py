@@ -429,6 +429,6 @@ def _retry_after(value: str | None) -> float | None:
         return float(value)
     try:
         seconds = parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, TypeError, OverflowError, IndexError, OSError):
+    except Exception:  # on odd texts the parser of dates fails in many ways
         return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
