@@ -14,7 +14,7 @@ from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES
 
 
 def intrinsics_from_fov(
-    image_size: Sequence[int], fov_degrees: float = DEFAULT_FOV_DEGREES
+    image_size: Sequence[float], fov_degrees: float = DEFAULT_FOV_DEGREES
 ) -> Float[np.ndarray, "3 3"]:
     """Intrinsics of an uncalibrated photo: a field of view over the longest side, principal point at the centre.
 

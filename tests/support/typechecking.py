@@ -17,6 +17,8 @@ import pytest
 from beartype import BeartypeConf, BeartypeHintOverrides, beartype
 from beartype.roar import BeartypeDecorHintPep3119Exception
 
+PACKAGES = ["body_models", "annyfit_jax.metrics", "annyfit_jax.people", "annyfit_jax.regressors", "annyfit_jax.truth"]
+"""Those whose types are checked."""
 CONFIGURATION = BeartypeConf(
     hint_overrides=BeartypeHintOverrides(
         {
@@ -74,5 +76,5 @@ def _unchecked_context(context) -> Iterator[pytest.ExceptionInfo]:
         yield caught
 
 
-jaxtyping.install_import_hook(["annyfit_jax", "body_models", "experts"], "typechecking.check")
+jaxtyping.install_import_hook(PACKAGES, "typechecking.check")
 pytest.raises = typing.cast(typing.Any, _unchecked_raises)
