@@ -25,7 +25,8 @@ def test_old_names_are_gone_and_new_ones_exist():
 
 def test_the_page_lists_every_move():
     page = (REPO / "docs" / "migration.md").read_text()
-    assert dict(re.findall(r"^\| `([\w.]+)` \| `([\w.]+)` \|$", page, re.MULTILINE)) == moved_modules()
+    listed = dict(re.findall(r"^\| `([\w.]+)` \| `([\w.]+)` \|$", page, re.MULTILINE))
+    assert listed.items() >= moved_modules().items()  # the page lists functions of programs as well
 
 
 @pytest.mark.parametrize(
