@@ -16,9 +16,9 @@ def coco(tmp_path, image: dict[str, Any] | None = None, first: dict[str, Any] | 
     """A scene of two people, the first with further fields."""
     keypoints = [[float(v) for k in range(17) for v in (100 + 5 * k + 200 * n, 50 + 10 * k, 2)] for n in range(2)]
     annotations = [
-        {"id": n + 1, "image_id": 1, "category_id": 1, "keypoints": keypoints[n], "num_keypoints": 17, **((first or {}) if n == 0 else {})}
-        for n in range(2)
-    ]  # fmt: skip
+        {"id": n + 1, "image_id": 1, "category_id": 1, "keypoints": keypoints[n], "num_keypoints": 17} for n in range(2)
+    ]
+    annotations[0] |= first or {}
     path = tmp_path / "people.json"
     image = {"id": 1, "file_name": "a.jpg", "width": 640, "height": 480, **(image or {})}
     path.write_text(
