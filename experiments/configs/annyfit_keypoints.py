@@ -1,6 +1,6 @@
 """The default with starts from 2D keypoints alone, also where the input brings a feed-forward estimate.
 
-    python -m experiments.fit --input=annotations.json --images=DIR --output=OUT --config=experiments/configs/annyfit_keypoints.py
+    annyfit fit --input=annotations.json --images=DIR --output=OUT --config=annyfit_keypoints
 
 The default searches for starts itself where there is none: this config differs from it only for inputs with starts.
 """
