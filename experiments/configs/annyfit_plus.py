@@ -1,7 +1,7 @@
 """The default: one objective for all cues, several starts, a second-order solver.
 
-    python -m experiments.fit --input=SCENES --output=OUT
-    python -m experiments.fit --input=annotations.json --images=DIR --output=OUT
+    annyfit fit --input=SCENES --output=OUT
+    annyfit fit --input=annotations.json --images=DIR --output=OUT
 
 Every improvement on the release (`annyfit.py`) is a switch of `map`: --set=map.gravity=false, --set=map.pose_prior=false.
 """
