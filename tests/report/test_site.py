@@ -16,31 +16,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_cases import FITTED, NAMES, PEOPLE, make_job
+from export_cases import FITTED, NAMES
 from helpers import HANG_S, REPO
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
+from annyfit_jax.jobs.fit_source import FitSource, Outcome
 from annyfit_jax.metrics import age_years
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.camera import project
 from annyfit_jax.people.scene import Scene, SceneError
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.report import ReportOptions, write_report
-from annyfit_jax.report.charts import BINS, charts, failures, histogram, round_edges
 from annyfit_jax.report.choice import badness, choose, worst_column
 from annyfit_jax.report.people_table import Table, numbers, to_json
 from annyfit_jax.report.report_columns import error_columns, fit_columns
 from annyfit_jax.synthetic.render_mesh import load_render_mesh
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-
-
-@pytest.fixture(scope="module")
-def fits(tmp_path_factory) -> FitSource:
-    return open_fits(make_job(tmp_path_factory.mktemp("job") / "job"))
 
 
 @pytest.fixture(scope="module")
@@ -211,42 +203,6 @@ def test_an_older_report_is_replaced_and_nothing_else(fits, tmp_path):
     with pytest.raises(ValueError, match="precious"):
         write_report(one, other)
     assert (other / "index.html").read_text() == "mine"
-
-
-# ------------------------------------------------------------------------------------------------ charts and choice
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.floats(-1e5, 1e5), st.floats(0, 1e5))
-def test_edges_cover_the_range_with_few_round_bars(low, span):
-    edges = round_edges(low, low + span)
-    assert 2 <= len(edges) <= BINS + 2
-    step = edges[1] - edges[0]
-    assert edges[0] <= low + 1e-6 * step + 1e-9 * abs(low)
-    assert edges[-1] >= low + span - 1e-6 * step - 1e-9 * abs(low)
-    assert float(f"{step:.0e}") == pytest.approx(step, rel=1e-6)  # 1, 2 or 5 times a power of ten
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.one_of(st.floats(-50, 50), st.just(float("nan"))), max_size=80))
-def test_histograms_count_everybody_known(values):
-    chart = histogram(np.array(values, float))
-    known = np.isfinite(values).sum() if values else 0
-    assert sum(chart["counts"]) == chart["known"] == known
-    assert len(chart["edges"]) == len(chart["counts"]) + 1
-
-
-def test_failures_count_people_scenes_and_who_was_set_aside(fits):
-    table = Table()
-    for outcome in fits.outcomes():
-        table.add(outcome, fit_columns(outcome.fit))
-    rows = {(row["what"], row["status"]): row["count"] for row in failures(table)}
-    assert rows["people", "ok"] == sum(FITTED.values())
-    assert rows["people", "skipped:no_keypoints"] == 1
-    assert rows["people", "set aside: crowd annotation: 12 people"] == 1
-    assert rows["people", "failed:not_finite"] == PEOPLE["failed"]
-    assert sum(count for (what, _), count in rows.items() if what == "scenes") == len(NAMES)
-    assert {chart["key"] for chart in charts(table, table.columns())} >= {"depth_m", "age_years", "people"}
 
 
 def test_worst_scenes_are_those_with_the_worst_person(fits):

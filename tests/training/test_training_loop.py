@@ -22,25 +22,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import HANG_S, REPO
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from number_source import Numbers
 from PIL import Image
 
 from annyfit_jax.exports.humandata_export import write_humandata
 from annyfit_jax.people.body_meshes import BodyMeshes
-from annyfit_jax.people.scene import BodyParameters, SceneError
+from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.regressors.aios.aios_config import ANNY, LossConfig, ResNetConfig, tiny
 from annyfit_jax.regressors.aios.aios_feed import AiosFeed, DataSet
 from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor
 from annyfit_jax.regressors.aios.augment import Augmentation
 from annyfit_jax.regressors.aios.examples import anny_bones
 from annyfit_jax.regressors.regressed_people import scene_fit
-from annyfit_jax.training import flops, training_data, training_metrics
+from annyfit_jax.training import training_data, training_metrics
 from annyfit_jax.training import training_state as states
 from annyfit_jax.training.protocol import Regressor
 from annyfit_jax.training.training_checkpoints import Checkpoints
 from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig, describe, load_config, override
-from annyfit_jax.training.training_data import Mixed
 from annyfit_jax.training.training_loop import TrainingStopped, claim, train
 
 CONFIGS = REPO / "experiments" / "configs"
@@ -98,30 +96,6 @@ def config(tmp_path_factory) -> TrainConfig:
     )  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------------------ operations
-
-
-def test_operations_are_counted_through_loops():
-    a, b = jnp.zeros((3, 5)), jnp.zeros((5, 7))
-    assert flops.count(lambda a, b: a @ b, a, b) == 2 * 3 * 5 * 7
-
-    def looped(a, w):
-        return jax.lax.scan(lambda x, _: (jax.checkpoint(lambda x: x @ w)(x), None), a, None, length=4)[0]
-
-    assert flops.count(looped, a, jnp.zeros((5, 5))) == 4 * 2 * 3 * 5 * 5
-    image, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 6))
-
-    def convolve(x, k):
-        return jax.lax.conv_general_dilated(x, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-    assert flops.count(convolve, image, kernel) == 2 * (2 * 4 * 4 * 6) * 3 * 3 * 3
-
-
-def test_peaks_are_found_by_name():
-    assert training_metrics.peak_tflops("NVIDIA H100 80GB HBM3") == 989.0
-    assert training_metrics.peak_tflops("cpu") is None
-
-
 # ------------------------------------------------------------------------------------------------ optimiser
 
 
@@ -162,86 +136,6 @@ def test_names_find_back(config):
     again = named.pack(flat)
     assert jax.tree.structure(again) == jax.tree.structure(variables)
     assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(variables)))
-
-
-# ------------------------------------------------------------------------------------------------ data
-
-
-@dataclasses.dataclass(frozen=True)
-class Numbers:
-    """A feed of numbers: source `a` has 0..9, `b` 100..104; 3 cannot be read."""
-
-    def sources(self):
-        return [Mixed("a", list(range(10)), 0.75), Mixed("b", [100 + k for k in range(5)], 0.25), Mixed("no", [], 0.0)]
-
-    def row(self, source, example, random):
-        if example == 3:
-            raise SceneError("three")
-        return source, example, random.integers(1 << 30)
-
-    def size(self, rows):
-        return 1, 1
-
-    def batch(self, rows, size):
-        return np.array([row[1] for row in rows])
-
-
-def take(count: int, **options) -> list:
-    iterator = iter(training_data.rows(Numbers(), 4, 7, threads=1, **options))
-    return [row for _ in range(count) for row in next(iterator)]
-
-
-def test_sources_are_mixed_by_their_probabilities():
-    found = take(100)
-    assert sum(source == "b" for source, _, _ in found) == pytest.approx(0.25 * len(found), rel=0.1)
-    assert {number for source, number, _ in found if source == "a"} == set(range(10)) - {3}
-    first, second = ([n for s, n, _ in found if s == "a"][k : k + 9] for k in (0, 9))
-    assert sorted(first) == sorted(second)  # an epoch has each picture once,
-    assert first != second  # and the next in another order
-    assert len({draw for _, _, draw in found}) == len(found)
-
-
-def test_rows_do_not_depend_on_the_number_of_processes():
-    alone = set(take(20))
-    shared = set(take(10, process=0, processes=2)) | set(take(10, process=1, processes=2))
-    assert len(alone & shared) >= 0.9 * len(
-        alone
-    )  # but for those at the end, as unread pictures shift a process's place
-
-
-def test_going_on_to_the_sample():
-    straight = iter(training_data.rows(Numbers(), 4, 7, threads=1))
-    for _ in range(5):
-        next(straight)
-    place = straight.get_state()
-    expected = [next(straight) for _ in range(5)]
-    later = iter(training_data.rows(Numbers(), 4, 7, threads=2))
-    later.set_state(place)
-    assert [next(later) for _ in range(5)] == expected
-
-
-def test_empty_sources_are_refused():
-    @dataclasses.dataclass(frozen=True)
-    class Empty(Numbers):
-        def sources(self):
-            return [Mixed("none", [], 1.0)]
-
-    with pytest.raises(ValueError, match="'none' is empty"):
-        training_data.rows(Empty(), 4, 0)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.tuples(st.integers(1, 40), st.integers(1, 40)))
-def test_buckets_hold_what_they_are_for(need):
-    buckets = ((10, 40), (40, 10), (40, 40), (20, 20))
-    found = training_data.smallest_bucket(need, buckets)
-    assert found[0] >= need[0] and found[1] >= need[1]
-    assert all(b[0] * b[1] >= found[0] * found[1] for b in buckets if b[0] >= need[0] and b[1] >= need[1])
-
-
-def test_too_large_for_all_buckets():
-    with pytest.raises(ValueError, match="50 x 3 pixels fit none"):
-        training_data.smallest_bucket((50, 3), ((40, 40),))
 
 
 # ------------------------------------------------------------------------------------------------ runs

@@ -12,7 +12,7 @@ import pytest
 from helpers import max_abs
 from second_order_cases import context, map_body, on_device, plus_config, scene
 
-from annyfit_jax.fit.second_order import contacts, jacobian, map_objective, robust, small_linear
+from annyfit_jax.fit.second_order import contacts, jacobian, map_objective, small_linear
 from annyfit_jax.fit.second_order import frozen as estimates
 from annyfit_jax.fit.second_order.columns import FOCAL, GROUND, PITCH, ROLL, pack
 from annyfit_jax.fit.second_order.linear_plan import NUM_RIGID
@@ -448,25 +448,6 @@ def test_factors_are_those_of_lapack(x64, size):
     )
     indefinite = matrix - 2.0 * np.linalg.eigvalsh(matrix).max() * np.eye(size)
     assert not np.isfinite(np.asarray(small_linear.solve(jnp.asarray(indefinite), jnp.asarray(right)))).all()
-
-
-@pytest.mark.parametrize("width", [0.5, 3.0])
-def test_the_robust_weight_is_twice_the_derivative_and_majorises(x64, width):
-    s = jnp.array([0.0, 0.1, 1.0, 30.0])
-    value, weight = robust.geman_mcclure(s, width)
-    slope = jax.vmap(jax.grad(lambda t: robust.geman_mcclure(t, width)[0]))(s)
-    assert max_abs(weight, 2 * slope) < 1e-12
-    other = jnp.linspace(0, 50, 101)[:, None]
-    assert (robust.geman_mcclure(other, width)[0] <= value + 0.5 * weight * (other - s) + 1e-12).all()
-
-
-def test_weighted_medians(x64):
-    rng = np.random.default_rng(1)
-    values, weight = rng.normal(size=(9, 20)), rng.integers(0, 3, (9, 20)).astype(float)
-    got = np.asarray(robust.weighted_median(jnp.asarray(values), jnp.asarray(weight)))
-    for n in range(20):
-        repeated = np.sort(np.repeat(values[:, n], weight[:, n].astype(int)))
-        assert got[n] == (repeated[(len(repeated) - 1) // 2] if len(repeated) else 0.0)
 
 
 def test_the_translation_is_found_in_closed_form_in_spite_of_wild_points(x64):
