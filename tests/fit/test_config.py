@@ -272,7 +272,11 @@ def test_a_config_file_of_ones_own(tmp_path: Path):
 
 
 def test_an_entry_that_no_table_has_is_refused():
-    with pytest.raises(ValueError, match=r"config\.map\.pose_sd: no entry 'spin'; there are breast, limb, pelvis, spine"):
-        apply_overrides(load_config(CONFIGS / "annyfit_plus.py"), ["map.pose_sd.spin=0.1"])
+    with pytest.raises(
+        ValueError, match=r"config\.map\.pose_sd: no entry 'spin'; there are breast, limb, pelvis, spine"
+    ):
+        apply_overrides(load_config(REPO / "experiments" / "configs" / "annyfit_plus.py"), ["map.pose_sd.spin=0.1"])
     with pytest.raises(ValueError, match="weights: expected finite numbers"):
-        apply_overrides(load_config(CONFIGS / "annyfit.py"), ["stages.pose.weights.words=1e999"])
+        apply_overrides(
+            load_config(REPO / "experiments" / "configs" / "annyfit.py"), ["stages.pose.weights.words=1e999"]
+        )

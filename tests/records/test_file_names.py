@@ -22,7 +22,8 @@ from annyfit_jax.records.files import temporary_name, write_bytes
 HOSTILE = [
     "../../escaped", "<script>alert(1)</script>", "x" * 300, "a\nb", "ok", "/tmp/absolute", ".", "..", "a/b/c",
     "\u202egpj.exe",
-    "CON", "nul.txt", "a~b", "x" * 244, "ü" * 120, "\ud800", "trailing.", " leading", "a\\b", "C:\\x", "é", "e\u0301", "nul\0byte",
+    "CON", "nul.txt", "a~b", "x" * 244, "ü" * 120, "\ud800", "trailing.", " leading", "a\\b", "C:\\x", "é", "e\u0301",
+    "nul\0byte",
     "-rf", "a" * 231,
 ]  # fmt: skip
 
