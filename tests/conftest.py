@@ -13,6 +13,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: threads cost
 import jax
 import jax.numpy as jnp
 import pytest
+import typechecking
 from absl import flags
 from hypothesis import HealthCheck, settings
 
@@ -28,6 +29,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 flags.FLAGS.mark_as_parsed()
+
+assert typechecking.PACKAGES  # types are checked in modules that are imported after `typechecking`
 
 # A machine that is slow or busy is not a failure. Our tests mean a fixture to be made once per test, not per example.
 settings.register_profile(

@@ -129,6 +129,21 @@ def test_names_of_modules_are_told_apart(graph):
     assert not shared
 
 
+def test_tests_are_found_by_the_name_of_their_module(graph):
+    """`annyfit_jax/fit/adam.py` is tested in `tests/fit/test_adam.py`. Tests of several modules have a name of their own."""
+    tests = REPO / "tests"
+    homes = collections.defaultdict(set)
+    for module in graph:
+        *rooms, name = module.removeprefix("annyfit_jax.").split(".")
+        homes[name].add("/".join(rooms))
+    astray = []
+    for path in tests.rglob("test_*.py"):
+        name, room = path.stem.removeprefix("test_"), path.parent.relative_to(tests).as_posix()
+        if name in homes and room not in homes[name]:
+            astray.append(f"tests/{room}/{path.name} belongs into {' or '.join(sorted(homes[name]))}")
+    assert not astray, "\n".join(astray)
+
+
 # ------------------------------------------------------------------------------------------------ that it can fail
 
 

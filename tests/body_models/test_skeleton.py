@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ def random(*shape: int, seed: int = 0) -> jnp.ndarray:
 
 def turns(bones: int, people: int, seed: int = 0) -> np.ndarray:
     """Rotation matrices (bone, 3, 3, person)."""
-    matrices = Rotation.random(bones * people, random_state=seed).as_matrix()
+    matrices = Rotation.random(bones * people, rng=np.random.default_rng(seed)).as_matrix()
     return np.moveaxis(matrices.reshape(people, bones, 3, 3), 0, -1)
 
 
@@ -128,6 +130,7 @@ def test_chain_against_walking_up_the_tree(parents):
 
 def test_a_single_bone_stays():
     tree = kinematics.bone_tree((-1,))
-    rotation, shift = skeleton.chain(tree, jnp.zeros((0, 3, 3, 2)), random(3, 1, 2))
+    moved: Any = skeleton.chain(tree, jnp.zeros((0, 3, 3, 2)), random(3, 1, 2))
+    rotation, shift = moved
     assert max_abs(rotation[0], np.eye(3)[..., None] * np.ones(2)) == 0
     assert not np.asarray(shift).any()

@@ -31,10 +31,7 @@ CONFIGURATION = BeartypeConf(
 )
 
 
-Function = typing.TypeVar("Function", bound=Callable)
-
-
-def check(function: Function) -> Function:
+def check(function: Callable) -> Callable:
     """The function with its arguments and its result checked.
 
     Left alone are constructors, as JAX makes pytrees of tracers, axes, specifications and placeholders, not only of arrays; and
