@@ -183,10 +183,11 @@ def test_a_threshold_belongs_to_its_network(done):
     config, variables, _, _ = done
     assert config.regressor.score_threshold == config.regressor.predictor(variables).threshold == 0.5
     other = MultiHmrRegressor(MultiHmrConfig(size=56, vit=VitConfig(16, 1, 2, table=4), threshold=0.2))
-    assert other.score_threshold == other.predictor(None).threshold == 0.2
+    nothing: Any = None
+    assert other.score_threshold == other.predictor(nothing).threshold == 0.2
     assert MultiHmrRegressor().score_threshold == 0.3
     with pytest.raises(ValueError, match="square pictures of 56 pixels"):
-        other.predictor(None, PredictOptions(short_side=800))
+        other.predictor(nothing, PredictOptions(short_side=800))
 
 
 @pytest.mark.process
