@@ -28,7 +28,7 @@ from annyfit_jax.metrics.people_of_image import TruthPeople
 from annyfit_jax.metrics.skeletons import LSP14, PANOPTIC19
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records.dataframe_pickles import read_pickle
-from annyfit_jax.records.npz import PLAIN_PICKLES, open_npz
+from annyfit_jax.records.npz import read_by_name
 from annyfit_jax.truth.truth_source import TruthOptions, TruthSource
 
 POSES = "hdPose3d_stage1_coco19"
@@ -236,13 +236,7 @@ def _bev_image(file: Path, image: dict, name: str) -> TruthPeople:
 
 
 def _prepared(file: Path) -> TruthSource:
-    with open_npz(str(file), PLAIN_PICKLES) as npz:
-        stored = npz.read("annots")
-    annots = stored.item() if isinstance(stored, np.ndarray) and stored.shape == () else stored
-    if not isinstance(annots, dict) or not all(isinstance(name, str) for name in annots):
-        raise SceneError(
-            f"{file}: annots: expected a dictionary {{image name: (kp2d, kp3d)}}, got {type(annots).__name__}"
-        )
+    annots = read_by_name(str(file), "annots", "(kp2d, kp3d)")
     images = list(annots)
 
     def load(index: int) -> TruthPeople:

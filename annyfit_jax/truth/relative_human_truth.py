@@ -26,7 +26,7 @@ from annyfit_jax.inputs.validate import checked_array
 from annyfit_jax.metrics.people_of_image import TruthPeople
 from annyfit_jax.metrics.skeletons import RH14
 from annyfit_jax.people.scene import SceneError
-from annyfit_jax.records.npz import PLAIN_PICKLES, open_npz
+from annyfit_jax.records.npz import checked_by_name, read_by_name
 from annyfit_jax.truth.truth_source import TruthOptions, TruthSource
 
 BK19 = (
@@ -83,14 +83,8 @@ def people_of(image: str, people: Any, where: str) -> TruthPeople:
 
 def _annotations(file: Path) -> dict[str, Any]:
     if file.suffix == ".json":
-        annots = read_json(str(file))
-    else:
-        with open_npz(str(file), PLAIN_PICKLES) as npz:
-            stored = npz.read("annots")
-            annots = stored.item() if isinstance(stored, np.ndarray) and stored.shape == () else stored
-    if not isinstance(annots, dict) or not all(isinstance(name, str) for name in annots):
-        raise SceneError(f"{file}: annots: expected a dictionary {{image name: [people]}}, got {type(annots).__name__}")
-    return annots
+        return checked_by_name(read_json(str(file)), f"{file}: annots", "[people]")
+    return read_by_name(str(file), "annots", "[people]")
 
 
 def _joints(value: Any, image: str, place: str) -> np.ndarray:
