@@ -425,7 +425,7 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds, or a date, as in RFC 9110 section 10.2.3; None where it is neither."""
     if value is None or len(value) > 64:
         return None
-    if re.fullmatch(r"\s*[0-9]{1,9}(\.[0-9]*)?\s*", value):
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", value.strip(" \t")):
         return float(value)
     try:
         seconds = parsedate_to_datetime(value).timestamp() - time.time()

@@ -413,7 +413,7 @@ def test_the_programs_on_scenes_that_are_all_broken(tmp_path):
     assert "nobody was fitted; the reasons are in" in result.stderr
     mistyped = program("fit", *common, "--config=annyfit", "--set=stages.pose.weights.wordz=1")
     assert mistyped.returncode == 2
-    assert "unknown terms ['wordz']; did you mean 'words'? there are depth_order, dense," in mistyped.stderr
+    assert "unknown terms ['wordz']; did you mean 'words'? there are dense, depth_order," in mistyped.stderr
     assert "Traceback" not in mistyped.stderr
     other = program("fit", *common, "--limit=1")
     assert other.returncode == 2 and "scenes (2 there, 1 here)" in other.stderr

@@ -497,7 +497,7 @@ def test_the_deadline_holds_whatever_is_dripped(raw, pauses, monkeypatch, conten
         b"Retry-After: 99999999999999999999", b"Retry-After: -5", b"Retry-After: nan", b"Retry-After: inf",
         b"Retry-After: Fri, 31 Dec 99999999999999999999 23:59:59 GMT", b"Retry-After: \xff\xfe;;",
         b"Retry-After: Fri, 31 Dec 2030 23:59:59 +99999999999999999999", b"Retry-After: Fri, 31 Dec 9999 23:59:59 -9999",
-        b"Retry-After: " + b"9" * 5000, b"Retry-After: \xc2\xb2",
+        b"Retry-After: " + b"9" * 5000, b"Retry-After: 1\x1c", b"Retry-After: \x1d5", b"Retry-After: \xc2\xb2",
     ],
 )  # fmt: skip
 def test_a_pause_that_cannot_be_is_the_clients_own(raw, pauses, monkeypatch, header):
