@@ -11,9 +11,9 @@ import numpy as np
 from absl import logging
 from jaxtyping import UInt8
 
-from annyfit_jax.fit.objective import project
 from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.camera import project
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.people.words import age_class, gender_class
 from annyfit_jax.records import fit_files
@@ -96,7 +96,8 @@ def scene_page(
       packed: the photo, where the path in the fit leads nowhere.
     """
     keypoints = np.asarray(fit.fitted_keypoints_3d, np.float64)
-    projected = np.asarray(project(np.moveaxis(keypoints, -1, 0), fit.K))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        projected = project(keypoints, np.asarray(fit.K, np.float64))
     people = []
     for i in range(len(fit)):
         fitted = np.isfinite(fit.shape[i]).all()
@@ -125,7 +126,7 @@ def scene_page(
         faces=faces,
         intrinsics=fit.K,
         keypoints=fit.keypoints_2d,
-        projected=np.moveaxis(projected, 0, -1),
+        projected=projected,
         people=people,
         credit_html=credit_html,
         notes=notes,
