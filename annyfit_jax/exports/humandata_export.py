@@ -34,6 +34,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.lib import format as npy
 
@@ -235,7 +236,7 @@ def _smplx_dictionary(body: dict[str, np.ndarray], model: smplx.SmplxModel | Non
     pose, betas = body["pose"].copy(), body["shape"]
     for hand, mean in zip(("left_hand_pose", "right_hand_pose"), np.asarray(model.hand_means)):
         pose[:, _SMPLX_PARTS[hand]] -= mean.reshape(-1, 3)
-    transl = np.asarray(smplx.transl_from_translation(model, betas, body["transl"]))  # pyright: ignore[reportArgumentType]
+    transl = np.asarray(smplx.transl_from_translation(model, jnp.asarray(betas), jnp.asarray(body["transl"])))
     return {
         "global_orient": body["root_rotvec"],
         "transl": transl.astype(np.float32),

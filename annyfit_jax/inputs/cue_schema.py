@@ -25,7 +25,6 @@ from annyfit_jax.people.words import AGE_CLASSES, GENDER_CLASSES
 from annyfit_jax.records import codecs, wire
 from annyfit_jax.records.wire import Field, Record
 
-SCHEMA_VERSION = 3
 NUM_WHOLE_BODY = 133
 MAX_PEOPLE = 255
 _HASH_VERSION = b"cues-1"
@@ -106,6 +105,10 @@ FIELDS: dict[str, Field] = {
     "extra_names": Field("texts", meaning="names of other arrays of `Scene.extra`"),
     "extra_arrays": Field("blobs", meaning="the arrays as `.npy`"),
 }
+
+
+SCHEMA_VERSION = max(field.since for field in FIELDS.values())
+"""Version of what is written. All versions from 1 are read."""
 
 
 def fields_of(version: int = SCHEMA_VERSION) -> dict[str, Field]:
