@@ -253,7 +253,7 @@ def _hand(model: SmplxModel, side: int, coefficients: Array) -> Array:
 
 def pose_from_official(
     model: SmplxModel,
-    body_pose: Float[Array, "*batch 63"],
+    body_pose: Float[Array, "*batch 63"] | Float[Array, "*batch 21 3"],
     *,
     jaw_pose: Float[Array, "*batch 3"] | None = None,
     leye_pose: Float[Array, "*batch 3"] | None = None,
