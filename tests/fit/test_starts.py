@@ -15,6 +15,11 @@ from annyfit_jax.people.scene import BodyParameters, SceneError
 from body_models import anny
 
 
+@pytest.fixture(scope="module")
+def model() -> anny.AnnyModel:
+    return anny.load()
+
+
 def test_people_without_evidence_are_set_aside_by_name(starter):
     scene, start = trajectory(1)
     keypoints, dense = scene.keypoints.copy(), scene.dense_keypoints.copy()
