@@ -253,13 +253,13 @@ def _hand(model: SmplxModel, side: int, coefficients: Array) -> Array:
 
 def pose_from_official(
     model: SmplxModel,
-    body_pose: Float[Array, "*batch 63"] | Float[Array, "*batch 21 3"],
+    body_pose: Float[Array, "*#batch 63"] | Float[Array, "*#batch 21 3"],
     *,
-    jaw_pose: Float[Array, "*batch 3"] | None = None,
-    leye_pose: Float[Array, "*batch 3"] | None = None,
-    reye_pose: Float[Array, "*batch 3"] | None = None,
-    left_hand_pose: Float[Array, "*batch hand"] | None = None,
-    right_hand_pose: Float[Array, "*batch hand"] | None = None,
+    jaw_pose: Float[Array, "*#batch 3"] | None = None,
+    leye_pose: Float[Array, "*#batch 3"] | None = None,
+    reye_pose: Float[Array, "*#batch 3"] | None = None,
+    left_hand_pose: Float[Array, "*#batch hand"] | None = None,
+    right_hand_pose: Float[Array, "*#batch hand"] | None = None,
 ) -> Float[Array, "*batch 54 3"]:
     """`Params.pose_rotvec` from the parameters of the official package; None means zeros there.
 
