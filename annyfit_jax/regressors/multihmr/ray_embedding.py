@@ -35,7 +35,7 @@ def reference_focal(size: int) -> float:
 
 
 def unproject(
-    uv: Float[Array, "*batch 2"], depth: Float[Array, "*batch 1"], K: Float[Array, "*batch 3 3"]
+    uv: Float[Array, "*#batch 2"], depth: Float[Array, "*#batch 1"], K: Float[Array, "*#batch 3 3"]
 ) -> Float[Array, "*batch 3"]:
     """K^-1 (u, v, 1) times depth; K is upper triangular without skew."""
     x = (uv[..., 0] - K[..., 0, 2]) / K[..., 0, 0]
@@ -43,7 +43,7 @@ def unproject(
     return jnp.stack([x, y, jnp.ones_like(x)], -1) * depth
 
 
-def nearness_to_depth(raw: Float[Array, "*batch 1"], focal: Float[Array, "*batch 1"]) -> Float[Array, "*batch 1"]:
+def nearness_to_depth(raw: Float[Array, "*#batch 1"], focal: Float[Array, "*batch 1"]) -> Float[Array, "*batch 1"]:
     """Depth from what the Anny variant regresses, log(focal / depth)."""
     return focal / jnp.maximum(jnp.exp(raw), _LEAST_NEARNESS)
 
@@ -61,8 +61,8 @@ def sine_table(width: int, side: int) -> Float[np.ndarray, "side side width"]:
 
 
 def relative_to_depth(
-    raw: Float[Array, "*batch 1"], focal: Float[Array, "*batch 1"], size: int
-) -> Float[Array, "*batch 1"]:
+    raw: Float[Array, "*#batch 1"], focal: Float[Array, "*batch 1"], size: int
+) -> Float[Array, "*#batch 1"]:
     """Depth from what the SMPL-X variant regresses, log(depth) at the focal length of 60 degrees."""
     return jnp.clip(jnp.exp(raw * focal / reference_focal(size)) - _DISTANCE_FLOOR, 0.0, _FARTHEST_M)
 
