@@ -108,7 +108,7 @@ class Regressor(Protocol[Batch_contra, Prediction_co]):
 
     def start_from(self, variables: Variables, path: str) -> Variables:
         """The variables with those replaced that a PyTorch checkpoint of a related network has. Raises ValueError."""
-        raise ValueError(f"{type(self).__name__} starts from no PyTorch checkpoints")
+        raise ValueError(f"{type(self).__name__} reads no PyTorch checkpoints")
 
     def read_checkpoint(self, path: str | Path) -> tuple[Variables, tuple[str, ...]]:
         """Variables of a PyTorch checkpoint of this very network, and its entries that are no part of it. Raises ValueError."""

@@ -23,7 +23,6 @@ from annyfit_jax.jobs import fit_source
 from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.jobs.hosts import Process
 from annyfit_jax.people.body_meshes import BodyMeshes
-from annyfit_jax.records.fit_files import FitFileError
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def test_a_half_finished_job_is_exported_with_a_warning(tmp_path, caplog):
     assert "2 scenes of the job are not done yet" in caplog.text
 
 
-def test_a_name_that_is_a_path_is_refused(tmp_path):
+def test_a_name_that_is_a_path_stays_in_the_folder(tmp_path):
     """Names come from the input, and an input may be hostile."""
 
     class Named(People):
@@ -76,8 +75,10 @@ def test_a_name_that_is_a_path_is_refused(tmp_path):
 
     scene = replace(load(0), name="pair")
     run(tmp_path / "job", SceneSource("fake", ("../pair",), lambda _: scene, "memory"), fitter=Named())
-    with pytest.raises(FitFileError, match=r"scene \.\./pair: the name cannot be a file name"):
-        export_fits(str(tmp_path / "job"), str(tmp_path / "out"), "npz")
+    written, _ = export_fits(str(tmp_path / "job"), str(tmp_path / "out"), "npz")
+    assert [path.parent for path in written] == [tmp_path / "out"]
+    (line,) = (tmp_path / "out" / "file_names.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"file": written[0].stem, "scene": "../pair"}
     assert not (tmp_path / "pair.npz").exists()
 
 
