@@ -26,6 +26,7 @@ CONFIGURATION = BeartypeConf(
             int: int | np.integer,
             float: float | int | np.floating | np.integer,
             typing.IO[bytes]: typing.IO[bytes] | io.IOBase,  # beartype does not take BytesIO for one
+            typing.BinaryIO: typing.BinaryIO | io.IOBase,
         }
     )
 )
