@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+AnyArray = Array | np.ndarray
+"""What functions on parameters of a body take: NumPy's arrays as well."""
+
 
 def people_last(
-    fields: Sequence[tuple[str, Array | np.ndarray | None, tuple[int, ...]]], owner: str
+    fields: Sequence[tuple[str, AnyArray | None, tuple[int, ...]]], owner: str
 ) -> tuple[tuple[int, ...], list[Any]]:
     """Broadcast the leading dimensions of parameter arrays, flatten them and put them last.
 
@@ -43,7 +46,7 @@ def people_last(
         raise ValueError(f"{owner}: leading dimensions do not broadcast: {listed}") from None
     people = math.prod(batch)
 
-    def last(array: Array | np.ndarray | None, trailing: tuple[int, ...]) -> Array | None:
+    def last(array: AnyArray | None, trailing: tuple[int, ...]) -> Array | None:
         if array is None:
             return None
         full = jnp.broadcast_to(array, (*batch, *trailing)).reshape(people, *trailing)

@@ -34,6 +34,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from body_models import batching, contraction, kinematics, linear, rotations, skeleton, smplx_file
+from body_models.batching import AnyArray
 from body_models.kinematics import BoneTree
 from body_models.linear import Field
 from body_models.smplx_file import NUM_JOINTS, NUM_POSE_FEATURES, NUM_VERTICES
@@ -253,13 +254,13 @@ def _hand(model: SmplxModel, side: int, coefficients: Array) -> Array:
 
 def pose_from_official(
     model: SmplxModel,
-    body_pose: Float[Array, "*#batch 63"] | Float[Array, "*#batch 21 3"],
+    body_pose: Float[AnyArray, "*#batch 63"] | Float[AnyArray, "*#batch 21 3"],
     *,
-    jaw_pose: Float[Array, "*#batch 3"] | None = None,
-    leye_pose: Float[Array, "*#batch 3"] | None = None,
-    reye_pose: Float[Array, "*#batch 3"] | None = None,
-    left_hand_pose: Float[Array, "*#batch hand"] | None = None,
-    right_hand_pose: Float[Array, "*#batch hand"] | None = None,
+    jaw_pose: Float[AnyArray, "*#batch 3"] | None = None,
+    leye_pose: Float[AnyArray, "*#batch 3"] | None = None,
+    reye_pose: Float[AnyArray, "*#batch 3"] | None = None,
+    left_hand_pose: Float[AnyArray, "*#batch hand"] | None = None,
+    right_hand_pose: Float[AnyArray, "*#batch hand"] | None = None,
 ) -> Float[Array, "*batch 54 3"]:
     """`Params.pose_rotvec` from the parameters of the official package; None means zeros there.
 
@@ -289,7 +290,9 @@ def pose_from_official(
 
 
 def pelvis(
-    model: SmplxModel, betas: Float[Array, "*batch beta"], expression: Float[Array, "*batch expression"] | None = None
+    model: SmplxModel,
+    betas: Float[AnyArray, "*#batch beta"],
+    expression: Float[AnyArray, "*#batch expression"] | None = None,
 ) -> Float[Array, "*batch 3"]:
     """Position of the pelvis in the model's own frame at rest, metres."""
     fields = [("betas", betas, (model.labels.num_betas,)), ("expression", expression, (model.labels.num_expression,))]
@@ -301,9 +304,9 @@ def pelvis(
 
 def translation_from_transl(
     model: SmplxModel,
-    betas: Float[Array, "*batch beta"],
-    transl: Float[Array, "*batch 3"],
-    expression: Float[Array, "*batch expression"] | None = None,
+    betas: Float[AnyArray, "*#batch beta"],
+    transl: Float[AnyArray, "*#batch 3"],
+    expression: Float[AnyArray, "*#batch expression"] | None = None,
 ) -> Float[Array, "*batch 3"]:
     """`Params.translation` from the official package's `transl`."""
     return transl + pelvis(model, betas, expression)
@@ -311,9 +314,9 @@ def translation_from_transl(
 
 def transl_from_translation(
     model: SmplxModel,
-    betas: Float[Array, "*batch beta"],
-    translation: Float[Array, "*batch 3"],
-    expression: Float[Array, "*batch expression"] | None = None,
+    betas: Float[AnyArray, "*#batch beta"],
+    translation: Float[AnyArray, "*#batch 3"],
+    expression: Float[AnyArray, "*#batch expression"] | None = None,
 ) -> Float[Array, "*batch 3"]:
     """The official package's `transl` from `Params.translation`."""
     return translation - pelvis(model, betas, expression)

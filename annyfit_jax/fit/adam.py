@@ -127,7 +127,7 @@ class _Loop:
         """Room for the value of every term before every step of every stage."""
         return jnp.zeros((int(self.ends[-1]), len(self.terms), self.problem.num_scenes), dtype)
 
-    def curves(self, values: Float[Array, "step term scene"]) -> list[dict[str, Float[Array, "step scene"]]]:
+    def curves(self, values: Float[Array, "step term scene"]) -> list[dict[str, Float[Array, "_ scene"]]]:
         """Per stage, per term that the stage weighs."""
         return [
             {name: values[a:b, self.terms.index(name)] for name in weights}

@@ -19,7 +19,7 @@ from annyfit_jax.fit import adam, packing, second_order
 from annyfit_jax.fit import problem as problems
 from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.fit_body import anny_body
-from annyfit_jax.fit.keypoint_start import KeypointStarter
+from annyfit_jax.fit.keypoint_start import KeypointStart, KeypointStarter
 from annyfit_jax.fit.objective import check_terms
 from annyfit_jax.fit.problem import Capacity
 from annyfit_jax.fit.second_order import uncertainty
@@ -78,7 +78,7 @@ class Fitter:
         self.body = anny_body(self.model, config)
         self.second_order = config.solver == "lm"
         self._solver_bodies: dict[bool, Any] = {}
-        self._starter: KeypointStarter | None = None
+        self._starter: Callable[[Scene, float], KeypointStart] | None = None
         self.meshes = BodyMeshes(self.model)
         self.devices = tuple(default_devices() if devices is None else devices)
         on_cpu = self.devices[0].platform == "cpu"
@@ -95,14 +95,14 @@ class Fitter:
         return self._solver_bodies[kind.surface]
 
     @property
-    def starter(self) -> KeypointStarter:
+    def starter(self) -> Callable[[Scene, float], KeypointStart]:
         """The search for starts of first-order fits; made at the first use."""
         if self._starter is None:
             self._starter = KeypointStarter(self.model)
         return self._starter
 
     @starter.setter
-    def starter(self, starter: KeypointStarter) -> None:
+    def starter(self, starter: Callable[[Scene, float], KeypointStart]) -> None:
         self._starter = starter
 
     # -------------------------------------------------------------------------------------------- fitting

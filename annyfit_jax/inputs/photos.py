@@ -97,7 +97,7 @@ def photo_size(source: Encoded, max_pixels: int = MAX_PIXELS, *, where: str = ""
         return (photo.height, photo.width) if turned else (photo.width, photo.height)
 
 
-def focal_35mm(path: str | Path) -> float | None:
+def focal_35mm(path: Encoded) -> float | None:
     """The 35 mm equivalent focal length that the camera wrote into the EXIF data, millimetres; None where it wrote none."""
     try:
         with opened_picture(path) as photo:

@@ -23,7 +23,7 @@ LEFT_HIP, RIGHT_HIP = 11, 12
 """Of COCO-17."""
 
 
-def distances(a: Float[np.ndarray, "*batch 3"], b: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch"]:
+def distances(a: Float[np.ndarray, "*#batch 3"], b: Float[np.ndarray, "*#batch 3"]) -> Float[np.ndarray, "*batch"]:
     """Euclidean distance of corresponding points."""
     return np.linalg.norm(np.asarray(a, np.float64) - b, axis=-1)
 
@@ -101,7 +101,9 @@ def root_mpjpe(joints: Float[np.ndarray, "*batch 17 3"], truth: Float[np.ndarray
     return distances(hip_centred(joints), hip_centred(truth)).mean(-1)
 
 
-def pa_mpjpe(joints: Float[np.ndarray, "*batch P 3"], truth: Float[np.ndarray, "*batch P 3"]) -> np.ndarray:
+def pa_mpjpe(
+    joints: Float[np.ndarray, "*batch P 3"], truth: Float[np.ndarray, "*batch P 3"]
+) -> np.ndarray | np.floating:
     """Mean joint distance per person after a similarity per person."""
     return distances(similarity_align(joints, truth), truth).mean(-1)
 

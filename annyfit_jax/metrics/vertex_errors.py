@@ -31,7 +31,7 @@ def topology(vertices: Float[np.ndarray, "*batch V 3"]) -> str:
     return TOPOLOGIES.get(count, f"{count} vertices")
 
 
-def same_topology(vertices: Float[np.ndarray, "*batch V 3"], truth: Float[np.ndarray, "*batch W 3"]) -> None:
+def same_topology(vertices: Float[np.ndarray, "*batch V 3"], truth: Float[np.ndarray, "*other W 3"]) -> None:
     """Raises TopologyError unless both meshes have the same number of vertices."""
     ours, theirs = topology(vertices), topology(truth)
     if ours != theirs:

@@ -51,7 +51,9 @@ def project(points, intrinsics):
     return np.stack(pixels, axis=-1) if on_host else jnp.stack(pixels, axis=-1)
 
 
-def project_axes_first(points: Float[Array, "3 *batch"], intrinsics: Float[Array, "3 3"]) -> Float[Array, "2 *batch"]:
+def project_axes_first(
+    points: Float[Array | np.ndarray, "3 *#batch"], intrinsics: Float[Array | np.ndarray, "3 3 *#batch"]
+) -> Float[Array, "2 *batch"]:
     """`project` with components first, as solvers hold their points."""
     return jnp.stack(_project(points, intrinsics))
 

@@ -14,18 +14,19 @@ from collections.abc import Callable, Iterator
 import jaxtyping
 import numpy as np
 import pytest
-from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+from beartype import BeartypeConf, FrozenDict, beartype
 from beartype.roar import BeartypeDecorHintPep3119Exception
 
-PACKAGES = ["body_models", "annyfit_jax.metrics", "annyfit_jax.people", "annyfit_jax.regressors", "annyfit_jax.truth"]
+PACKAGES = ["body_models"]
 """Those whose types are checked."""
 CONFIGURATION = BeartypeConf(
-    hint_overrides=BeartypeHintOverrides(
+    hint_overrides=FrozenDict(
         {
             bool: bool | np.bool_,  # numpy's scalars pass for Python's
             int: int | np.integer,
             float: float | int | np.floating | np.integer,
             typing.IO[bytes]: typing.IO[bytes] | io.IOBase,  # beartype does not take BytesIO for one
+            typing.BinaryIO: typing.BinaryIO | io.IOBase,
         }
     )
 )

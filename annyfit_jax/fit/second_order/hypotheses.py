@@ -269,7 +269,7 @@ def _candidates(
         ex, ey = bx - (cx * ax - cy * ay) - tx, by - (cx * ay + cy * ax) - ty
         return (ex * ex + ey * ey) / spread**2
 
-    def again(_: int, last: tuple[tuple, Array]) -> tuple[tuple, Array]:
+    def again(_: Array, last: tuple[tuple, Array]) -> tuple[tuple, Array]:
         solution = fit(w / (1.0 + 0.25 * last[1]) ** 2)
         return solution, squared(*solution)
 
@@ -346,7 +346,7 @@ def _shortest_arc(direction: Float[Array, "3 N"]) -> Float[Array, "3 3 N"]:
     ])  # fmt: skip
 
 
-def _rotvec(m: Float[Array, "3 3 L"]) -> Float[Array, "3 L"]:
+def _rotvec(m: Float[Array, "3 3 *batch"]) -> Float[Array, "3 *batch"]:
     """Rotation vectors of matrices, through the largest component of the quaternion (well conditioned at pi)."""
     trace = m[0, 0] + m[1, 1] + m[2, 2]
     d = jnp.stack([trace, m[0, 0], m[1, 1], m[2, 2]])

@@ -255,12 +255,13 @@ def _transforms(mp: AnnyPoints, pose: Array, z: Array) -> tuple[Array, Array, Ar
 
 
 def blocks(
-    plan: Plan, lin: Linearization, rows: Sequence[Float[Array, "r 3 K N"]]
+    plan: Plan, lin: Linearization, rows: Sequence[Float[Array, "_ 3 _ N"]]
 ) -> list[Float[Array, "columns rows N"]]:
     """Per group: derivatives of the row values sum_i rows[..., i, k] p_ik by the group's columns (`Layout.columns`).
 
     Args:
-      rows: per kind, linear functionals of its points in camera axes; rows of a group are ordered (kind, r, point).
+      rows: per kind (r, 3, K, N), linear functionals of its points in camera axes; rows of a group are ordered
+        (kind, r, point).
     """
     layout = plan.layout
     # Row functionals in the root's frame, moments of the rigid motion.
@@ -297,8 +298,8 @@ def blocks(
 def normal_equations(
     plan: Plan,
     lin: Linearization,
-    rows: Sequence[Float[Array, "r 3 K N"]],
-    values: Sequence[Float[Array, "v r K N"]],
+    rows: Sequence[Float[Array, "_ 3 _ N"]],
+    values: Sequence[Float[Array, "v _ _ N"]],
 ) -> tuple[Float[Array, "N D D"], Float[Array, "D v N"]]:
     """J^T J (lower triangle; the rest is zero) and J^T values of the row functionals, people first in the matrix.
 
@@ -354,7 +355,7 @@ def dense_jacobian(plan: Plan, lin: Linearization, kind: int) -> Float[Array, "3
     return jnp.transpose(out, (1, 2, 0, 3))
 
 
-def _apply(matrix: Float[Array, "3 3 *batch"], vectors: Float[Array, "3 *batch"]) -> Float[Array, "3 *batch"]:
+def _apply(matrix: Float[Array, "3 3 *#batch"], vectors: Float[Array, "3 *#batch"]) -> Float[Array, "3 *batch"]:
     """Matrices times vectors, trailing axes broadcast."""
     return matrix[:, 0] * vectors[0] + matrix[:, 1] * vectors[1] + matrix[:, 2] * vectors[2]
 

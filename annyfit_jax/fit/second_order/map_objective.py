@@ -101,7 +101,7 @@ def _view(
     frozen: Frozen,
     x: Float[Array, "D N"],
     scene_x: Float[Array, "G q"],
-    points: Sequence[Float[Array, "3 K N"]],
+    points: Sequence[Float[Array, "3 _ N"]],
 ) -> View:
     dense = points[1] if len(points) > 1 else points[0][:, :0]
     scene = scene_x[context.problem.scene].T

@@ -9,7 +9,7 @@ from annyfit_jax.fit import objective
 
 
 def geman_mcclure(
-    squared: Float[Array, "*batch"], width: float | Float[Array, "*batch"]
+    squared: Float[Array, "*#batch"], width: float | Float[Array, "*#batch"]
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """Half of k^2 s / (k^2 + s) of a squared residual s, and twice its derivative: the weight that IRLS gives s.
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 from numpy.typing import DTypeLike
 
 from annyfit_jax.fit import problem as problems
@@ -293,7 +293,7 @@ def _starts(config: FitConfig, body: MapBody, given: MapProblem, variables: Vari
     return hypotheses.Starts(merged, jnp.where(known, 0, found.reading), found.roll_mode)
 
 
-def _take(values: Float[Array, "K *rest N"], which: Int[Array, "N"] | Array) -> Array:
+def _take(values: Shaped[Array, "K *rest N"], which: Int[Array, "N"] | Array) -> Array:
     """Each person's values of one start."""
     which = jnp.broadcast_to(which, values.shape[-1:])
     index = jnp.broadcast_to(which, (1, *values.shape[1:]))

@@ -9,7 +9,7 @@ devices when the batch is sharded.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -99,7 +99,7 @@ def loss(
     named: Terms = {}
     weighted: list[Array] = []
 
-    def add(layers: Sequence[int | None], terms: Terms) -> None:
+    def add(layers: Sequence[int | None], terms: Mapping[str, Float[Array, "layer"]]) -> None:
         weights = np.array([[weight(config, term, layer) for layer in layers] for term in terms], np.float32)
         weighted.append((jnp.stack(list(terms.values())) * weights).sum())
         for index, layer in enumerate(layers):

@@ -25,10 +25,10 @@ def focal(logits: Float[Array, "*batch"], target: Float[Array, "*batch"]) -> Flo
 
 
 def object_keypoint_similarity(
-    predicted: Float[Array, "*batch joint 2"],
-    true: Float[Array, "*batch joint 2"],
-    visible: Float[Array, "*batch joint"],
-    area: Float[Array, "*batch"],
+    predicted: Float[Array, "*#batch joint 2"],
+    true: Float[Array, "*#batch joint 2"],
+    visible: Float[Array, "*#batch joint"],
+    area: Float[Array, "*#batch"],
     sigmas: Float[np.ndarray, "joint"],
 ) -> Float[Array, "*batch"]:
     """OKS (COCO): mean over visible joints of exp(-d^2 / (2 area (2 sigma)^2)), at least 1e-6.
@@ -43,10 +43,10 @@ def object_keypoint_similarity(
 
 
 def oks_loss(
-    predicted: Float[Array, "*batch joint 2"],
-    true: Float[Array, "*batch joint 2"],
-    visible: Float[Array, "*batch joint"],
-    area: Float[Array, "*batch"],
+    predicted: Float[Array, "*#batch joint 2"],
+    true: Float[Array, "*#batch joint 2"],
+    visible: Float[Array, "*#batch joint"],
+    area: Float[Array, "*#batch"],
     sigmas: Float[np.ndarray, "joint"],
 ) -> Float[Array, "*batch"]:
     """1 - OKS, or 0 without visible joints."""
@@ -54,7 +54,7 @@ def oks_loss(
     return (1.0 - object_keypoint_similarity(predicted, true, visible, area, sigmas)) * seen / (seen + _OKS_FLOOR)
 
 
-def mean_over(values: Float[Array, "*batch"], counted: Float[Array, "*batch"]) -> Float[Array, ""]:
+def mean_over(values: Float[Array, "*batch"], counted: Float[Array, "*counted"]) -> Float[Array, ""]:
     """Sum of values over the number counted; 0 if there is none."""
     count = counted.sum()
     return jnp.where(count > 0, values.sum() / jnp.maximum(count, 1.0), 0.0)

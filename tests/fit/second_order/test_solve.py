@@ -90,7 +90,7 @@ def test_the_exact_mesh_is_refused(fitter):
 def fitter() -> Fitter:
     """One device, one length: one program for all scenes of this file."""
     made = Fitter(plus_config(f"person_lengths=[{LENGTH}]"), anny.load(), jax.devices()[:1])
-    made.starter = no_starter  # pyright: ignore[reportAttributeAccessIssue]
+    made.starter = no_starter
     return made
 
 
