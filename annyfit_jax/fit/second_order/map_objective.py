@@ -116,7 +116,7 @@ def energy(
     frozen: Frozen,
     x: Float[Array, "D N"],
     scene_x: Float[Array, "G q"],
-    points: Sequence[Float[Array, "3 K N"]] | None = None,
+    points: Sequence[Float[Array, "3 _ N"]] | None = None,
 ) -> Float[Array, "N"]:
     """Energy of each person in nats, up to a constant; padding has none. `points`: those of the body at x, if known."""
     if points is None:
