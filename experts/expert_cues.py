@@ -13,7 +13,7 @@ from annyfit_jax.inputs.validate import NUM_JOINTS, NUM_PHENOTYPES, NUM_POSED_BO
 from annyfit_jax.people.scene import NUM_DENSE, BodyParameters, SceneError
 from annyfit_jax.records import codecs
 from experts.expert_store import Entry
-from experts.interfaces import DepthEstimate, Detections, Outlines, People, Photo, Words
+from experts.interfaces import Detections, Outlines, People, Photo
 from experts.people_rules import Rules, confident, select_detections
 
 _BODY = {"root_rotvec": (3,), "transl": (3,), "pose": (NUM_POSED_BONES, 3), "shape": (NUM_PHENOTYPES,)}
@@ -38,7 +38,7 @@ def encode(cue: str, answer: Any, photo: Photo, people: People | None, rules: Ru
     return Entry(photo.name, arrays, texts)
 
 
-def _detections(answer: Detections, photo: Photo, people: Any, rules: Rules):
+def _detections(answer: Any, photo: Photo, people: Any, rules: Rules):
     boxes = checked_array(answer.boxes, "detector: boxes", ("n", 4))
     scores = checked_array(answer.scores, "detector: scores", (len(boxes),))
     if answer.ids and len({*answer.ids}) != len(boxes):
@@ -80,7 +80,7 @@ def _dense(answer: Any, photo: Photo, people: People, rules: Rules):
     return {"dense": confident(points, photo.size)}, {}
 
 
-def _depth(answer: DepthEstimate, photo: Photo, people: Any, rules: Rules):
+def _depth(answer: Any, photo: Photo, people: Any, rules: Rules):
     width, height = photo.size
     depth = thinned(checked_array(answer.depth, "depth", (height, width), np.float32))
     arrays = {"depth": np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))}
@@ -96,7 +96,7 @@ def _intrinsics(answer: Any, photo: Photo, people: Any, rules: Rules):
     return {"intrinsics": k}, {}
 
 
-def _words(answer: Words, photo: Photo, people: People, rules: Rules):
+def _words(answer: Any, photo: Photo, people: People, rules: Rules):
     n = len(people)
     arrays = {}
     for name, values in answer.anchors.items():
@@ -112,7 +112,7 @@ def _words(answer: Words, photo: Photo, people: People, rules: Rules):
     return arrays, {"words": {k: list(v) for k, v in answer.words.items()}, "answers": list(answer.answers)}
 
 
-def _start(answer: BodyParameters, photo: Photo, people: People, rules: Rules):
+def _start(answer: Any, photo: Photo, people: People, rules: Rules):
     return {
         name: checked_array(getattr(answer, name), f"start: {name}", (len(people), *shape))
         for name, shape in _BODY.items()

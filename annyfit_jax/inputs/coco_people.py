@@ -129,7 +129,9 @@ def depth_layer_of(annotation: Mapping[str, Any], where: str, hand_depth: bool) 
     return int(layer)
 
 
-def box_of(annotation: Mapping[str, Any], keypoints: Float[np.ndarray, "17 3"], where: str) -> Float[np.ndarray, "4"]:
+def box_of(
+    annotation: Mapping[str, Any], keypoints: Float[np.ndarray, "point 3"], where: str
+) -> Float[np.ndarray, "4"]:
     """x0, y0, x1, y1 in pixels: from `bbox` (x, y, width, height), else around the keypoints."""
     if annotation.get("bbox") is not None:
         x, y, width, height = checked_array(annotation["bbox"], f"{where}.bbox", (4,))

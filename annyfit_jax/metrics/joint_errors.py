@@ -23,7 +23,9 @@ LEFT_HIP, RIGHT_HIP = 11, 12
 """Of COCO-17."""
 
 
-def distances(a: Float[np.ndarray, "*#batch 3"], b: Float[np.ndarray, "*#batch 3"]) -> Float[np.ndarray, "*batch"]:
+def distances(
+    a: Float[np.ndarray, "*#batch axis"], b: Float[np.ndarray, "*#batch axis"]
+) -> Float[np.ndarray, "*batch"]:
     """Euclidean distance of corresponding points."""
     return np.linalg.norm(np.asarray(a, np.float64) - b, axis=-1)
 

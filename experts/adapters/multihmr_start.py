@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records.files import sha256
@@ -139,7 +139,7 @@ class MultiHmr:
 
 def head_patches(
     scores: Float[np.ndarray, "n n"], people: People, placement: Any, patch: int
-) -> Float[np.ndarray, "person 2"]:
+) -> Int[np.ndarray, "person 2"]:
     """(row, column) of the patch that is each person's: where the keypoints have the face, else the best free one in the box.
 
     Two people never share a patch while there is another one in the box; the surer ones choose first.

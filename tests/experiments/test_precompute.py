@@ -437,7 +437,7 @@ def test_processes_that_are_killed_lose_nothing_and_do_nothing_twice(photos, tmp
         "--experts=none", "--photos_per_shard=2", "--batch=1", "--log_every_s=0",
         *(f"--set={cue}=mortal:{kind.__name__}" for cue, kind in TINY.items()),
     ]  # fmt: skip
-    path = os.pathsep.join([str(tmp_path), str(REPO), str(REPO / "tests")])
+    path = os.pathsep.join([str(tmp_path), str(REPO), str(REPO / "tests" / "support")])
     for victim in ("Detector b", "Keypoints schön_neu", "Speak sub_a", ""):
         environment = {**os.environ, "PYTHONPATH": path, "CALLS": str(log), "VICTIM": victim}
         done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=HANG_S, env=environment)

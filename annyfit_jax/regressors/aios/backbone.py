@@ -83,7 +83,7 @@ class ResNet(nnx.Module):
         self.stages = nnx.List(stages)
         self.dtype = dtype
 
-    def __call__(self, images: Float[Array, "batch H W 3"]) -> list[Float[Array, "batch h w channels"]]:
+    def __call__(self, images: Float[Array, "batch H W 3"]) -> list[Float[Array, "batch _ _ _"]]:
         x = images.astype(self.dtype)
         kernel = jax.lax.stop_gradient(self.stem.kernel[...]).astype(x.dtype)
         x = jax.lax.conv_general_dilated(
@@ -127,5 +127,5 @@ class InputLevels(nnx.Module):
             + [InputProjection(channels[-1], width, 3, 2, rngs=rngs, dtype=dtype)]
         )
 
-    def __call__(self, features: list[Float[Array, "batch h w channels"]]) -> list[Float[Array, "batch h w width"]]:
+    def __call__(self, features: list[Float[Array, "batch _ _ _"]]) -> list[Float[Array, "batch _ _ width"]]:
         return [projection(x) for projection, x in zip(self.projections, [*features, features[-1]])]

@@ -45,7 +45,7 @@ class Levels(NamedTuple):
 
 
 def flatten_levels(
-    maps: list[Float[Array, "batch h w width"]],
+    maps: list[Float[Array, "batch _ _ width"]],
     paddings: list[Bool[Array, "batch h w"]],
     level_embedding: Float[Array, "level width"],
 ) -> Levels:
