@@ -325,6 +325,8 @@ class _SceneReader:
                 try:
                     if isinstance(broken := masks.get(i), SceneError):
                         raise broken
+                    if str(annotation["id"]) in {str(self.annotations[other.index]["id"]) for other in kept}:
+                        raise SceneError(f"{self._person_where(annotation)}: the id is that of an earlier person")
                     person = self._person(i, annotation, self._joint_names(category))
                     if (person.keypoints[:, 2] > 0).any():
                         kept.append(person)

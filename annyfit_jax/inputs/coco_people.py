@@ -68,6 +68,8 @@ def keypoints_of(
         if not np.isin(flag, _FLAGS).all():
             raise SceneError(f"{where}.keypoints: expected the flags 0, 1 or 2, got {flag.tolist()}")
         points[:, 2] = np.where(flag == 2, 1.0, np.where(flag == 1, hidden_confidence, 0.0))
+    if not np.isfinite(points[:, 2]).all() or not np.isfinite(points[points[:, 2] > 0]).all():
+        raise SceneError(f"{where}.keypoints: expected finite numbers, got NaN or infinity")
     return points
 
 

@@ -84,7 +84,9 @@ def hostile_json(rng: random.Random, value: Any, changes: int) -> Any:
     """JSON data with some values replaced, removed or renamed, at any depth."""
     value = copy.deepcopy(value)
     for _ in range(changes):
-        node, parent, key = value, None, None
+        node: Any = value
+        parent: Any = None
+        key: Any = None
         while isinstance(node, dict | list) and node and (parent is None or rng.random() < 0.85):
             parent = node
             key = rng.choice(list(node)) if isinstance(node, dict) else rng.randrange(len(node))
@@ -237,8 +239,7 @@ def coco(_: Path) -> Case:
         index = reader._Index("c.json", [shown], [people], confidences=False)
         try:
             scene = reader._SceneReader(index, 0, "a", {}, options).scene()
-            if len(set(scene.person_ids)) == 2 or len(scene) == 1:
-                validate_scene(scene, "c.json")
+            validate_scene(scene, "c.json")
         except SceneError:
             if not odd_image:
                 raise Silent("one person's annotation took the scene away") from None

@@ -51,6 +51,8 @@ BAD_PEOPLE: dict[str, dict] = {
     "keypoints of text": {"keypoints": ["a"] * 51},
     "flags": {"keypoints": [7 if i % 3 == 2 else v for i, v in enumerate(K17)]},
     "too few": {"keypoints": K17[:48]},
+    "keypoint of NaN": {"keypoints": [float("nan"), *K17[1:]]},
+    "keypoint at infinity": {"keypoints": [5.0, float("-inf"), *K17[2:]]},
     "box of text": {"bbox": ["a", 1, 2, 3]},
     "box of 10^400": {"bbox": [HUGE, 1, 2, 3]},
     "polygon at 1e308": {"segmentation": [[-1e308, -1e308, 1e308, 1e308, 1e308, -1e308]]},
@@ -71,6 +73,12 @@ def test_a_person_who_cannot_be_read_is_set_aside_alone(coco, kind):
     assert reason.startswith("unreadable annotation: ")
     assert len(reason) < 600
     assert source.load(0).person_ids == ["10"]
+
+
+def test_a_person_with_an_id_that_is_taken_is_set_aside(coco):
+    scene = open_input(coco({"id": 11})).load(1)
+    assert scene.person_ids == ["11"]
+    assert scene.skipped[0][0] == "11" and "the id is that of an earlier person" in scene.skipped[0][1]
 
 
 @pytest.mark.parametrize("label", [2**64, HUGE, -HUGE, 1.5, "x", None, [], True])
