@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,6 +107,8 @@ def open_npz(path: str, pickles: Names | None = None, error: type[Exception] = F
       error: what is raised, with file and field in its text, for whatever is wrong with the file.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError("not a regular file")  # a named pipe would be waited for
         archive = zipfile.ZipFile(path)
     except FileNotFoundError as missing:
         raise error(f"{path}: no such file") from missing

@@ -39,6 +39,7 @@ from annyfit_jax.inputs.validate import NUM_JOINTS, checked_image_size
 from annyfit_jax.people.camera import intrinsics_from_fov
 from annyfit_jax.people.scene import NUM_DENSE, Scene, SceneError
 from annyfit_jax.records.file_names import file_inside
+from annyfit_jax.records.files import open_regular
 
 _ANNOTATION_FIELDS = (
     "id", "image_id", "category_id", "keypoints", "num_keypoints", "bbox", "area", "iscrowd", "segmentation", "score",
@@ -119,9 +120,10 @@ def _missing_photos(index: _Index, options: InputOptions) -> list[str]:
 def read_json(path: str) -> Any:
     """The content of a JSON file. Raises SceneError where it is missing or not JSON."""
     try:
-        return json.loads(Path(path).read_bytes())
+        with open_regular(path) as file:
+            return json.loads(file.read())
     except OSError as error:
-        raise SceneError(f"{path}: cannot be read ({error.strerror})") from error
+        raise SceneError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
         raise SceneError(f"{path}: not a JSON file ({type(error).__name__}: {error})") from error
 

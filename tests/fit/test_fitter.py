@@ -69,6 +69,27 @@ def test_near_people_are_near(demo):
     assert right.mean() >= 0.95
 
 
+def test_an_impossible_cue_stays_with_its_person(model):
+    """A keypoint at 1e30, a depth of 1e38 and a layer of 2^60 change nothing for whoever stands beside, and are noted."""
+    fitter = Fitter(short_config(), model)
+    scene, start = trajectory(1)
+    good = dataclasses.replace(scene, start=start, dense_keypoints=np.zeros_like(scene.dense_keypoints))
+    assert len(good) > 1
+    without = [dataclasses.replace(good, **{name: np.array(getattr(good, name)) for name in _CUES}) for _ in range(2)]
+    without[0].keypoints[0, 3, 2] = 0
+    without[1].keypoints[0, 3] = [1e30, 5, 1]
+    for odd, depth, layer in zip(without, (np.nan, 1e38), (-1, 2**60), strict=True):
+        odd.median_depth[0], odd.depth_layer[0] = depth, layer
+    expected, found = (next(iter(fitter.fit([odd]))) for odd in without)
+    assert (found.status == "ok").all()
+    assert "keypoint_far_outside;depth_beyond_any_place;depth_layer_beyond_any_place" in str(found.notes[0])
+    np.testing.assert_array_equal(found.pose, expected.pose)
+    np.testing.assert_array_equal(found.transl, expected.transl)
+
+
+_CUES = ("keypoints", "median_depth", "depth_layer")
+
+
 def test_odd_scenes_are_fitted_side_by_side(model):
     """One person, no words, nobody's dense points, a start behind the camera, a person without keypoints: one batch."""
     fitter = Fitter(short_config(), model)

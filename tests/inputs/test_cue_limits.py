@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -258,6 +259,13 @@ def test_a_file_name_chooses_nothing_outside_the_folder_of_photos(coco, tmp_path
         "a\0b",
     ):
         assert open_input(coco(None, {"file_name": name}), images=str(tmp_path / "photos")).load(1).image_path is None
+
+
+def test_named_pipes_are_not_waited_for(tmp_path):
+    for name in ("a.npz", "a.json"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(SceneError, match="not a regular file"):
+            open_input(str(tmp_path / name)).load(0)
 
 
 def test_maps_of_millimetres_are_not_taken_for_metres(coco, tmp_path):
