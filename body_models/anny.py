@@ -142,8 +142,6 @@ class AnnyModel:
     blocks: skinning.BlockedSkin
     """The same in blocks, bones in tree order."""
     keypoint_regressor: Float[Array, "23 vertex"]
-    keypoint_weight: Float[Array, "23"]
-    """Sum of each row of `keypoint_regressor`, taken in float64: in float32 the order of 13 718 additions costs 1e-5 m."""
     faces: Array
     """(27420, 3) int32 triangles."""
     labels: Labels = struct.field(pytree_node=False)
@@ -220,7 +218,6 @@ def load(
         roll=cast(arrays["roll"]),
         skin=cast(arrays["skin"]),
         keypoint_regressor=cast(arrays["keypoint_regressor"]),
-        keypoint_weight=cast(arrays["keypoint_regressor"].sum(-1)),
     )
 
 
@@ -500,7 +497,9 @@ def forward(model: AnnyModel, params: Params) -> Output:
     people = translation.shape[-1]
     vertices = _place(posed, root, translation)
     keypoints = jnp.einsum("kv,vin->kin", model.keypoint_regressor, posed, precision=linear.PRECISION)
-    keypoints = contraction.place(keypoints, model.keypoint_weight, jnp.zeros_like(translation), root, translation)
+    keypoints = contraction.place(
+        keypoints, model.keypoint_regressor.sum(-1), jnp.zeros_like(translation), root, translation
+    )
     # Bone poses in the root frame, W_c = T_c P_c, then placed like the vertices.
     turned = jnp.concatenate([rotation[:1], skeleton.times(rotation[1:], orientation)])
     at = skeleton.apply(rotation, jnp.moveaxis(heads, 0, 1)) + shift - heads[:, 0]
@@ -581,6 +580,21 @@ def _rest_poses(model: AnnyModel, z: Array) -> Float[Array, "3 4 bone person"]:
     return jnp.concatenate([_with_identity_root(rest_orientations(axes, model.roll)), heads[:, None]], axis=1)
 
 
+_SUMMED_AT_ONCE = 128
+
+
+def _weighted_sums(weights: Float[Array, "k vertex"], points: Float[Array, "n vertex 3"]) -> Float[Array, "n k 3"]:
+    """Sums over vertices in two levels.
+
+    An ear is the mean of 4105 vertices. Some processors add such a row one entry after the other, which in float32 is off by
+    1e-5 m, as equal addends are rounded the same way each time; sums of sums are not.
+    """
+    rest = -points.shape[1] % _SUMMED_AT_ONCE
+    weights = jnp.pad(weights, ((0, 0), (0, rest))).reshape(len(weights), -1, _SUMMED_AT_ONCE)
+    points = jnp.pad(points, ((0, 0), (0, rest), (0, 0))).reshape(len(points), -1, _SUMMED_AT_ONCE, 3)
+    return jnp.einsum("kbv,nbvi->nbki", weights, points, precision=linear.PRECISION).sum(1)
+
+
 def forward_transforms(
     model: AnnyModel,
     phenotypes: Float[Array, "*batch phenotype"],
@@ -629,8 +643,8 @@ def forward_transforms(
     vertices = jnp.swapaxes(_skin(model, transforms, rest_vertices), 1, 2)
     # Regress relative to the root's head: float32 products of camera distances would lose 1e-5 m.
     origin = kinematics.compose(transforms[:, :, :1], rest_pose[:, :, :1])[:, 3, 0].T[:, None]
-    keypoints = jnp.einsum("kv,nvi->nki", model.keypoint_regressor, vertices - origin)
-    keypoints = keypoints + model.keypoint_weight[:, None] * origin
+    keypoints = _weighted_sums(model.keypoint_regressor, vertices - origin)
+    keypoints = keypoints + model.keypoint_regressor.sum(-1)[:, None] * origin
     poses = jnp.moveaxis(kinematics.compose(transforms, rest_pose), (2, 3), (1, 0))
     bottom = jnp.broadcast_to(jnp.asarray([0.0, 0.0, 0.0, 1.0], poses.dtype), (*poses.shape[:2], 1, 4))
     return Output(

@@ -72,6 +72,7 @@ def test_a_hostile_file_does_not_change_later_reads():
         np.testing.assert_array_equal(read_zip(archive(good, content))["a"][:3], [0.0, 1.0, 2.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(0, 2200, 7))
 def test_flipped_bits_are_one_error(place):
     file = archive(b"\x80\2}" + text("a") + TENSOR + b"s.", bytes(4 * COUNT), zipfile.ZIP_DEFLATED)

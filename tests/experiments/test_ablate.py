@@ -63,6 +63,7 @@ def report(scenes, monkeypatch) -> dict:
     return {**made, "config": "c.py", "command": "ablate"}
 
 
+@pytest.mark.slow
 def test_rows_see_the_cues_they_name(report, scenes):
     count = len(Told.asked) // len(ROWS)
     for row, first in zip(ROWS, range(0, len(Told.asked), count)):
@@ -139,6 +140,7 @@ def test_rows_and_worlds_are_checked():
     assert ablation.scene_sets([], [1], 1, (1,), "") == []
 
 
+@pytest.mark.slow
 def test_taking_a_cue_away_is_switching_its_term_off(scenes, load_anny):
     """The released schedule, shortened: the same fit from scenes without cues and from a config without their terms."""
     config = dataclasses.replace(short_config(), person_lengths=(8,))

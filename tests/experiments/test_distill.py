@@ -111,6 +111,7 @@ def test_shipped_configs_hang_together(name):
             load_fit_config(find_config(entry.config))
 
 
+@pytest.mark.slow
 def test_a_config_that_does_not_hang_together_says_what_is_missing(scenes):
     with pytest.raises(ValueError, match=r"students\.a\.labels: no labels 'gold'; there are"):
         config(scenes, students=(Student("a", "gold"),), ceiling="", main="")
@@ -228,6 +229,7 @@ def distillation(made: DistillConfig, folder: Path, **options: Any) -> program.D
     return program.Distillation(made, folder, PeoplePredictor, find_config=find_config, **options)
 
 
+@pytest.mark.slow
 def test_all_steps_and_again(scenes, meshes, tmp_path, monkeypatch):
     made, calls = config(scenes), []
 

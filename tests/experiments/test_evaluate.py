@@ -43,6 +43,7 @@ def body(load_anny):
 # ------------------------------------------------------------------------------------------------ predictions
 
 
+@pytest.mark.slow
 def test_predicted_joints_are_those_of_the_body(body, meshes):
     """COCO-17 as everywhere; the crown tops an upright body, the neck is above the shoulders, the pelvis between the hips."""
     people = make_fit().parameters.select(np.array([0, 1]))
@@ -357,6 +358,7 @@ def procrustes(source, target):
     return (turned * b).sum() / (turned**2).sum() * turned + target.mean(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["arctic", "egobody"])
 def test_predictions_of_smplx_are_judged_in_full(tmp_path, smplx_people, smplx_file, protocol):
     """The truth is person 0 with another pose of arms, hands and jaw; in the photo he is the second of two people."""
@@ -589,6 +591,7 @@ def test_fits_without_a_stored_start_have_one_column(fitted):
     assert all(list(scene) == ["fit"] for scene in report["per_scene"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_program(fitted):
     folder, predicted = fitted

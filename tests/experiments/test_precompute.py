@@ -273,6 +273,7 @@ def test_photos_to_cues(photos, tmp_path):
     assert not LOADED
 
 
+@pytest.mark.slow
 def test_real_photos_through_tiny_experts_to_fits(tmp_path):
     state = photos_to_cues.precompute(options(require_shared("data/real"), tmp_path, limit=2, with_images=True))
     assert state.finished
@@ -414,6 +415,7 @@ class Killed(BaseException):
     """The process is gone."""
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_processes_that_are_killed_lose_nothing_and_do_nothing_twice(photos, tmp_path):
     """SIGKILL in the middle of three stages; the last run ends with the bytes of a run that nobody disturbed."""

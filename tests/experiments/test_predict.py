@@ -35,6 +35,8 @@ from annyfit_jax.training.training_config import load_config
 from annyfit_jax.training.training_loop import claim
 from body_models import smplx
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 from annyfit_jax.regressors.aios.aios_config import ANNY, LossConfig, ResNetConfig, tiny
 from annyfit_jax.regressors.aios.aios_feed import AiosFeed

@@ -180,6 +180,7 @@ def test_right_flags_are_accepted(usage_of):
     assert flags.FLAGS["set"].value == ["x=1"]
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "expected"),

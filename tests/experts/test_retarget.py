@@ -16,6 +16,7 @@ from experts.interfaces import People
 # ------------------------------------------------------------------------------------------------ SMPL's pose on Anny
 
 
+@pytest.mark.slow
 def test_smpl_limbs_point_the_same_way_on_anny(load_anny, tmp_path):
     """Through files and Anny's own forward pass: limbs point to where SMPL's joints turn them."""
     from body_models import anny

@@ -118,6 +118,7 @@ def test_reported_reprojection_error_at_start(exact64):
     assert np.median(exact64.reprojection_px) < np.median(errors)
 
 
+@pytest.mark.slow
 def test_float32(make_body):
     out = all_trajectories(make_body, "exact", "float32")
     losses, ends = total(out.losses), by_scene(out.variables)
@@ -128,6 +129,7 @@ def test_float32(make_body):
             assert max_abs(ends[i][group], want[f"params_stage3_{group}"]) < 5e-4, (i, group)
 
 
+@pytest.mark.slow
 def test_float32_sampled_mesh_stays_close_to_the_exact_one(make_body):
     out = all_trajectories(make_body, "sampled", "float32")
     losses, ends = total(out.losses), by_scene(out.variables)
@@ -265,6 +267,7 @@ def test_the_short_schedule_moves_everybody(together, three_scenes, x64):
         assert moved.reshape(-1, 7).max(0).min() > 1e-3, group
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(fit_short, three_scenes, together, x64):
     exact = fit_short(three_scenes, None)
     assert exact.variables.transl.shape == (3, 7)
@@ -336,6 +339,7 @@ def translation_stages(*steps: int) -> FitConfig:
     return dataclasses.replace(fit_cases.short_config(), stages=stages)
 
 
+@pytest.mark.slow
 def test_a_stage_starts_afresh(make_body, three_scenes, x64):
     """Two stages are the second applied to the result of the first: new Adam state, new references."""
     body = make_body(translation_stages(4), "float64")
@@ -349,6 +353,7 @@ def test_a_stage_starts_afresh(make_body, three_scenes, x64):
     assert both.losses[2]["keypoints"].shape == (0, 3)
 
 
+@pytest.mark.slow
 def test_one_trace_per_capacity(make_body, three_scenes, load_anny):
     """Other values, an equal config and an equal body do not trace again; another capacity does."""
     untraced = adam.fit_batch.__wrapped__  # pyright: ignore[reportFunctionMemberAccess, reportAttributeAccessIssue]

@@ -114,6 +114,7 @@ def moves(model, chosen) -> dict[str, np.ndarray]:
 # Measured over the 12 moves: energy 0.64 % at worst, median 0.19 %; gradient cosine 0.9999 at worst.
 
 
+@pytest.mark.slow
 def test_energy(moves):
     assert moves["exact"].min() > 0.1
     error = np.abs(moves["sampled"] / moves["exact"] - 1)

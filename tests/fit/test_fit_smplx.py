@@ -22,6 +22,8 @@ from annyfit_jax.people.scene import BodyParameters, Scene
 from annyfit_jax.records.settings import table
 from body_models import smplx
 
+pytestmark = pytest.mark.slow
+
 EVIDENCE = {"keypoints": 0.01, "dense": 0.01}
 CONFIG = FitConfig(
     stages=(

@@ -33,6 +33,7 @@ def demo(model):
     return list(Fitter(config, model).fit(source.load(i) for i in range(len(source))))
 
 
+@pytest.mark.slow
 def test_everybody_on_the_shipped_photos_is_fitted(demo):
     errors = np.concatenate([fit.reprojection_px for fit in demo])
     starts = np.concatenate([fit.start_reprojection_px for fit in demo])

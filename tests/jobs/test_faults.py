@@ -105,6 +105,7 @@ def test_the_varied_collection_has_every_kind_of_row(reference):
     assert status["people"]["skipped"] == {"crowd_annotation": 2, "invalid_cues": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_sigkill_at_random_write_boundaries(children, reference, tmp_path):
     names: list[str] = []
@@ -319,6 +320,7 @@ def _fails(source, index: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_restarting_on_another_number_of_processes_changes_nothing(reference, tmp_path):
     folder = tmp_path / "out"
     run(folder, source_of(SCENES), Process(1, 2, "test"), **OPTIONS)

@@ -399,6 +399,7 @@ def program(name: str, *arguments: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_programs_on_scenes_that_are_all_broken(tmp_path):
     """No fit, hence no compilation: flags, job, tables, status and exit codes."""
@@ -432,6 +433,7 @@ def real_fitter():
     return Fitter(apply_overrides(config, [*short, "person_lengths=[8]"]))
 
 
+@pytest.mark.slow
 def test_the_real_fitter_interrupted_and_resumed_on_other_processes(real_fitter, tmp_path):
     """Three photos of the demo, one per unit: a whole run, and a run by two processes of which the first comes twice."""
     everything = open_input(str(REPO / "experiments" / "demo_data" / "annotations.json"))

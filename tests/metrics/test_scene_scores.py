@@ -59,6 +59,7 @@ def meshes(load_anny):
     return BodyMeshes(load_anny())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["Init", "OSD"])
 @pytest.mark.parametrize("dataset", ["adult_bias", "mild_bias"])
 def test_published_metrics_of_the_synthetic_scenes(load_anny, x64, dataset, mode):

@@ -226,6 +226,7 @@ def test_recipe_people_and_bias(generator):
     )
 
 
+@pytest.mark.slow
 def test_processes_write_the_same_records(tmp_path, generator):
     """One process, or two that know nothing of each other: the same bytes."""
     plan = cue_dataset.Plan(150, {"seed": 5}, 50)
@@ -243,6 +244,7 @@ def test_processes_write_the_same_records(tmp_path, generator):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_synthesize_program(tmp_path, generator, scenes):
     command = [sys.executable, "-m", "experiments.synthesize", f"--output={tmp_path}/d", "--scenes=5", "--seed=3"]

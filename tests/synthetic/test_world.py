@@ -25,6 +25,8 @@ from annyfit_jax.synthetic.world_config import PoseConfig, override, preset
 from annyfit_jax.truth import scene_evaluation
 from annyfit_jax.viz.raster import rasterise
 
+pytestmark = pytest.mark.slow
+
 COUNT = 32
 SIZE = 144
 SMALL = [f"camera.image_sizes=(({SIZE},{SIZE}),)"]

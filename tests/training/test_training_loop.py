@@ -99,6 +99,7 @@ def config(tmp_path_factory) -> TrainConfig:
 # ------------------------------------------------------------------------------------------------ optimiser
 
 
+@pytest.mark.slow
 def test_groups_of_the_network(config):
     """The first convolution and all norms of the backbone are frozen."""
     groups = states.groups_by_name(config.regressor, config.regressor.init(jax.random.key(0)))
@@ -248,6 +249,7 @@ def run_processes(folder: Path, output: Path, *arguments: str) -> None:
         assert process.returncode == 0, errors
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_two_processes_that_are_interrupted(tmp_path):
     """Two processes with a device each: the interrupted run is the straight one to every digit."""
@@ -281,6 +283,7 @@ class Poisoned(Line):
         return jnp.where(hit, self.value, 1.0) * error, terms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e38], ids=str)
 def test_a_step_that_is_not_finite_changes_nothing(tmp_path, caplog, value):
     """Neither variables nor averages nor the optimiser's moments; it is counted and said. 1e38: the gradient's norm."""
@@ -420,6 +423,7 @@ def test_a_folder_belongs_to_one_run(straight):
         train(dataclasses.replace(LINE, start_from="x.pth"), folder / "other")
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_network_has_a_gradient(config):
     """A batch from the feed through network, loss and their derivative, traced: all terms, and a slope for each variable."""
     batch = training_data.padded(config.feed, next(iter(training_data.rows(config.feed, 4, 0, threads=1))))
@@ -434,6 +438,7 @@ def test_the_loss_of_the_network_has_a_gradient(config):
     assert jax.tree.map(jnp.shape, slope) == jax.tree.map(jnp.shape, variables)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("ANNYFIT_PUBLISHED_SIZE" not in os.environ, reason="minutes to compile: ANNYFIT_PUBLISHED_SIZE=1")
 def test_a_step_of_the_network(config, tmp_path):
     """AiOS with Anny's head on pictures, split over four devices: all terms, finite; the speed is known."""

@@ -40,6 +40,7 @@ def posed(arrays, people, row, size=1.0, **changes):
     return found["vertices"] - found["transl"] + person["transl"]
 
 
+@pytest.mark.slow
 def test_humandata_is_posed_with_the_model_of_the_gender(tmp_path, smplx_arrays, ubody_people, gender_files):
     people = ubody_people[0]
     path = human_data(tmp_path / "p1_val.npz", people)

@@ -171,6 +171,7 @@ def test_regrouped_people() -> None:
     np.testing.assert_array_equal(grouped["transl"][3], problem["transl"][0])
 
 
+@pytest.mark.slow
 def test_synthetic_scenes_can_be_fitted(load_anny) -> None:
     problem = benchmark_scenes.synthesise(load_anny("float32"), [1, 3], seed=1)
     assert all(np.isfinite(value).all() for value in problem.values())

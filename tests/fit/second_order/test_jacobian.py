@@ -207,6 +207,7 @@ def test_orientations_turn_alike_in_lists_of_every_length(people):
     assert (np.abs(ours - expected).max((0, 1)) < 1e-3 * np.maximum(scale, 1.0)).all()
 
 
+@pytest.mark.slow
 def test_the_jacobian_is_the_same_in_every_length_that_is_used(load_anny):
     """The same eight people once, and eight times over, float32: the shortest and the longest list of a CPU."""
     body = map_body(load_anny(), plus_config())

@@ -22,6 +22,8 @@ from annyfit_jax.fit.second_order.placement import refit_translation
 from annyfit_jax.people.scene import COCO17
 from annyfit_jax.people.words import AGE_CLASSES
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 14
 PEOPLE = 12
 EVERYTHING = ("map.depth_order=always", "map.estimate_depth_noise=false")

@@ -22,6 +22,8 @@ from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.records.settings import apply_overrides
 from body_models import anny
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 32
 ADDED = tuple(fit_files.ADDED)
 PARAMETERS = ("transl", "root_rotvec", "pose", "shape", "height_m", "sd_depth_m", "sd_height_m", "sd_joints_m")

@@ -155,6 +155,7 @@ def recorded_loss(request):
     return found, value, terms, gradient, loop
 
 
+@pytest.mark.slow
 def test_every_term(recorded_loss):
     found, _, terms, _, _ = recorded_loss
     seen = set()
@@ -169,12 +170,14 @@ def test_every_term(recorded_loss):
             assert found[key] == 0, key
 
 
+@pytest.mark.slow
 def test_weighted_sums(recorded_loss):
     found, value, _, _, loop = recorded_loss
     assert float(value) == pytest.approx(float(found["total"]), rel=1e-5)
     assert float(loop) == pytest.approx(float(found["total_engine"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_of_all_predictions(recorded_loss):
     found, _, _, gradient, _ = recorded_loss
     for name, value in gradient.items():

@@ -110,6 +110,7 @@ def differing_gradients(found, gradient: dict[str, np.ndarray]) -> dict[str, str
     return wrong
 
 
+@pytest.mark.slow
 @KINDS
 def test_training(kind):
     """Outputs with denoising queries, the probe loss, and the gradient of every parameter; layers recomputed (remat).
@@ -172,6 +173,7 @@ def test_published_sizes():
     assert aios_model.parameter_count(naive()) == pytest.approx(56.23e6, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_layers_at_published_size():
     """Shapes of the published network on an 800 x 1333 image, from a trace."""
     config = AiosConfig()
@@ -186,6 +188,7 @@ def test_layers_at_published_size():
     assert last.body.rotations.left_hand.shape == (1, 100, 15, 3, 3)
 
 
+@pytest.mark.slow
 def test_operations_at_published_size():
     """One 800 x 1333 image, forward: Naive AiOS as its authors count, AiOS less by what the blocks of the mask save."""
 
@@ -228,6 +231,7 @@ def test_small_images_are_refused():
 # ------------------------------------------------------------------------------------------------ configurations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -51,6 +51,7 @@ def test_patterns_are_the_recorded_masks(case, config):
 PATTERNS = [AiosConfig(attention=a) for a in ("ours", "full", "inter_human")] + [naive()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denoising", [0, 5])
 @pytest.mark.parametrize("stage", [0, 1, 2])
 @pytest.mark.parametrize("config", PATTERNS, ids=lambda c: c.attention if c.joints else "naive")

@@ -15,6 +15,7 @@ from annyfit_jax.regressors.aios.aios_config import naive
 from annyfit_jax.regressors.aios.decoder import DecoderLayer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "config", "layout"),
     [

@@ -186,6 +186,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_photos_to_fits_with_official_weights(weights, tmp_path):
     """`experiments.predict` as a user runs it."""

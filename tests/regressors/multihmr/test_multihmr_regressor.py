@@ -169,6 +169,7 @@ def test_shipped_configs_load(name):
     assert config.feed.sets[0].path == "somewhere"
 
 
+@pytest.mark.slow
 def test_steps_bring_the_loss_down():
     """The shared trainer's step on one picture: the network learns where its people are. Nobody to see is no trouble."""
     made = MultiHmrRegressor(SMALL, LossConfig(j2d=0.01, v2d=0.01))
