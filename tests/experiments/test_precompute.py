@@ -746,7 +746,7 @@ def test_licences_that_do_not_allow_commercial_use_need_a_flag(photos, tmp_path)
 @pytest.mark.parametrize(
     ("changes", "more", "message"),
     [
-        ({"experts": "best"}, (), "expected one of default, server, none"),
+        ({"experts": "best"}, (), "expected one of default, large, server, none"),
         ({}, ("depth=deepest",), "no expert 'deepest'; there are depth_anything"),
         ({}, ("depth=nowhere:Depth",), "no module nowhere"),
         ({}, (f"depth={__name__}:Nothing",), "has no Nothing"),
@@ -771,12 +771,16 @@ def test_a_choice_that_cannot_be_says_what_there_is(photos, tmp_path, changes, m
 def test_the_default_set_is_permissive_and_imports_nothing_heavy():
     code = (
         "import sys; from experts import registry; s = registry.build('default'); registry.check_licences(s, False); "
+        "large = registry.build('large'); registry.check_licences(large, False); "
         "registry.check_licences(registry.build('server'), False); "
-        "print([c for c, _ in s.items()], [m for m in ('torch', 'transformers', 'tensorflow', 'jax') if m in sys.modules])"
+        "print([c for c, _ in s.items()], [c for c, _ in large.items()], [m for m in ('torch', 'transformers', 'tensorflow', 'jax') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, timeout=HANG_S)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "'detector', 'segmenter', 'keypoints', 'depth', 'camera', 'words'" in done.stdout
+    assert done.stdout.startswith(
+        "['detector', 'segmenter', 'keypoints', 'camera'] "
+        "['detector', 'segmenter', 'keypoints', 'depth', 'camera', 'words'] "
+    )
     assert "'torch'" not in done.stdout
     assert "'transformers'" not in done.stdout
 
@@ -790,7 +794,7 @@ def test_a_missing_extra_is_named_with_the_command():
         pass
     for cue in ("detector", "segmenter", "keypoints", "depth", "words"):
         with pytest.raises(ExpertError, match=r"pip install 'annyfit-jax\[experts\]'"):
-            getattr(build("default"), cue).load()
+            getattr(build("large"), cue).load()
 
 
 def test_the_expert_of_the_documentation_works(photos, tmp_path, monkeypatch):
@@ -831,9 +835,9 @@ def test_every_expert_and_option_of_the_documentation_exists():
         if cue == "start":
             build("default", ["start=multihmr_files", assignment])
         elif assignment != "detector.threshold=0.4":  # of the reader's own expert
-            known = {f.name for f in dataclasses.fields(build("default").words)}
+            known = {f.name for f in dataclasses.fields(build("large").words)}
             option = assignment.partition("=")[0].split(".")[1]
-            build("server" if cue == "words" and option not in known else "default", [assignment])
+            build("server" if cue == "words" and option not in known else "large", [assignment])
 
 
 @pytest.mark.process
@@ -841,7 +845,7 @@ def test_the_program_runs_from_the_command_line(photos, tmp_path):
     command = [sys.executable, "-m", "experiments.precompute", f"--images={photos}", f"--output={tmp_path / 'out'}"]
     done = subprocess.run([*command, "--experts=nothing"], capture_output=True, text=True, cwd=REPO, timeout=HANG_S)
     assert done.returncode == 2
-    assert "expected one of default, server, none" in done.stderr
+    assert "expected one of default, large, server, none" in done.stderr
     real = Image.open(photos / "a.jpg")
     file = tmp_path / "people.json"
     points = [v for x, y in STICK * [60, 100] + [40, 10] for v in (float(x), float(y), 2)]
@@ -865,7 +869,7 @@ def test_the_program_runs_from_the_command_line(photos, tmp_path):
 
 
 def test_no_photos_is_said(tmp_path):
-    with pytest.raises(SceneError, match="no such folder"):
+    with pytest.raises(SceneError, match="no such file or folder"):
         photos_to_cues.precompute(options(tmp_path / "none", tmp_path / "out"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(SceneError, match="no photo"):

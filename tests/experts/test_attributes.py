@@ -74,7 +74,7 @@ def test_the_anchor_table_is_config():
     assert "newborn" in attributes.instructions(experts.words.attributes, "This is somebody.")
     assert experts.words.attributes[1] == GENDER
     # A commit that looks like a number stays text.
-    assert build("default", ["detector.revision=12345678"]).detector.revision == "12345678"
+    assert build("large", ["detector.revision=12345678"]).detector.revision == "12345678"
 
 
 # ------------------------------------------------------------------------------------------------ probabilities
