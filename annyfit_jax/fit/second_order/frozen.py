@@ -152,7 +152,8 @@ def _depth_sd(
     """
     if not settings.estimate_depth_noise:
         return jnp.full_like(depth, settings.depth_sd)
-    known = jnp.asarray(cues.depth_known)
+    # Padding repeats a person, who would else count as often as the list has room.
+    known = jnp.asarray(cues.depth_known) * jnp.asarray(cues.real)
     off = jnp.log(jnp.maximum(depth, 0.1)) - cues.log_depth - scene[DEPTH_SCALE]
     excess = jnp.maximum(jnp.minimum(off**2, 1.0) - (_SIZE_SPREADS * settings.depth_sd) ** 2, 0.0)
     total = jax.ops.segment_sum(known * excess, problem.scene, num_segments=problem.num_scenes)

@@ -97,7 +97,9 @@ class Cost(Protocol):
     """One term of the energy."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What reports call it."""
+        ...
 
     @property
     def on(self) -> Callable[[MapObjective], bool]:
