@@ -50,9 +50,17 @@ class ForeignFileError(pickle.UnpicklingError, ValueError):
 class Stream(Protocol):
     """What a pickle is read from: `io.BytesIO`, `mmap.mmap`. A read beyond the end returns what there is."""
 
-    def read(self, size: int | None = ..., /) -> bytes: ...
-    def readline(self) -> bytes: ...
-    def tell(self) -> int: ...
+    def read(self, size: int | None = ..., /) -> bytes:
+        """The next bytes, at most so many."""
+        ...
+
+    def readline(self) -> bytes:
+        """The next bytes up to and with a line break."""
+        ...
+
+    def tell(self) -> int:
+        """How many bytes were read."""
+        ...
 
 
 Names = Mapping[tuple[str, str], Any]

@@ -163,7 +163,8 @@ def test_the_scale_of_depth_is_known_where_there_is_metric_depth(fits):
             assert len(np.unique(fit.depth_scale)) == 1 and 0.7 < fit.depth_scale[0] < 1.4, name
             expected = fit.depth_cue_m * fit.depth_scale
             known = np.isfinite(expected)
-            np.testing.assert_allclose(fit.visible_depth_m[known], expected[known], rtol=0.15, err_msg=name)
+            # Their noise is estimated as well: a lone person's cue that contradicts the size is followed less.
+            np.testing.assert_allclose(fit.visible_depth_m[known], expected[known], rtol=0.2, err_msg=name)
 
 
 # ------------------------------------------------------------------------------------------------ alone and among others

@@ -134,11 +134,13 @@ class ResidualCost(NamedTuple):
         return Person(view.x[:first], view.scene, view.keypoints)
 
     def energy(self, view: View) -> Float[Array, "N"]:
+        """See `Cost.energy`."""
         one = lambda person, given: self.residual(person, given, view.body, view.settings)  # noqa: E731
         r = jax.vmap(one, in_axes=-1, out_axes=-1)(self._person(view), self.given(view))
         return self.combine(view, r)[0]
 
     def model(self, view: View, tangents: Tangents) -> Model:
+        """See `Cost.model`."""
         person = self._person(view)
 
         def slopes(rigid: Array, scene: Array, points: Array, given: Any) -> tuple[tuple, Array]:
