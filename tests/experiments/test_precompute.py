@@ -773,7 +773,8 @@ def test_the_default_set_is_permissive_and_imports_nothing_heavy():
         "import sys; from experts import registry; s = registry.build('default'); registry.check_licences(s, False); "
         "large = registry.build('large'); registry.check_licences(large, False); "
         "registry.check_licences(registry.build('server'), False); "
-        "print([c for c, _ in s.items()], [c for c, _ in large.items()], [m for m in ('torch', 'transformers', 'tensorflow', 'jax') if m in sys.modules])"
+        "print([c for c, _ in s.items()], [c for c, _ in large.items()], "
+        "[m for m in ('torch', 'transformers', 'tensorflow', 'jax') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, timeout=HANG_S)
     assert done.returncode == 0, done.stderr[-2000:]

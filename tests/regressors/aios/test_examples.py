@@ -46,6 +46,17 @@ def smplx_file(path, **changes) -> None:
     write_entries(path, {name: value for name, value in content.items() if value is not None})
 
 
+@pytest.fixture
+def pictures(tmp_path, monkeypatch) -> None:
+    """The photos that the annotations name, in `pictures` and in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for name in ("a.png", "b.png"):
+        for folder in (tmp_path, tmp_path / "pictures"):
+            (folder / name).touch()
+
+
+@pytest.mark.usefixtures("pictures")
 def test_official_annotations(tmp_path):
     smplx_file(tmp_path / "x.npz")
     source = HumanDataSource((str(tmp_path / "x.npz"),), "pictures", SMPLX, has_3d=False)
@@ -71,6 +82,7 @@ def test_official_annotations(tmp_path):
     assert len(HumanDataSource((str(tmp_path / "x.npz"),), "pictures", SMPLX, every=2)) == 1
 
 
+@pytest.mark.usefixtures("pictures")
 def test_annotations_without_what_is_needed(tmp_path):
     smplx_file(tmp_path / "x.npz", bbox_xywh=None)
     with pytest.raises(SceneError, match=r"x\.npz: bbox_xywh: missing"):
