@@ -309,7 +309,7 @@ def translation_from_transl(
     expression: Float[AnyArray, "*#batch expression"] | None = None,
 ) -> Float[Array, "*batch 3"]:
     """`Params.translation` from the official package's `transl`."""
-    return transl + pelvis(model, betas, expression)
+    return jnp.asarray(transl) + pelvis(model, betas, expression)
 
 
 def transl_from_translation(
@@ -319,7 +319,7 @@ def transl_from_translation(
     expression: Float[AnyArray, "*#batch expression"] | None = None,
 ) -> Float[Array, "*batch 3"]:
     """The official package's `transl` from `Params.translation`."""
-    return translation - pelvis(model, betas, expression)
+    return jnp.asarray(translation) - pelvis(model, betas, expression)
 
 
 # ------------------------------------------------------------------------------------------------ posing

@@ -8,7 +8,7 @@ In annotations and images of a COCO file, a fact is a number, or a number and it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def of_people(annotations: Sequence[dict], name: str, where: Callable[[dict], st
     return out
 
 
-def of_camera(holders: Sequence[dict], where: str) -> dict[str, tuple[float, float]]:
+def of_camera(holders: Sequence[Mapping[str, Any]], where: str) -> dict[str, tuple[float, float]]:
     """Facts of the camera as `Scene.camera` holds them; the first holder that tells one counts."""
     out: dict[str, tuple[float, float]] = {}
     for holder in holders:

@@ -105,9 +105,9 @@ def root_mpjpe(joints: Float[np.ndarray, "*batch 17 3"], truth: Float[np.ndarray
 
 def pa_mpjpe(
     joints: Float[np.ndarray, "*batch P 3"], truth: Float[np.ndarray, "*batch P 3"]
-) -> np.ndarray | np.floating:
+) -> Float[np.ndarray, "*batch"]:
     """Mean joint distance per person after a similarity per person."""
-    return distances(similarity_align(joints, truth), truth).mean(-1)
+    return np.asarray(distances(similarity_align(joints, truth), truth).mean(-1))
 
 
 def joint_pa_mpjpe(

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from annyfit_jax.regressors.layers import NORMAL, ZEROS, HostRandom, call, fan_in_uniform, linear
+from annyfit_jax.regressors.layers import NORMAL, HostRandom, call, fan_in_uniform, linear
 
 _EPSILON = 1e-6
 _CUBIC = -0.75
@@ -103,7 +103,7 @@ class Vit(nnx.Module):
         draw = rngs.params()
         self.cls_token = nnx.Param(0.02 * NORMAL(draw, (1, 1, width)))
         self.pos_embed = nnx.Param(0.02 * NORMAL(draw, (1, 1 + config.table**2, width)))
-        self.mask_token = nnx.Param(ZEROS(draw, (1, width)))  # of the pretraining; kept so that weights can be exported
+        self.mask_token = nnx.Param(jnp.zeros((1, width)))  # of the pretraining; kept so that weights can be exported
         self.blocks = nnx.List(Block(config, rngs=rngs) for _ in range(config.depth))
         self.norm = _norm(width, rngs)
 

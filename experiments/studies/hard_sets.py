@@ -23,6 +23,8 @@ Seeds below 7000 were used for choosing scales; report others.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,7 +122,7 @@ def mocap_scenes(model: anny.AnnyModel, seed: int, count: int, folder: Path) -> 
     """One adult per scene in a held-out pose of the motion capture; pixel noise of 1 %, a 15th of keypoints hidden."""
     import jax
     import jax.numpy as jnp
-    from annyfit_jax.synthetic.host_rotations import compose
+    from scipy.spatial.transform import Rotation
 
     from annyfit_jax.fit.keypoint_start import calibrated_phenotypes
     from experiments.builders.build_pose_prior import Skeleton, held_out, load_poses
@@ -139,7 +141,8 @@ def mocap_scenes(model: anny.AnnyModel, seed: int, count: int, folder: Path) -> 
     yaw = rng.uniform(-np.pi, np.pi, count)[:, None] * z
     pitch = np.deg2rad(rng.normal(7.0, 10.0, count))[:, None] * np.array([1.0, 0.0, 0.0])
     roll = np.deg2rad(rng.normal(0.0, 4.0, count))[:, None] * z
-    root = compose(roll, compose(pitch, compose(np.array([np.pi / 2, 0.0, 0.0]), compose(yaw, level))))
+    turns = [roll, pitch, np.array([np.pi / 2, 0.0, 0.0]), yaw, level]
+    root = functools.reduce(operator.mul, map(Rotation.from_rotvec, turns)).as_rotvec()
     size, focal = (1280, 960), 1100.0
     depth = rng.uniform(2.5, 8.0, count)
     transl = np.stack([rng.uniform(-0.25, 0.25, count) * depth, rng.uniform(-0.15, 0.15, count) * depth, depth], 1)

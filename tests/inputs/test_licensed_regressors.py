@@ -191,4 +191,4 @@ def test_any_bytes_are_a_matrix_or_one_error(tmp_path_factory, noise, position):
         matrix = licensed_regressors.read_matrix(path)
     except LicensedFileError:
         return
-    assert len(matrix.shape) == 2
+    assert matrix.ndim == 2

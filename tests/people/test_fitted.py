@@ -60,7 +60,7 @@ def test_a_field_reaches_every_place_that_its_declaration_names(fit):
         if fact.training:
             np.testing.assert_array_equal(example[fact.training], value)
         if fact.exported:
-            np.testing.assert_allclose(np.asarray(entry[fact.exported], float), value[person], atol=1e-6)
+            np.testing.assert_allclose(np.asarray(entry[fact.exported], float), np.asarray(value)[person], atol=1e-6)
             np.testing.assert_array_equal(exported[fact.exported], value)
         if fact.label:
             squares = np.asarray(value, np.float64) ** 2

@@ -105,8 +105,8 @@ def assemble_cues(
     counts = [len(s) for s in scenes]
     pad = capacity.people - sum(counts)
 
-    def people_last(arrays: Sequence[np.ndarray]) -> np.ndarray:
-        flat = np.moveaxis(np.concatenate(arrays).astype(dtype), 0, -1)
+    def people_last(arrays: Sequence[ArrayLike]) -> np.ndarray:
+        flat = np.moveaxis(np.concatenate([np.asarray(a) for a in arrays]).astype(dtype), 0, -1)
         return np.ascontiguousarray(np.pad(flat, [(0, 0)] * (flat.ndim - 1) + [(0, pad)], mode="edge"))
 
     def scenes_first(arrays: Sequence[ArrayLike]) -> np.ndarray:

@@ -110,7 +110,7 @@ class InputProjection(nnx.Module):
             dtype=jnp.dtype(dtype), kernel_init=XAVIER, bias_init=ZEROS,
         )  # fmt: skip
         self.norm = nnx.GroupNorm(
-            width, num_groups=32, epsilon=EPSILON, use_fast_variance=False, rngs=rngs, dtype=jnp.float32
+            width, num_groups=32, epsilon=EPSILON, use_fast_variance=False, rngs=cast(nnx.Rngs, rngs), dtype=jnp.float32
         )
 
     def __call__(self, x: Float[Array, "batch h w inputs"]) -> Float[Array, "batch h2 w2 width"]:

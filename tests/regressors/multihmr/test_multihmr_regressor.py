@@ -239,4 +239,5 @@ def test_the_best_person_and_meshes_on_request():
     (best,) = (fit := made.predictor(variables, options).fit("photo", image)).notes
     scores = [float(str(note).split("score=")[1].split(";")[0]) for note in everybody.notes]
     assert float(str(best).split("score=")[1].split(";")[0]) == max(scores)
+    assert fit.vertices is not None
     np.testing.assert_allclose(fit.vertices, BodyMeshes().vertices(fit.parameters), atol=1e-5)

@@ -14,6 +14,7 @@ mixture of poses) is a `Cost` with its own `energy` and `model`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -118,7 +119,8 @@ class Cost(Protocol):
 Combine = Callable[[View, Float[Array, "R N"]], tuple[Float[Array, "N"], Float[Array, "R N"]]]
 
 
-class ResidualCost(NamedTuple):
+@dataclass(frozen=True)
+class ResidualCost:
     """A cost of few residuals, whose derivatives come from automatic differentiation."""
 
     name: str
