@@ -9,12 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from annyfit_jax.inputs.photos import focal_35mm
-from annyfit_jax.people.camera import intrinsics_from_fov
+from annyfit_jax.people.camera import intrinsics_from_35mm, intrinsics_from_fov
 from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES
 from experts.interfaces import Card, Loaded, Photo
-
-_FILM_SIDE_MM = 36.0
-"""Longer side of the frame that 35 mm equivalents refer to (24 x 36 mm)."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,7 @@ class FieldOfView(Loaded):
 class ExifFocal(FieldOfView):
     """The focal length that the camera wrote into the file, as a 35 mm equivalent; else the field of view.
 
-    The equivalent is read as over the longer side, f = longest side * f35 / 36; for frames that are not 3:2 makers mean the
-    diagonal, which differs by up to 4 %. A photo that was cropped later has the wrong one: nothing in the file tells.
+    A photo that was cropped later has the wrong one: nothing in the file tells.
     """
 
     @property
@@ -56,11 +52,12 @@ class ExifFocal(FieldOfView):
         self, photos: Sequence[Photo], depths: Sequence[Float[np.ndarray, "3 3"] | None]
     ) -> list[Float[np.ndarray, "3 3"]]:
         """(3, 3) per photo in pixels, the principal point at its centre."""
-        result = super().intrinsics(photos, depths)
-        for photo, k in zip(photos, result, strict=True):
-            if (focal := focal_35mm(photo.path)) is not None:
-                k[0, 0] = k[1, 1] = max(photo.size) * focal / _FILM_SIDE_MM
-        return result
+        plain = super().intrinsics(photos, depths)
+        told = [focal_35mm(photo.path) for photo in photos]
+        return [
+            k if focal is None else intrinsics_from_35mm(photo.size, focal)
+            for photo, k, focal in zip(photos, plain, told, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
