@@ -39,7 +39,9 @@ def calibrated(scene: Scene, intrinsics: Float[np.ndarray, "3 3"], lens: Lens | 
         intrinsics=intrinsics,
         lens=str(lens),
         keypoints=keypoints,
-        dense_keypoints=straight(scene.dense_keypoints) if scene.dense_keypoints[..., 2].any() else scene.dense_keypoints,
+        dense_keypoints=straight(scene.dense_keypoints)
+        if scene.dense_keypoints[..., 2].any()
+        else scene.dense_keypoints,
         boxes=None if scene.boxes is None else _straight_boxes(scene.boxes, intrinsics, lens),
         masks=None if scene.masks is None else _straight_masks(scene.masks, intrinsics, lens),
         depth_map=None if scene.depth_map is None else undistort_picture(lens, scene.depth_map, intrinsics),
@@ -59,7 +61,11 @@ def _straight_boxes(boxes: np.ndarray, intrinsics: np.ndarray, lens: Lens) -> np
     x0, y0, x1, y1 = boxes.T
     xm, ym = (x0 + x1) / 2, (y0 + y1) / 2
     outline = np.stack(
-        [np.stack([x, y], -1) for x, y in ((x0, y0), (xm, y0), (x1, y0), (x1, ym), (x1, y1), (xm, y1), (x0, y1), (x0, ym))], 1
+        [
+            np.stack([x, y], -1)
+            for x, y in ((x0, y0), (xm, y0), (x1, y0), (x1, ym), (x1, y1), (xm, y1), (x0, y1), (x0, ym))
+        ],
+        1,
     )
     moved = undistort(lens, outline, intrinsics)
     result = np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)

@@ -2,7 +2,7 @@
 
 | file | cameras |
 |---|---|
-| OpenCV `.yaml`, `.yml`, `.json` | one: `camera_matrix`, `distortion_coefficients`, `image_width`, `image_height`; `fisheye_model: 1` |
+| OpenCV `.yaml`, `.json` | one: `camera_matrix`, `distortion_coefficients`, `image_width`, `image_height`; `fisheye_model: 1` |
 | ROS `camera_info` `.yaml` | one: `distortion_model` of `plumb_bob`, `rational_polynomial`, `equidistant` |
 | Pose2Sim `.toml` | one per table: `matrix`, `distortions` (k1 k2 p1 p2), `size`, `fisheye` |
 | Qualisys `.qca.txt` | one per `camera`: intrinsics in 64ths of a pixel, `radialDistortion`, `tangentalDistortion` |
@@ -27,7 +27,7 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 
-from annyfit_jax.inputs.validate import checked_array, checked_image_size
+from annyfit_jax.inputs.validate import checked_image_size
 from annyfit_jax.people.lens import Lens, checked_lens
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records.files import open_regular
@@ -40,7 +40,13 @@ _DISTORTION = ("distortion_coefficients", "dist", "distortions", "distCoeffs", "
 _SIZE = ("size", "image_size", "resolution")
 _SIZES_ALIKE = 0.01
 """Share by which the sides of a picture may differ from the calibrated ones, as encoders cut a few pixels."""
-_MODELS = {"plumb_bob": "brown", "rational_polynomial": "brown", "brown": "brown", "equidistant": "fisheye", "fisheye": "fisheye"}
+_MODELS = {
+    "plumb_bob": "brown",
+    "rational_polynomial": "brown",
+    "brown": "brown",
+    "equidistant": "fisheye",
+    "fisheye": "fisheye",
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,8 @@ class CalibratedCamera:
             return self.intrinsics
         if abs(ratios[0] / ratios[1] - 1.0) > _SIZES_ALIKE:
             raise SceneError(
-                f"{where}: {size[0]} x {size[1]} pixels, but camera {self.name} was calibrated with {self.size[0]} x {self.size[1]}: "
-                "a crop or a turned picture needs a K of its own"
+                f"{where}: {size[0]} x {size[1]} pixels, but camera {self.name} was calibrated with "
+                f"{self.size[0]} x {self.size[1]}: a crop or a turned picture needs a K of its own"
             )
         return np.diag([ratios[0], ratios[1], 1.0]) @ self.intrinsics
 
@@ -102,9 +108,7 @@ def _words(name: str) -> list[str]:
 
 
 def _holds(words: list[str], wanted: list[str]) -> bool:
-    return bool(wanted) and any(
-        words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1)
-    )
+    return bool(wanted) and any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1))
 
 
 def read_calibration(path: str) -> Calibration:
@@ -119,7 +123,9 @@ def read_calibration(path: str) -> Calibration:
     text = content.decode("utf-8", errors="replace").lstrip("\ufeff")
     cameras = _qualisys(text, path) if text.lstrip().startswith("<") else _of_tables(_parsed(text, path), path)
     if not cameras:
-        raise SceneError(f"{path}: no camera in it; read are OpenCV YAML or JSON, ROS camera_info, Pose2Sim TOML, Qualisys .qca.txt")
+        raise SceneError(
+            f"{path}: no camera in it; read are OpenCV YAML or JSON, ROS camera_info, Pose2Sim TOML, Qualisys .qca.txt"
+        )
     return Calibration(path, tuple(cameras))
 
 
@@ -144,7 +150,7 @@ def _parsed(text: str, path: str) -> Any:
             return json.loads(text)
         if text.count("*") > 100:  # references may unfold to any size
             raise SceneError(f"{path}: not a calibration file")
-        return yaml.load(re.sub(r"^%YAML.*$", "", text, count=1, flags=re.MULTILINE), _Loader)  # noqa: S506
+        return yaml.load(re.sub(r"^%YAML.*$", "", text, count=1, flags=re.MULTILINE), _Loader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise SceneError(f"{path}: not a calibration file ({type(error).__name__})") from error
 
@@ -203,10 +209,9 @@ def _upper(k: np.ndarray) -> np.ndarray:
 def _numbers(value: Any, where: str) -> np.ndarray:
     """Numbers of a list, of nested lists, or of the `data` of OpenCV's and ROS's matrices."""
     data = value.get("data") if isinstance(value, Mapping) else value
-    array = np.asarray(data, dtype=object)
     try:
-        return checked_array(np.array(array.tolist(), np.float64).ravel(), where, ("k",))
-    except (TypeError, ValueError) as error:
+        return np.array(data, np.float64).ravel()
+    except (TypeError, ValueError, OverflowError) as error:
         raise SceneError(f"{where}: expected numbers, got {value!r:.80}") from error
 
 
@@ -225,7 +230,11 @@ def _qualisys(text: str, path: str) -> list[CalibratedCamera]:
         if intrinsic is None:  # marker cameras without a picture
             continue
         view = element.find("fov_video")
-        edges = None if view is None else {side: _attribute(view, side, where) for side in ("left", "top", "right", "bottom")}
+        edges = (
+            None
+            if view is None
+            else {side: _attribute(view, side, where) for side in ("left", "top", "right", "bottom")}
+        )
         left, top = (edges["left"], edges["top"]) if edges else (0.0, 0.0)
         fx, fy, cx, cy, skew = (
             _attribute(intrinsic, key, where) / _QUALISYS_UNITS

@@ -52,11 +52,13 @@ from annyfit_jax.records.files import open_regular
 
 _ANNOTATION_FIELDS = (
     "id", "image_id", "category_id", "keypoints", "num_keypoints", "bbox", "area", "iscrowd", "segmentation", "score",
-    "box", "attributes", "vlm_label", "age", "gender", "depth_layer", "hand_label", "keypoints_by_eye", "file_name", "person_id",
+    "box", "attributes", "vlm_label", "age", "gender", "depth_layer", "hand_label", "keypoints_by_eye", "file_name",
+    "person_id",
 )  # fmt: skip
 """Fields of an annotation that are read, or that COCO has."""
 _IMAGE_FIELDS = (
-    "id", "file_name", "width", "height", "intrinsics", "camera", "distortion", "distortion_model", "license", "coco_url", "flickr_url", "date_captured",
+    "id", "file_name", "width", "height", "intrinsics", "camera", "distortion", "distortion_model", "license", "coco_url",
+    "flickr_url", "date_captured",
 )  # fmt: skip
 _LOOKED_FOR = 2000
 """Photos whose presence is checked when a file is opened."""
@@ -85,7 +87,9 @@ def is_coco(content: Any) -> bool:
     """Whether the content of a JSON file is annotations in the manner of COCO, or a list of results."""
     if isinstance(content, dict):
         return "images" in content and "annotations" in content
-    return isinstance(content, list) and any(isinstance(e, dict) and "image_id" in e and "keypoints" in e for e in content)
+    return isinstance(content, list) and any(
+        isinstance(e, dict) and "image_id" in e and "keypoints" in e for e in content
+    )
 
 
 def open_coco(path: str, options: InputOptions, content: Any = None) -> SceneSource:
@@ -100,7 +104,7 @@ def open_coco(path: str, options: InputOptions, content: Any = None) -> SceneSou
 
 
 def open_index(index: AnnotationIndex, options: InputOptions, kind: str) -> SceneSource:
-    """The scenes of indexed annotations. Raises SceneError where the options do not agree with them, or nobody's points are known."""
+    """The scenes of indexed annotations. Raises SceneError where the options do not fit them, or nobody's points are known."""
     path = index.path
     words = read_json(options.words) if options.words else {}
     if not isinstance(words, dict) or not all(isinstance(entry, dict) for entry in words.values()):
@@ -277,7 +281,10 @@ def _scene_names(images: list[dict]) -> tuple[str, ...]:
     names: list[str] = []
     taken: set[str] = set()
     for i, image in enumerate(images):
-        stem = re.sub(r"[^\w.-]+", "_", image.get("scene_name") or Path(image["file_name"]).stem).strip(".") or f"image_{i}"
+        stem = (
+            re.sub(r"[^\w.-]+", "_", image.get("scene_name") or Path(image["file_name"]).stem).strip(".")
+            or f"image_{i}"
+        )
         name = stem if stem not in taken else f"{stem}_{i}"
         while name in taken:
             name += "_"
@@ -413,7 +420,9 @@ class _SceneReader:
             intrinsics = people.intrinsics_entry(holder, self.where)
             if intrinsics is not None:
                 if self.index.calibration is not None:
-                    raise SceneError(f"{self.where}: it has intrinsics of its own; leave out the calibration file, or them")
+                    raise SceneError(
+                        f"{self.where}: it has intrinsics of its own; leave out the calibration file, or them"
+                    )
                 return intrinsics, people.lens_entry(holder, self.where)
         if self.index.calibration is not None:
             camera = self._calibrated_camera()

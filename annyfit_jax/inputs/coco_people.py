@@ -73,7 +73,9 @@ def points_of(
     values = checked_array(annotation["keypoints"], f"{where}.keypoints", ("3 k",))
     names = named(joint_names, where) if joint_names else WHOLE_BODY if len(values) == 3 * len(WHOLE_BODY) else COCO17
     if len(values) != 3 * len(names):
-        raise SceneError(f"{where}.keypoints: expected {3 * len(names)} numbers ({len(names)} x, y, flag), got {len(values)}{'' if joint_names else '; another order of points can be declared'}")
+        raise SceneError(
+            f"{where}.keypoints: expected {3 * len(names)} numbers ({len(names)} x, y, flag), got {len(values)}"
+        )
     ordered, others = arrange(names, _checked_points(values, f"{where}.keypoints", confidences, hidden_confidence))
     for part, part_names in PARTS.items():
         if annotation.get(part) is None or annotation.get(f"{part.removesuffix('_kpts')}_valid") is False:

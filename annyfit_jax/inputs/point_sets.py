@@ -23,7 +23,9 @@ FEET = ("left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_s
 FACE = tuple(f"face_{i}" for i in range(68))
 """The 68 points of iBUG in their usual order: jaw, brows, nose, eyes, mouth."""
 PUPILS = ("right_pupil", "left_pupil")
-_FINGERS = tuple(f"{finger}_{joint}" for finger in ("thumb", "index", "middle", "ring", "little") for joint in (1, 2, 3, "tip"))
+_FINGERS = tuple(
+    f"{finger}_{joint}" for finger in ("thumb", "index", "middle", "ring", "little") for joint in (1, 2, 3, "tip")
+)
 LEFT_HAND = ("left_hand_root", *(f"left_{name}" for name in _FINGERS))
 RIGHT_HAND = ("right_hand_root", *(f"right_{name}" for name in _FINGERS))
 """OpenPose, COCO-WholeBody and MediaPipe order the 21 points of a hand alike: wrist, then each finger from its root."""
@@ -57,7 +59,7 @@ POINT_SETS: dict[str, tuple[str, ...]] = {
     "coco133": WHOLE_BODY,
     "blazepose33": (
         "nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer", "left_ear",
-        "right_ear", "mouth_left", "mouth_right", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist",
+        "right_ear", "left_mouth", "right_mouth", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist",
         "right_wrist", "left_pinky", "right_pinky", "left_index", "right_index", "left_thumb", "right_thumb", "left_hip",
         "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_heel", "right_heel", "left_foot_index",
         "right_foot_index",
@@ -98,9 +100,12 @@ _CLEARLY = 1.2
 _DECLARE = f"name the points in the file, or declare their order with --skeleton, one of {', '.join(POINT_SETS)}"
 _SIDES = {"l": "left", "r": "right", "lt": "left", "rt": "right", "left": "left", "right": "right"}
 _SAME = {
-    "mid_hip": "pelvis", "hip": "pelvis", "c_hip": "pelvis", "root": "pelvis", "upper_neck": "neck", "thorax": "neck", "head": "head_top",
-    "headtop": "head_top", "top_head": "head_top", "bigtoe": "big_toe", "smalltoe": "small_toe",
+    "mid_hip": "pelvis", "hip": "pelvis", "c_hip": "pelvis", "root": "pelvis", "upper_neck": "neck", "thorax": "neck",
+    "head": "head_top", "headtop": "head_top", "top_head": "head_top", "bigtoe": "big_toe", "smalltoe": "small_toe",
 }  # fmt: skip
+_SAME_OF_A_SIDE = {**_SAME, "hip": "hip", "foot": "ankle"}
+_FINGER = re.compile(r"(thumb|forefinger|index|middle|ring|pinky|little)(?:_finger)?_?([1-4])")
+_FINGER_NAMES = {"forefinger": "index", "pinky": "little"}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -113,9 +118,9 @@ def canonical_name(name: str) -> str:
         if not side and len(words) > 1 and words[place] in _SIDES:
             side = _SIDES[words.pop(place)]
     part = "_".join(words)
-    if side:  # a hip with a side is no pelvis
-        return f"{side}_{part if part == 'hip' else _SAME.get(part, part)}"
-    return _SAME.get(part, part)
+    if side and (finger := _FINGER.fullmatch(part)):
+        part = f"{_FINGER_NAMES.get(finger[1], finger[1])}_{'tip' if finger[2] == '4' else finger[2]}"
+    return f"{side}_{_SAME_OF_A_SIDE.get(part, part)}" if side else _SAME.get(part, part)
 
 
 def declared(name: str, where: str) -> tuple[str, ...]:
@@ -133,7 +138,9 @@ def named(names: Sequence[str], where: str) -> tuple[str, ...]:
     known = set(points) & set(COCO17)
     strange = next((str(name) for name, point in zip(names, points, strict=True) if point not in known), "")
     if 2 * len(known) < min(len(points), len(COCO17)):
-        raise SceneError(f"{where}: only {len(known)} of the {len(points)} names of points are known; not known is {strange!r:.40}")
+        raise SceneError(
+            f"{where}: only {len(known)} of the {len(points)} names of points are known; not known is {strange!r:.40}"
+        )
     if doubled := sorted(name for name in known if points.count(name) > 1):
         raise SceneError(f"{where}: the point {doubled[0]} is named twice")
     return points
@@ -154,7 +161,9 @@ def recognise(people: Sequence[Float[np.ndarray, "point 3"]], where: str) -> tup
     best = min(closeness, key=lambda name: closeness[name])
     if np.isnan(closeness[usual[0]]):
         if len(usual) > 1:
-            raise SceneError(f"{where}: the {count} points may be {_either(usual)}, and too few are seen to tell; {_DECLARE}")
+            raise SceneError(
+                f"{where}: the {count} points may be {_either(usual)}, and too few are seen to tell; {_DECLARE}"
+            )
         return usual[0], known[usual[0]]
     if closeness[best] > _PLAUSIBLE or best not in usual:
         like = f", but of {best}" if best not in usual else ""
@@ -194,7 +203,7 @@ def closeness_of(people: Sequence[Float[np.ndarray, "point 3"]], points: Sequenc
 def arrange(
     names: Sequence[str], points: Float[np.ndarray, "point 3"]
 ) -> tuple[Float[np.ndarray, "133 3"], dict[str, Float[np.ndarray, "3"]]]:
-    """Named points of a person as COCO-WholeBody orders them (the first 17 are COCO's), missing ones 0, and the others by name."""
+    """Named points of a person in the order of COCO-WholeBody (the first 17 are COCO's), missing ones 0; the others by name."""
     ordered, others = np.zeros((len(WHOLE_BODY), 3)), {}
     for name, point in zip(names, points, strict=True):
         if name in _PLACE:

@@ -35,8 +35,8 @@ def intrinsics_from_fov(
 def intrinsics_from_35mm(image_size: Sequence[float], focal_mm: float) -> Float[np.ndarray, "3 3"]:
     """Intrinsics of a photo whose camera wrote a 35 mm equivalent of its focal length, principal point at the centre.
 
-    The equivalent is read as over the longer side of a frame of 24 x 36 mm, f = longest side * f35 / 36; for frames that are not
-    3:2 makers mean the diagonal, which differs by up to 4 %. Raises ValueError as `intrinsics_from_fov`.
+    The equivalent is read as over the longer side of a frame of 24 x 36 mm, f = longest side * f35 / 36; for frames that are
+    not 3:2 makers mean the diagonal, which differs by up to 4 %. Raises ValueError as `intrinsics_from_fov`.
     """
     return intrinsics_from_fov(image_size, math.degrees(2.0 * math.atan(_FILM_SIDE_MM / 2.0 / focal_mm)))
 

@@ -68,11 +68,12 @@ def checked_lens(model: str, coefficients: Sequence[float], where: str) -> Lens 
 
 def lens_of_text(text: str, where: str = "lens") -> Lens | None:
     """What `str(lens)` wrote; None of an empty text. Raises SceneError."""
-    model, *values = text.split() or [""]
+    model, *words = text.split() or [""]
     try:
-        return checked_lens(model, [float(value) for value in values], where) if model else None
+        values = [float(word) for word in words]
     except ValueError as error:
         raise SceneError(f"{where}: expected a model and numbers, got {text!r:.80}") from error
+    return checked_lens(model, values, where) if model else None
 
 
 def distort(lens: Lens, points: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:

@@ -99,7 +99,7 @@ class Scene:
     """Distortion of the photo's lens, which was taken out of all points, as `people.lens.Lens` writes it; empty = none."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further arrays: those that tests and evaluation use (e.g. `gt_coco3d`, `hand_depth_layer`), and keypoints beyond the 17:
-    `keypoints_133` (n, 133, 3) in the order of COCO-WholeBody, and `other_points` (n, k, 3) named by `other_point_names` (k,)."""
+    `keypoints_133` (n, 133, 3) in the order of COCO-WholeBody, and `other_points` (n, k, 3) with `other_point_names` (k,)."""
 
     def __len__(self) -> int:
         return len(self.keypoints)
