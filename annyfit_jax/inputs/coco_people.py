@@ -179,6 +179,8 @@ def box_of(
 
 def reason_to_skip(annotation: Mapping[str, Any], category: str | None) -> str | None:
     """Why an annotation is no person to fit, or None. Whether any keypoint is seen is decided after reading them."""
+    if annotation.get("unreadable"):
+        return f"unreadable annotation: {annotation['unreadable']!s:.500}"
     if category is not None and category != "person":
         return f"category {category}"
     if annotation.get("iscrowd"):

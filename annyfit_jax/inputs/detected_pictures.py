@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,9 +57,20 @@ def numbers(value: Any, where: str, shape: Sequence[int | None]) -> np.ndarray:
     return array
 
 
+def each_person(entries: Sequence[Any], read: Callable[[Any, str], dict[str, Any]], where: str) -> list[dict[str, Any]]:
+    """What `read(entry, where)` makes of each entry; of one for which it raises SceneError an annotation that says why."""
+    people = []
+    for i, entry in enumerate(entries):
+        try:
+            people.append(read(entry, f"{where} {i}"))
+        except SceneError as error:
+            people.append({"keypoints": None, "unreadable": str(error)})
+    return people
+
+
 def shares(people: Sequence[dict[str, Any]]) -> bool:
     """Whether the coordinates of people are shares of the picture: nothing that is seen lies beyond NORMALISED_UP_TO."""
-    values = [np.array(person["keypoints"]).reshape(-1, 3) for person in people]
+    values = [np.array(person["keypoints"]).reshape(-1, 3) for person in people if person["keypoints"]]
     seen = [points[points[:, 2] > 0, :2] for points in values]
     seen = [points for points in seen if len(points)]
     return bool(seen) and max(float(np.abs(points).max()) for points in seen) <= NORMALISED_UP_TO

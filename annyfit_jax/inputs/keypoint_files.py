@@ -156,8 +156,10 @@ def _open(
         raise SceneError(f"{path}: the files name their points differently")
     if len({picture.normalised for picture in pictures if picture.people}) > 1:
         raise SceneError(f"{path}: some files are in pixels, others in shares of the picture")
-    if not any(picture.people for picture in pictures):
-        reasons = "".join(f"; {picture.error}" for picture in pictures[:1] if picture.error)
+    if not any(any(person["keypoints"] or []) for picture in pictures for person in picture.people):
+        told = [picture.error for picture in pictures if picture.error]
+        told += [person["unreadable"] for picture in pictures for person in picture.people if "unreadable" in person]
+        reasons = "".join(f"; {reason}" for reason in told[:1])
         raise SceneError(f"{path}: nobody in {len(pictures)} pictures of {family} keypoints{reasons}")
     if family == "arrays" and not spelt and not options.skeleton:
         raise array_keypoints.undeclared(path)

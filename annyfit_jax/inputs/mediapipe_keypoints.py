@@ -16,9 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from annyfit_jax.inputs.detected_pictures import DetectedPicture, flat, numbers, shares
+from annyfit_jax.inputs.detected_pictures import DetectedPicture, each_person, flat, numbers, shares
 from annyfit_jax.people.scene import SceneError
 
 NUM_LANDMARKS = 33
@@ -52,12 +50,13 @@ def _is_landmark(entry: Any) -> bool:
 
 def pictures(content: Any, name: str, where: str) -> list[DetectedPicture]:
     """The picture of a file that `is_mine`. Raises SceneError."""
-    people = []
-    for i, landmarks in enumerate(_people(content) or []):
-        at = f"{where}: person {i}"
-        points = numbers([[entry["x"], entry["y"]] for entry in landmarks], at, (NUM_LANDMARKS, 2))
-        told = [entry.get("visibility", entry.get("presence", 1.0)) for entry in landmarks]
-        people.append({"keypoints": flat(points, numbers(told, f"{at}: visibility", (NUM_LANDMARKS,)))})
-    if any(np.array(p["keypoints"])[2::3].any() for p in people) and not shares(people):
+    people = each_person(_people(content) or [], _person, f"{where}: person")
+    if any(any(person["keypoints"] or []) for person in people) and not shares(people):
         raise SceneError(f"{where}: expected landmarks as shares of the picture's width and height, about 0 to 1")
     return [DetectedPicture(name, people, normalised=True)]
+
+
+def _person(landmarks: list[Mapping[str, Any]], where: str) -> dict[str, Any]:
+    points = numbers([[entry["x"], entry["y"]] for entry in landmarks], where, (NUM_LANDMARKS, 2))
+    told = [entry.get("visibility", entry.get("presence", 1.0)) for entry in landmarks]
+    return {"keypoints": flat(points, numbers(told, f"{where}: visibility", (NUM_LANDMARKS,)))}

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from annyfit_jax.inputs.detected_pictures import DetectedPicture, flat, numbers, shares
+from annyfit_jax.inputs.detected_pictures import DetectedPicture, each_person, flat, numbers, shares
 from annyfit_jax.people.scene import SceneError
 
 _SCORES = ("keypoint_scores", "keypoints_scores", "scores")
@@ -100,23 +100,24 @@ def _names(table: Any) -> tuple[str, ...]:
 
 
 def _picture(instances: list, name: str, where: str, names: tuple[str, ...]) -> DetectedPicture:
-    people = []
-    for i, instance in enumerate(instances):
-        at = f"{where}: instance {i}"
-        if not _is_instance(instance):
-            raise SceneError(f"{at}: expected `keypoints` and `keypoint_scores`")
-        points = numbers(instance["keypoints"], f"{at}: keypoints", (None, None))
-        if points.shape[1] != 2:
-            raise SceneError(f"{at}: keypoints: expected x and y, got {points.shape[1]} coordinates")
-        scores = numbers(next(instance[key] for key in _SCORES if key in instance), f"{at}: scores", (len(points),))
-        person: dict[str, Any] = {"keypoints": flat(points, scores)}
-        if instance.get("bbox") is not None:
-            box = np.array(instance["bbox"], dtype=object).ravel().tolist()
-            x0, y0, x1, y1 = numbers(box[:4], f"{at}: bbox", (4,))
-            person["bbox"] = [x0, y0, x1 - x0, y1 - y0]
-        people.append(person)
+    people = each_person(instances, _person, f"{where}: instance")
     _check_pixels(people, where)
     return DetectedPicture(name, people, point_names=names)
+
+
+def _person(instance: Any, where: str) -> dict[str, Any]:
+    if not _is_instance(instance):
+        raise SceneError(f"{where}: expected `keypoints` and `keypoint_scores`")
+    points = numbers(instance["keypoints"], f"{where}: keypoints", (None, None))
+    if points.shape[1] != 2:
+        raise SceneError(f"{where}: keypoints: expected x and y, got {points.shape[1]} coordinates")
+    scores = numbers(next(instance[key] for key in _SCORES if key in instance), f"{where}: scores", (len(points),))
+    person: dict[str, Any] = {"keypoints": flat(points, scores)}
+    if instance.get("bbox") is not None:
+        box = np.array(instance["bbox"], dtype=object).ravel().tolist()
+        x0, y0, x1, y1 = numbers(box[:4], f"{where}: bbox", (4,))
+        person["bbox"] = [x0, y0, x1 - x0, y1 - y0]
+    return person
 
 
 def _check_pixels(people: list[dict[str, Any]], where: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from annyfit_jax.inputs.detected_pictures import DetectedPicture, flat, numbers, shares
+from annyfit_jax.inputs.detected_pictures import DetectedPicture, each_person, flat, numbers, shares
 from annyfit_jax.inputs.validate import checked_image_size
 from annyfit_jax.people.scene import SceneError
 
@@ -62,22 +62,24 @@ def pictures(content: Any, name: str, where: str) -> list[DetectedPicture]:
 
 
 def _picture(entry: dict[str, Any], name: str, where: str) -> DetectedPicture:
-    people = [_person(person, f"{where}: person {i}") for i, person in enumerate(_people(entry) or [])]
+    people = each_person(_people(entry) or [], _person, f"{where}: person")
     size = None
     if entry.get("canvas_width") and entry.get("canvas_height"):
         size = checked_image_size([entry["canvas_width"], entry["canvas_height"]], f"{where}: canvas")
     normalised = shares(people)
-    if normalised and min(min(person["keypoints"]) for person in people) < -0.2:
+    if normalised and min(min(person["keypoints"]) for person in people if person["keypoints"]) < -0.2:
         raise SceneError(f"{where}: coordinates from -1 to 1 are not read; write pixels (OpenPose: --keypoint_scale 0)")
-    return DetectedPicture(name, [p for p in people if any(p["keypoints"])], size, normalised=normalised)
+    return DetectedPicture(name, people, size, normalised=normalised)
 
 
 def _person(person: dict[str, Any], where: str) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for source, target in ((next(name for name in _BODY if name in person), "keypoints"), *_PARTS.items()):
         values = person.get(source)
-        if not values:
+        if values is None or values == []:
             continue
+        if not isinstance(values, list):
+            raise SceneError(f"{where}: {source}: expected a list of numbers, got {values!r:.60}")
         array = numbers(values, f"{where}: {source}", (None,) if np.ndim(values[0]) == 0 else (None, 3)).reshape(-1)
         if len(array) % 3:
             raise SceneError(f"{where}: {source}: expected x, y, confidence in turn, got {len(array)} numbers")

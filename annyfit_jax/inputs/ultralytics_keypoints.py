@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from annyfit_jax.inputs.detected_pictures import DetectedPicture, flat, numbers, shares
+from annyfit_jax.inputs.detected_pictures import DetectedPicture, each_person, flat, numbers, shares
 from annyfit_jax.inputs.point_sets import COUNTS
 from annyfit_jax.people.scene import SceneError
 
@@ -64,7 +64,7 @@ def pictures(content: Any, name: str, where: str) -> list[DetectedPicture]:
     """The picture of a file that `is_mine`. Raises SceneError."""
     if isinstance(content, Lines):
         return [_labels(content, name, where)]
-    people = [_person(entry, f"{where}: result {i}") for i, entry in enumerate(content) if _is_person(entry)]
+    people = each_person([entry for entry in content if _is_person(entry)], _person, f"{where}: result")
     return [DetectedPicture(name, people, normalised=shares(people))]
 
 

@@ -114,7 +114,7 @@ def test_the_two_sets_of_25_points_are_told_apart_or_refused():
 
 
 def test_numbers_of_points_that_are_no_set():
-    with pytest.raises(SceneError, match="no skeleton of 16 points is known; .*--skeleton"):
+    with pytest.raises(SceneError, match=r"no skeleton of 16 points is known; .*--skeleton"):
         recognise([np.ones((16, 3))], "file")
     with pytest.raises(SceneError, match="unknown skeleton 'kinect'; there are coco17"):
         point_sets.declared("kinect", "option skeleton")
