@@ -254,6 +254,7 @@ class Fitter:
             name=scene.name,
             image_size=np.asarray(scene.image_size, np.int32),
             image_path=scene.image_path or "",
+            lens=scene.lens,
             K=_fitted_intrinsics(scene, outcome, people),
             person_ids=ids,
             status=status,

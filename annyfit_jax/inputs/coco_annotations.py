@@ -86,7 +86,7 @@ class AnnotationIndex:
 def is_coco(content: Any) -> bool:
     """Whether the content of a JSON file is annotations in the manner of COCO, or a list of results."""
     if isinstance(content, dict):
-        return "images" in content and "annotations" in content
+        return "images" in content or "annotations" in content
     return isinstance(content, list) and any(
         isinstance(e, dict) and "image_id" in e and "keypoints" in e for e in content
     )

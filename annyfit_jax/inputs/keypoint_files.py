@@ -95,7 +95,7 @@ def open_keypoint_files(path: str, options: InputOptions, content: Any = None) -
 
 
 UNKNOWN = (
-    "not known keypoints; read are COCO annotations and results (also AlphaPose), OpenPose, MMPose, RTMPose, ViTPose, "
+    "no known keypoints; looked for COCO annotations and results (also AlphaPose), OpenPose, MMPose, RTMPose, ViTPose, "
     "Ultralytics, MediaPipe, and arrays with a declared skeleton"
 )
 

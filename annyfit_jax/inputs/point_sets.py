@@ -92,6 +92,10 @@ _BONES = (
 _MIN_SEEN = 8
 """Seen points of a person from which on the order of the points can be judged."""
 _MAX_PEOPLE = 200
+_FAR = 1e9
+"""Pixels; a point beyond is nowhere."""
+_WILD = 4.0
+"""Points farther from the middle of a person than this multiple of the median do not count."""
 _PLAUSIBLE = 0.75
 """Neighbours of the right set lie at less than this share of the mean distance of a person's points. On the annotated photos of
 `tests/inputs/test_point_sets.py` single people have .65 at most, shuffled points .86 to 1.2."""
@@ -184,9 +188,13 @@ def closeness_of(people: Sequence[Float[np.ndarray, "point 3"]], points: Sequenc
     """
     rows = {name: i for i, name in enumerate(points)}
     bones = np.array([(rows[a], rows[b]) for a, b in _BONES if a in rows and b in rows])
-    values = []
+    values: list[float] = []
     for person in people[:: max(1, len(people) // _MAX_PEOPLE)]:
-        seen = (person[:, 2] > 0) & np.isfinite(person).all(axis=1)
+        seen = (person[:, 2] > 0) & (np.abs(person) < _FAR).all(axis=1)
+        if not seen.any():
+            continue
+        from_middle = np.linalg.norm(person[:, :2] - np.median(person[seen, :2], axis=0), axis=1)
+        seen &= from_middle <= _WILD * np.median(from_middle[seen])
         joined = bones[seen[bones].all(axis=1)]
         used = np.unique(bones)
         used = used[seen[used]]

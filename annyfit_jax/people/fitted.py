@@ -72,8 +72,10 @@ class Fact:
         sizes = {"bones": bones, "phenotypes": phenotypes}
         return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape[1:])
 
-    def absent(self, n: int) -> np.ndarray:
-        """The field for n people of whom it is not known."""
+    def absent(self, n: int) -> Any:
+        """The field for n people of whom it is not known; of a scene's text the empty one."""
+        if self.kind == "text":
+            return ""
         return np.full((n, *self.row_shape()), self.unknown, self.kind)
 
 
@@ -275,6 +277,13 @@ class SceneFit:
             parts=("camera_pitch", "camera_roll", "camera_height_m"),
             meaning="pitch (down is positive) and roll of the camera and its height above the ground, as the fit found them "
             "from the people; the same for all of a scene",
+        ),
+    )  # fmt: skip
+    lens: str = field(
+        default="",
+        metadata=_is(
+            kind="text", since=4,
+            meaning="distortion of the photo's lens, e.g. `brown k1 k2 p1 p2 k3`; all points are without it; empty = none",
         ),
     )  # fmt: skip
     vertices: np.ndarray | None = field(

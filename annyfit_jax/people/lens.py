@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from annyfit_jax.people.scene import SceneError
 
@@ -150,6 +150,18 @@ def undistort_picture(lens: Lens, picture: np.ndarray, intrinsics: Float[np.ndar
     layers = picture.reshape(height, width, -1)
     result = np.stack([drawn(layers[..., i]) for i in range(layers.shape[-1])], axis=-1)
     return result.reshape(picture.shape)
+
+
+def straightened(
+    photo: UInt8[np.ndarray, "h w 3"], lens: str, intrinsics: Float[np.ndarray, "3 3"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A photo as the pinhole of its scene or fit sees it, so that points lie where they are drawn.
+
+    Args:
+      lens: as scenes and fits hold it; empty for a photo that is taken as it is.
+    """
+    known = lens_of_text(lens)
+    return photo if known is None else undistort_picture(known, photo, intrinsics)
 
 
 def _normalised(pixels: np.ndarray, k: np.ndarray) -> np.ndarray:

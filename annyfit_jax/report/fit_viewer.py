@@ -10,6 +10,7 @@ import numpy as np
 from annyfit_jax.exports.scene_files import Y_UP, drawable, node_names
 from annyfit_jax.jobs.fit_source import FitSource
 from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.lens import straightened
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.report.scene_pages import load_photo
 from annyfit_jax.viz import palette
@@ -102,10 +103,12 @@ class Viewer:
         width, height = (float(side) for side in fit.image_size)
         floor = min((float(body.vertices[:, 1].min()) for body in bodies), default=-1.5)
         add = self.server.scene
+        photo = load_photo(fit.image_path)[0]
         self._shown.append(
             add.add_camera_frustum(
                 "/camera", fov=2 * np.arctan(height / (2 * float(fit.K[1, 1]))), aspect=width / height, scale=_FRUSTUM_M,
-                image=load_photo(fit.image_path)[0], wxyz=(0.0, 1.0, 0.0, 0.0), position=(0.0, 0.0, 0.0),
+                image=None if photo is None else straightened(photo, fit.lens, fit.K), wxyz=(0.0, 1.0, 0.0, 0.0),
+                position=(0.0, 0.0, 0.0),
             )  # half a turn about x: the camera looks along -z of the viewer
         )  # fmt: skip
         self._shown.append(add.add_grid("/floor", width=20.0, height=20.0, plane="xz", position=(0.0, floor, -6.0)))

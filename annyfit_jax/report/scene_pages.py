@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.camera import project
+from annyfit_jax.people.lens import straightened
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.people.words import age_class, gender_class
 from annyfit_jax.records import fit_files
@@ -113,6 +114,7 @@ def scene_page(
             }
         )
     photo, missing = load_photo(fit.image_path) if packed is None else (packed, "")
+    photo = None if photo is None else straightened(photo, fit.lens, fit.K)
     width, height = (int(side) for side in fit.image_size)
     if photo is not None and photo.shape[:2] != (height, width):
         missing = f"no photo: it has {photo.shape[1]} x {photo.shape[0]} pixels, the scene {width} x {height}"

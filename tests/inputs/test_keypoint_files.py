@@ -230,10 +230,10 @@ def test_a_broken_file_is_set_aside_alone(tmp_path):
         ),
         ([{**mmpose("coco17")[0], "keypoints": [[1, 2, 3]] * 17}], "expected x and y, got 3 coordinates"),
         ([{**mmpose("coco17")[0], "keypoint_scores": [1, 2]}], "scores: expected 17 numbers"),
-        ({"landmarks": [landmarks()[:20]]}, "not known keypoints"),
+        ({"landmarks": [landmarks()[:20]]}, "no known keypoints"),
         ({"landmarks": [[{**mark, "x": 300} for mark in landmarks()]]}, "expected landmarks as shares"),
-        ({"words": "no keypoints"}, "not known keypoints; read are COCO"),
-        ([1, 2, 3], "not known keypoints"),
+        ({"words": "no keypoints"}, "no known keypoints; looked for COCO"),
+        ([1, 2, 3], "no known keypoints"),
         (
             [{"image_id": 1, "keypoints": rows(POINT_SETS["h36m17"]).ravel().tolist(), "score": 1.0}],
             "not that of coco17",
