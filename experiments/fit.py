@@ -108,7 +108,10 @@ def main() -> None:
         return
     fitted, people = state.people
     place = folder / "fits" if options.writes_fit_files(source) else folder
-    print(f"{state.scenes} scenes, {fitted} of {people} people fitted, {state.set_aside} scenes set aside: {place}")
+    before = "" if state.new_scenes else "nothing was left to do, the job was finished before: "
+    print(
+        f"{before}{state.scenes} scenes, {fitted} of {people} people fitted, {state.set_aside} scenes set aside: {place}"
+    )
     if not fitted:
         raise ValueError(
             f"nobody was fitted; the reasons are in {folder / 'scenes_set_aside.jsonl'} and {folder / 'people.jsonl'}"

@@ -101,6 +101,8 @@ class JobState(NamedTuple):
     """Units that other processes still have to do."""
     totals: dict[str, Any] | None
     """Counts of scenes and people by status; None while units are left."""
+    new_scenes: int = 0
+    """Scenes that this run went through; 0 where the job was finished before."""
 
     @property
     def scenes(self) -> int:
@@ -172,7 +174,7 @@ def fit_job(
     ).run()  # fmt: skip
     totals = finish(folder, ledger)
     left = 0 if totals is not None else sum(ledger.entry(unit) is None for unit in range(plan.num_units))
-    return JobState(process, left, totals)
+    return JobState(process, left, totals, progress.scenes)
 
 
 def identity_of(options: dict[str, Any]) -> dict[str, Any]:

@@ -97,11 +97,14 @@ class Progress:
         self._last = time.monotonic()
         line = self.snapshot(state)
         left = "" if line["seconds_left"] is None else f", {duration(line['seconds_left'])} left"
-        logging.info(
-            "%d/%d scenes, %d people fitted, %d failed, %d skipped, %.2f scenes/s, %.2f people/s%s",
-            line["scenes_done"], line["scenes_total"], line["people"], line["failed"], line["skipped"],
-            line["scenes_per_s"], line["people_per_s"], left,
-        )  # fmt: skip
+        if not self.scenes and self.before >= self.total:
+            logging.info("%d/%d scenes were finished before", line["scenes_done"], line["scenes_total"])
+        else:
+            logging.info(
+                "%d/%d scenes, %d people fitted in this run, %d failed, %d skipped, %.2f scenes/s, %.2f people/s%s",
+                line["scenes_done"], line["scenes_total"], line["people"], line["failed"], line["skipped"],
+                line["scenes_per_s"], line["people_per_s"], left,
+            )  # fmt: skip
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:

@@ -9,6 +9,7 @@ import numpy as np
 
 from annyfit_jax.exports.scene_files import Y_UP, drawable, node_names
 from annyfit_jax.jobs.fit_source import FitSource
+from annyfit_jax.metrics.word_scores import age_group
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.lens import straightened
 from annyfit_jax.records.fit_files import SceneFit
@@ -47,7 +48,8 @@ def table_of(fit: SceneFit) -> str:
     lines = ["| person | age | height | depth | px |", "| --- | --- | --- | --- | --- |"]
     for i in range(len(fit)):
         if fit.status[i] == "ok":
-            cells = f"{fit.shape[i, 1]:.2f} | {fit.height_m[i]:.2f} m | {fit.depth_m[i]:.2f} m | {fit.reprojection_px[i]:.1f}"
+            size = f"{age_group(float(fit.shape[i, 1]))} | {fit.height_m[i]:.2f} m | {fit.depth_m[i]:.2f} m"
+            cells = f"{size} | {fit.reprojection_px[i]:.1f}"
         else:
             cells = f"{fit.status[i]} | | |"
         lines.append(f"| {fit.person_ids[i]} | {cells} |")
@@ -71,6 +73,7 @@ class Viewer:
         for label, move in (("previous", -1), ("next", 1)):
             gui.add_button(label).on_click(lambda _, move=move: self._step(move))
         self._text = gui.add_markdown("")
+        server.on_client_connect(self._greet)
         self._number.on_update(lambda _: self.show(int(self._number.value)))
         self._name.on_update(lambda _: self._find(self._name.value))
 
@@ -95,9 +98,24 @@ class Viewer:
                 self._shown.append(handle)
                 self._switches.append(switch)
             self._camera(fit, bodies)
+            for client in self.server.get_clients().values():
+                self._to_photo(client, fit)
             self._text.content = f"**{fit.name}**\n\n{table_of(fit)}"
         if self._number.value != index:
             self._number.value = index
+
+    def _greet(self, client: Any) -> None:
+        """Somebody opens the page: the view starts where the photo was taken from."""
+        if self._current >= 0:
+            self._to_photo(client, self.fits.load(self.names[self._current]))
+
+    def _to_photo(self, client: Any, fit: SceneFit) -> None:
+        """Puts a browser's view into the camera of the photo, which looks along -z of the viewer's axes."""
+        height = float(fit.image_size[1])
+        client.camera.position = (0.0, 0.0, 0.0)
+        client.camera.look_at = (0.0, 0.0, -float(np.nanmedian([*fit.depth_m[fit.ok], 3.0])))
+        client.camera.up_direction = (0.0, 1.0, 0.0)
+        client.camera.fov = float(2 * np.arctan(height / (2 * float(fit.K[1, 1]))))
 
     def _camera(self, fit: SceneFit, bodies: list[Body]) -> None:
         width, height = (float(side) for side in fit.image_size)
