@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from annyfit_jax.inputs.point_sets import POINT_SETS
 from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def define_flags() -> tuple[flags.FlagHolder, ...]:
         ),
         flags.DEFINE_string("images", None, "Folder of the photos (COCO input, keypoint files)."),
         flags.DEFINE_string("calibration", None, "Camera file: OpenCV YAML, Pose2Sim TOML, Qualisys (not for scenes)."),
-        flags.DEFINE_enum("skeleton", None, list(POINT_SETS), "Which points the keypoints are, where the input does not say."),
+        flags.DEFINE_string("skeleton", None, "Which points the keypoints are, e.g. body_25, where the input does not say."),
         flags.DEFINE_string("image_size", None, "WIDTHxHEIGHT of pictures that are not there (keypoint files)."),
         flags.DEFINE_float("fov", DEFAULT_FOV_DEGREES, "Field of view of the longest image side, degrees, where K is unknown."),
         flags.DEFINE_string("words", None, "JSON file of age and gender words per annotation id (COCO input)."),

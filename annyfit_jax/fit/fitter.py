@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 
 from annyfit_jax.fit import adam, packing, second_order
 from annyfit_jax.fit import problem as problems
@@ -80,6 +82,9 @@ class Fitter:
         self._solver_bodies: dict[bool, Any] = {}
         self._starter: Callable[[Scene, float], KeypointStart] | None = None
         self.meshes = BodyMeshes(self.model)
+        self.compile_s = 0.0
+        """Seconds that calls took in which a program was compiled, or read from the folder of compiled programs."""
+        self._compiled: set[Any] = set()
         self.devices = tuple(default_devices() if devices is None else devices)
         on_cpu = self.devices[0].platform == "cpu"
         self.lengths = tuple(config.person_lengths) or (CPU_LENGTHS if on_cpu else ACCELERATOR_LENGTHS)
@@ -172,8 +177,16 @@ class Fitter:
     def dispatch(self, batch: Sequence[PreparedScene]) -> PendingBatch:
         """Assemble a batch and start its fit without waiting for it."""
         lists, problem, variables = self.assemble(batch)
-        body = self.solver_body(second_order.kind_of(batch[0], self.config))
+        kind = second_order.kind_of(batch[0], self.config)
+        body = self.solver_body(kind)
+        program = (kind, *(leaf.shape for leaf in jax.tree.leaves(variables)))
+        new, began = program not in self._compiled, time.monotonic()
+        if new:  # JAX compiles in the call
+            logging.info("compiling the fit for lists of %d people ...", variables.transl.shape[-1])
         outcome = fit_lists(self.config, self.devices)(body, problem, variables)
+        if new:
+            self._compiled.add(program)
+            self.compile_s += time.monotonic() - began
         return PendingBatch(list(batch), lists, outcome)
 
     def assemble(self, batch: Sequence[PreparedScene]) -> tuple[list[list[int]], Any, problems.Variables]:

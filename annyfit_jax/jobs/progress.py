@@ -28,8 +28,9 @@ class Progress:
 
     Keys of a JSON line: `time` (Unix seconds), `process`, `processes`, `state` (`running`, `finished`, `interrupted`,
     `stopped`), `seconds` since the start, `scenes`, `people`, `failed`, `skipped` of this run, `scenes_done` and `scenes_total`
-    of this process's share, rates `scenes_per_s`, `people_per_s`, `seconds_left` (null before the first scene), `padding`
-    (share of the lists of people that nobody filled; null where the fitter does not say) and `peak_memory_mb`.
+    of this process's share, rates `scenes_per_s`, `people_per_s`, `seconds_left` (null before the first scene; time that went
+    into compiling is not counted), `padding` (share of the lists of people that nobody filled; null where the fitter does not
+    say) and `peak_memory_mb`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Progress:
         self.total, self.before, self.scenes = total, 0, 0
         self.people: Counter[str] = Counter()
         self._filled = self._lanes = 0
+        self._compile_s = 0.0
         self._started = self._last = time.monotonic()
         self._board: Any = None
         if tensorboard:
@@ -60,6 +62,10 @@ class Progress:
         """One more batch: how many people, and how many its lists had room for."""
         self._filled += people
         self._lanes += lanes
+
+    def compiled(self, seconds: float) -> None:
+        """So much of the time went into compiling, which is done once: the time left does not count it."""
+        self._compile_s += seconds
 
     def found(self, scenes: int) -> None:
         """Scenes of the share that were finished by an earlier run or by another process."""
@@ -84,7 +90,7 @@ class Progress:
             "scenes_total": self.total,
             "scenes_per_s": round(scene_rate, 3),
             "people_per_s": round(person_rate, 3),
-            "seconds_left": round(left / scene_rate, 1) if self.scenes else None,
+            "seconds_left": round(left * max(seconds - self._compile_s, 0.0) / self.scenes, 1) if self.scenes else None,
             "padding": round(1.0 - self._filled / self._lanes, 4) if self._lanes else None,
             "peak_memory_mb": round(_peak_memory_mb()),
         }

@@ -100,8 +100,11 @@ class Runner:
     def _dispatch(self, batch: Batch) -> Any:
         """What `collect` takes, or the exception that starting the batch raised."""
         self.profiler.before_batch()
+        compiled = getattr(batch.fitter, "compile_s", 0.0)
         try:
-            return batch.fitter.dispatch(batch.prepared)
+            pending = batch.fitter.dispatch(batch.prepared)
+            self.progress.compiled(getattr(batch.fitter, "compile_s", 0.0) - compiled)
+            return pending
         except Exception as error:
             return error
 

@@ -26,8 +26,8 @@ from annyfit_jax.viz.page import overlay_picture
 
 _INTRO = (
     "<p>Bodies fitted by <code>annyfit-jax</code> in camera space, in metres. An age is the class whose body is nearest, with "
-    "the years that Anny gives to it: a grown body is an adult's, whatever the face says. Gender runs from 0 (male) to 1 (female). "
-    "One colour per person.</p>"
+    "the years that Anny gives to it: a grown body is an adult's, whatever the face says. Gender runs from 0 (male) to 1 "
+    "(female). One colour per person.</p>"
 )
 
 
