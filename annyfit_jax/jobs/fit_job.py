@@ -179,13 +179,16 @@ def fit_job(
 
 def identity_of(options: dict[str, Any]) -> dict[str, Any]:
     """What decides the fits among the options that an input was opened with, where they differ from the defaults."""
-    # Folders may move between runs; only whether they are given counts. The words decide the fit, so their content does.
+    # Folders may move between runs; only whether they are given counts. The words and the
+    # camera decide the fit, so their content does.
     known = InputOptions()
     identity: dict[str, Any] = {
         name: options.get(name, getattr(known, name)) for name in ("fov_degrees", "translation")
     }
     identity |= {name: bool(value) for name, value in options.items() if name not in identity}
     identity.pop("images", None)
-    if "words" in options:
-        identity["words"] = hashlib.sha256(Path(options["words"]).read_bytes()).hexdigest()[:16]
+    for name in ("words", "calibration"):
+        if name in options:
+            identity[name] = hashlib.sha256(Path(options[name]).read_bytes()).hexdigest()[:16]
+    identity |= {name: options[name] for name in ("skeleton", "image_size") if name in options}
     return identity
