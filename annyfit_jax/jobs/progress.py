@@ -42,6 +42,7 @@ class Progress:
         self.people: Counter[str] = Counter()
         self._filled = self._lanes = 0
         self._compile_s = 0.0
+        self._fitted_scenes = 0
         self._started = self._last = time.monotonic()
         self._board: Any = None
         if tensorboard:
@@ -58,10 +59,11 @@ class Progress:
         if time.monotonic() - self._last >= self._every_s:
             self.report("running")
 
-    def fitted(self, people: int, lanes: int) -> None:
-        """One more batch: how many people, and how many its lists had room for."""
+    def fitted(self, people: int, lanes: int, scenes: int = 0) -> None:
+        """One more batch: how many people, how many its lists had room for, and how many scenes, whose rows follow."""
         self._filled += people
         self._lanes += lanes
+        self._fitted_scenes += scenes
 
     def compiled(self, seconds: float) -> None:
         """So much of the time went into compiling, which is done once: the time left does not count it."""
@@ -75,7 +77,9 @@ class Progress:
         """The JSON line."""
         seconds = time.monotonic() - self._started
         scene_rate, person_rate = self.scenes / max(seconds, 1e-9), self.people["ok"] / max(seconds, 1e-9)
-        left = max(self.total - self.before - self.scenes, 0)
+        # Rows of a batch come one by one although it was fitted at once: what is fitted is not left.
+        through = max(self.scenes, self._fitted_scenes)
+        left = max(self.total - self.before - through, 0)
         return {
             "time": round(time.time(), 3),
             "process": self._process.index,
@@ -90,7 +94,7 @@ class Progress:
             "scenes_total": self.total,
             "scenes_per_s": round(scene_rate, 3),
             "people_per_s": round(person_rate, 3),
-            "seconds_left": round(left * max(seconds - self._compile_s, 0.0) / self.scenes, 1) if self.scenes else None,
+            "seconds_left": round(left * max(seconds - self._compile_s, 0.0) / through, 1) if self.scenes else None,
             "padding": round(1.0 - self._filled / self._lanes, 4) if self._lanes else None,
             "peak_memory_mb": round(_peak_memory_mb()),
         }

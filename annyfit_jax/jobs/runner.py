@@ -113,7 +113,8 @@ class Runner:
             if isinstance(pending, Exception):
                 raise pending
             if lanes := getattr(pending, "lanes", 0):
-                self.progress.fitted(sum(len(ready.scene) for ready in batch.prepared), lanes)
+                people = sum(len(ready.scene) for ready in batch.prepared)
+                self.progress.fitted(people, lanes, len(batch.prepared))
             made = self._rows(batch, batch.fitter.collect(pending))
         except Exception as error:
             if len(batch.prepared) > 1:

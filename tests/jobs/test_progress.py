@@ -121,6 +121,16 @@ def test_the_time_left_does_not_count_compiling(tmp_path, monkeypatch):
     assert progress.snapshot("running")["seconds"] == 64.0
 
 
+def test_scenes_of_a_batch_that_is_fitted_are_not_left(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("annyfit_jax.jobs.progress.time.monotonic", lambda: now[0])
+    progress = Progress(tmp_path, ALONE, 12, every_s=1e9)
+    now[0] += 10.0
+    progress.fitted(30, 32, 10)
+    progress.add(row(0, ["ok"]))
+    assert progress.snapshot("running")["seconds_left"] == 2.0
+
+
 def test_a_run_that_finds_everything_done_says_so(tmp_path, caplog):
     progress = Progress(tmp_path, ALONE, 6, every_s=1e9)
     progress.found(6)
