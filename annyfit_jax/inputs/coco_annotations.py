@@ -273,7 +273,15 @@ def _key(value: Any) -> str:
 
 
 def _with_ids(annotations: list[dict]) -> list[dict]:
-    return [{**annotation, "id": annotation.get("id", i)} for i, annotation in enumerate(annotations)]
+    return [_flat({**annotation, "id": annotation.get("id", i)}) for i, annotation in enumerate(annotations)]
+
+
+def _flat(annotation: dict) -> dict:
+    """With `keypoints` as one list: some programs write a list of [x, y, score]."""
+    points = annotation.get("keypoints")
+    if isinstance(points, list) and points and all(isinstance(point, list) and len(point) == 3 for point in points):
+        annotation["keypoints"] = [value for point in points for value in point]
+    return annotation
 
 
 def _scene_names(images: list[dict]) -> tuple[str, ...]:

@@ -193,7 +193,8 @@ def closeness_of(people: Sequence[Float[np.ndarray, "point 3"]], points: Sequenc
         seen = (person[:, 2] > 0) & (np.abs(person) < _FAR).all(axis=1)
         if not seen.any():
             continue
-        from_middle = np.linalg.norm(person[:, :2] - np.median(person[seen, :2], axis=0), axis=1)
+        from_middle = np.full(len(person), np.inf)
+        from_middle[seen] = np.linalg.norm(person[seen, :2] - np.median(person[seen, :2], axis=0), axis=1)
         seen &= from_middle <= _WILD * np.median(from_middle[seen])
         joined = bones[seen[bones].all(axis=1)]
         used = np.unique(bones)

@@ -105,6 +105,8 @@ CASES = {
     "coco results of 133 points": [
         {"image_id": "photo", "category_id": 1, "keypoints": rows(WHOLE_BODY, i).ravel().tolist(), "score": 0.9}
         for i in range(2)],
+    "results with a list per point": [
+        {"image_id": "photo", "keypoints": rows(COCO17, i).tolist(), "score": 0.9} for i in range(2)],
     "coco categories that do not say so": {
         "images": [{"id": 1, "file_name": "photo.jpg"}], "categories": [{"id": 1, "name": "person", "keypoints": list(COCO17)}],
         "annotations": [{"id": i, "image_id": 1, "category_id": 1, "keypoints": rows(WHOLE_BODY, i).ravel().tolist()}
