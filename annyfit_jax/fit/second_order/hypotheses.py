@@ -47,7 +47,7 @@ _APART_DEGREES = 50.0
 """Starts differ by at least so much in orientation, or by another reading of the keypoints."""
 _MODES = np.deg2rad([0.0, 90.0, 180.0, 270.0])
 _MODE_NATS = np.array([0.0, 6.5, 0.0, 6.5])
-"""Cost of a picture that is turned. People on their heads are as rare as pictures on theirs, so that half a turn costs nothing; a
+"""Cost of a picture that is turned. People on their heads are as rare as pictures on theirs: half a turn costs nothing. A
 person who lies on the side is more likely than a picture turned by a quarter."""
 _FACE_SOFT, _FACE_MOST = 0.25, 3.0
 _NEAREST_M = 0.3
