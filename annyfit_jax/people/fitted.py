@@ -277,6 +277,29 @@ class SceneFit:
             "from the people; the same for all of a scene",
         ),
     )  # fmt: skip
+    evidence: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", since=4, unit="joints", row=True, table=True, training="evidence", label="Evidence", digits=1, worse="low",
+            meaning="how many joints the cues show: confident keypoints, of the face two at most, and a tenth of the dense points",
+        ),
+    )  # fmt: skip
+    extent_px: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", since=4, unit="pixels", row=True, table=True, training="extent_px", label="Size in the image", digits=0,
+            worse="low", meaning="larger side of the box around the keypoints and dense points that the fit was given",
+        ),
+    )  # fmt: skip
+    trust: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", since=4, unit="0 to 1", row=True, table=True, listed=("trust",), training="trust", exported="trust",
+            label="Trust", worse="low",
+            meaning="how far the fit can be relied on, from evidence, plausibility, agreement of the cues and convergence; 0 "
+            "without a fit, NaN where it was not computed",
+        ),
+    )  # fmt: skip
     vertices: np.ndarray | None = field(
         default=None,
         metadata=_is(

@@ -60,8 +60,8 @@ FIT = (
     Column("moved_m", "Moved", "m", 2, "high", "Distance of the root from where the fit started"),
 )
 TRUST = (
-    Column("trust", "Trust", "", 2, "low", "Probability that the fit is good"),
-    *(of_fit(name) for name, fact in FACTS.items() if fact.label and name in ADDED),
+    of_fit("trust"),
+    *(of_fit(name) for name, fact in FACTS.items() if fact.label and name in ADDED and name != "trust"),
 )
 """Attributes of a fit, shown where a fit has them with a number per person (or per joint)."""
 CUES = (
