@@ -13,7 +13,7 @@ fit score 0.
 | question | check | number | unit |
 |---|---|---|---|
 | evidence | evidence | (4 / joints seen)^2, `annyfit_jax.fit.evidence` | share |
-| | size | 25 over the person's extent in the image in pixels | share |
+| | size | 20 over the person's extent in the image in pixels | share |
 | | cues | cues that no photo can give, which were set aside (`inputs.cue_limits`) | count |
 | plausibility | height | height phenotype off the population's mean for age and gender, in its standard deviations | sd |
 | | distance | depth of the root | metres |
@@ -21,7 +21,7 @@ fit score 0.
 | | limits | phenotypes at the end of their range; angles as far over their anatomical limits as is tolerated | count |
 | | penetration | overlap with the others, deepest pair of limb spheres | metres |
 | agreement | reprojection | mean error of the confident body keypoints, over the extent of what is seen of the person | share |
-| | proportions | log of how much larger head or body are in the image than the fit's, beyond what pixel noise explains | log |
+| | proportions | log of how much larger head or body are in the image than in the fit | log |
 | | depth | log(depth cue x scale of the scene / depth of the visible surface): against the others of the scene | log |
 | | scale | log of the scale of the scene's depth cues: against size in the image, absolutely | log |
 | | age | age of the fit against its word, over half the way to the neighbouring class | share |
@@ -58,7 +58,7 @@ from body_models import anny
 THRESHOLD = 0.5
 LIMITS = {
     "evidence": 1.0, "size": 1.0, "cues": 1.0, "height": 4.0, "distance": 60.0, "in_front": 0.05, "limits": 0.8,
-    "penetration": 0.1, "reprojection": 0.12, "proportions": 0.3, "depth": 0.03, "scale": 0.4, "age": 2.0, "gender": 1.0,
+    "penetration": 0.1, "reprojection": 0.12, "proportions": 0.45, "depth": 0.03, "scale": 0.4, "age": 2.0, "gender": 1.0,
     "converged": 2.0, "uncertainty": 0.1, "alternatives": 0.08,
 }  # fmt: skip
 """Where doubt begins; chosen on synthetic scenes of other seeds than those that the precision is reported for."""
@@ -66,14 +66,15 @@ _EDGE = 1e-3
 _ANGLE_RAD = 0.3
 _LEAST_EXTENT_PX = 1.0
 _FEW_JOINTS = 4.0
-_SMALL_PX = 25.0
+_SMALL_PX = 20.0
 _HEIGHT_SD = 0.1
 """Spread of the height phenotype of people of one age and gender, as `MapObjective.height_sd`."""
 _FRONT_M = 0.05
 _SURE = 0.5
 """Confidence from which a keypoint counts fully, where the fit does not say what it saw."""
-_PARTS = (slice(0, 5), slice(5, 17))
-"""Keypoints of the head, and of the body."""
+_PARTS = ((0, 5), (5, 17))
+"""Keypoints of the head, and of the body: the first, and the one behind the last."""
+_PAIRS = 3
 _PART_NOISE_PX = 4.0
 
 
@@ -185,29 +186,29 @@ def _not_in_front(fit: SceneFit) -> Float[np.ndarray, "n"]:
 
 
 def _proportions(fit: SceneFit) -> Float[np.ndarray, "n"]:
-    """The larger of head and body: |log| of the scale that takes the fit's projected keypoints onto the seen ones in the sense
-    of least squares, less as the part drowns in noise; NaN where no part shows three keypoints.
+    """The larger of head and body: |log| of how much longer the distances between its seen keypoints are in the image than
+    those of the fit, the median over all pairs of keypoints; NaN where no part shows three pairs.
 
     A body of the wrong age has a head of the wrong size: at the place of its shoulders it cannot be laid onto the seen one.
     """
     points = np.asarray(fit.fitted_keypoints_3d, np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         fitted = project(points, np.asarray(fit.K, np.float64))
-        weight = np.clip(np.nan_to_num(fit.keypoints_2d[..., 2:].astype(np.float64)) / _SURE, 0.0, 1.0)
-        weight = np.where((points[..., 2:] > _FRONT_M) & (weight >= 0.5), weight, 0.0)
-        seen = np.where(weight > 0, fit.keypoints_2d[..., :2], 0.0)
-        fitted = np.where(weight > 0, fitted, 0.0)
-        out = []
-        for part in _PARTS:
-            w, here, there = weight[:, part], fitted[:, part], seen[:, part]
-            total = w.sum(1, keepdims=True)
-            here, there = (x - (w * x).sum(1, keepdims=True) / total for x in (here, there))
-            size, common = (w * here**2).sum((1, 2)), (w * here * there).sum((1, 2))
-            count = (w > 0).sum((1, 2))
-            log = np.abs(np.log(np.maximum(common / size, 1e-3)))
-            extent = np.minimum(size, (w * there**2).sum((1, 2)))  # pixels squared, summed over the points
-            out.append(np.where(count >= 3, log * extent / (extent + count * _PART_NOISE_PX**2), np.nan))
-    return np.fmax(*out)
+    seen = np.asarray(fit.keypoints_2d, np.float64)
+    known = (points[..., 2] > _FRONT_M) & (seen[..., 2] >= 0.5 * _SURE)
+    out = np.full((len(fit), len(_PARTS)), np.nan)
+    for part, (first, last) in enumerate(_PARTS):
+        i, j = np.triu_indices(last - first, 1) + np.int64(first)
+        pairs = known[:, i] & known[:, j]
+        longer = _lengths(seen[..., :2], i, j) / _lengths(fitted, i, j)
+        for person in np.flatnonzero(pairs.sum(1) >= _PAIRS):
+            out[person, part] = abs(np.log(np.median(longer[person, pairs[person]])))
+    return np.fmax.reduce(out, axis=1)
+
+
+def _lengths(px: Float[np.ndarray, "n 17 2"], i: np.ndarray, j: np.ndarray) -> Float[np.ndarray, "n pairs"]:
+    """Distances in pixels, plus what keypoints are off: the ratio of two short ones says little."""
+    return np.linalg.norm(px[:, i] - px[:, j], axis=-1) + _PART_NOISE_PX
 
 
 def _depth_gaps(fit: SceneFit) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:

@@ -266,7 +266,9 @@ class Feed:
                     ready = job.fitter_of(config).prepare(scene)
                 except SceneError as error:
                     row = job_rows.row_without_fit(info, "skipped:nothing_to_fit", str(error), job.asset_version)
-                    if isinstance(error, NobodyToFit):  # people that the reader set aside stand behind, with their reasons
+                    if isinstance(
+                        error, NobodyToFit
+                    ):  # people that the reader set aside stand behind, with their reasons
                         row.status[: len(error.reasons)] = [f"skipped:{reason}" for reason in error.reasons]
                     unfit.append(row)
                 except Exception as error:

@@ -83,21 +83,20 @@ def test_columns_are_those_of_the_fit(fits):
     for i in range(len(fit)):
         side = np.ptp(fit.keypoints_2d[i, seen[i], :2], axis=0).max()
         assert columns["reprojection_share"][i] == pytest.approx(100 * fit.reprojection_px[i] / side, rel=1e-5)
-    assert "trust" not in columns
+    assert np.isnan(columns["trust"]).all()
     with_start = replace(fit, start_transl=fit.transl + np.array([0.0, 0.3, 0.4], np.float32))
     np.testing.assert_allclose(fit_columns(with_start)["moved_m"], 0.5, rtol=1e-4)
 
 
 def test_trust_and_deviations_are_shown_where_a_fit_has_them(fits):
     fit = fits.load("trio")
-    fit.trust = np.array([0.9, 0.5, 0.1])
+    trust = np.array([0.9, 0.5, 0.1], np.float32)
     joints = np.zeros((3, 17), np.float32)
     joints[:, :] = [[0.1], [0.2], [0.3]]
     some = {"depth_cue_m": [2.0, 2.0, np.nan], "depth_scale": [1.5, 1.5, 1.5], "visible_depth_m": [3.0, 3.3, 3.0]}
-    known = replace(fit, sd_joints_m=joints, **{k: np.array(v, np.float32) for k, v in some.items()})
-    known.trust = fit.trust  # pyright: ignore[reportAttributeAccessIssue]
+    known = replace(fit, trust=trust, sd_joints_m=joints, **{k: np.array(v, np.float32) for k, v in some.items()})
     columns = fit_columns(known)
-    np.testing.assert_allclose(columns["trust"], fit.trust)
+    np.testing.assert_allclose(columns["trust"], trust)
     np.testing.assert_allclose(columns["sd_joints_m"], [0.1, 0.2, 0.3], rtol=1e-5)
     np.testing.assert_allclose(columns["cue_gap"], [0.0, 10.0, np.nan], atol=1e-4)
 
