@@ -352,7 +352,7 @@ def _added(
 
 def _had_converged(losses: list[dict[str, np.ndarray]]) -> float:
     """1 where the last steps of Adam gained little of a scene's loss, else 0; NaN without steps."""
-    totals = [np.sum([curve for curve in stage.values()], axis=0) for stage in losses if stage]
+    totals = [np.sum(list(stage.values()), axis=0) for stage in losses if stage]
     totals = [total for total in totals if len(total) > 1]
     if not totals:
         return np.nan

@@ -281,7 +281,7 @@ class SceneFit:
         default_factory=_left_out,
         metadata=_is(
             "n", since=4, unit="joints", row=True, table=True, training="evidence", label="Evidence", digits=1, worse="low",
-            meaning="how many joints the cues show: confident keypoints, of the face two at most, and a tenth of the dense points",
+            meaning="how many joints the cues show: keypoints by confidence, two at most of the face, dense points a tenth",
         ),
     )  # fmt: skip
     extent_px: np.ndarray = field(

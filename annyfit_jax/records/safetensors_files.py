@@ -1,8 +1,8 @@
 """Tensors in safetensors files, read without the package of that name.
 
-A file is the length of its header (8 bytes, little-endian), the header as JSON, and the bytes of all tensors. The header has, for
-each name, `dtype`, `shape` and `data_offsets`, and may have texts under `__metadata__`. The tensors lie one behind the other,
-without a gap and without sharing bytes, so that a file never takes more memory than its own size.
+A file is the length of its header (8 bytes, little-endian), the header as JSON, and the bytes of all tensors. The header has
+`dtype`, `shape` and `data_offsets` for each name, and may have texts under `__metadata__`. The tensors lie one behind the
+other, without a gap and without sharing bytes, so that a file never takes more memory than its own size.
 
 The format: https://github.com/huggingface/safetensors#format
 """
@@ -82,7 +82,7 @@ def read_tensors(stream: Stream, size: int, budget: Budget) -> dict[str, np.ndar
     for name, (dtype, shape, first, last) in places.items():
         stream.seek(_LENGTH.size + length + first)
         content = np.frombuffer(bytearray(stream.read(last - first)), np.uint8)
-        if dtype == bool and (content > 1).any():
+        if dtype.kind == "b" and (content > 1).any():
             raise ForeignFileError(f"safetensors: {brief(name)}: truth values other than 0 and 1")
         out[name] = content.view(dtype).reshape(shape)
     return out

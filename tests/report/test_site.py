@@ -83,7 +83,7 @@ def test_columns_are_those_of_the_fit(fits):
     for i in range(len(fit)):
         side = np.ptp(fit.keypoints_2d[i, seen[i], :2], axis=0).max()
         assert columns["reprojection_share"][i] == pytest.approx(100 * fit.reprojection_px[i] / side, rel=1e-5)
-    assert np.isnan(columns["trust"]).all()
+    np.testing.assert_allclose(columns["trust"], fit.trust)
     with_start = replace(fit, start_transl=fit.transl + np.array([0.0, 0.3, 0.4], np.float32))
     np.testing.assert_allclose(fit_columns(with_start)["moved_m"], 0.5, rtol=1e-4)
 
@@ -319,6 +319,6 @@ def test_program_writes_a_report_and_names_what_is_wrong(fits, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     (summary,) = called(tmp_path / "r" / "data" / "summary.js")
     assert (summary["title"], summary["scenes"]) == ("T", len(NAMES))
-    wrong = run_program(f"--fits={fits.location}", f"--output={tmp_path}/r", "--pictures=0", "--worst_by=trust")
+    wrong = run_program(f"--fits={fits.location}", f"--output={tmp_path}/r", "--pictures=0", "--worst_by=mpjpe_abs")
     assert wrong.returncode == 2
     assert "reprojection_share" in wrong.stderr
