@@ -58,7 +58,7 @@ from body_models import anny
 THRESHOLD = 0.5
 LIMITS = {
     "evidence": 1.0, "size": 1.0, "cues": 1.0, "height": 4.0, "distance": 60.0, "in_front": 0.05, "limits": 0.8,
-    "penetration": 0.1, "reprojection": 0.12, "proportions": 0.55, "depth": 0.03, "scale": 0.4, "age": 2.0, "gender": 1.0,
+    "penetration": 0.1, "reprojection": 0.12, "proportions": 0.5, "depth": 0.03, "scale": 0.4, "age": 2.0, "gender": 1.0,
     "converged": 2.0, "uncertainty": 0.1, "alternatives": 0.08,
 }  # fmt: skip
 """Where doubt begins; chosen on synthetic scenes of other seeds than those that the precision is reported for."""
@@ -74,8 +74,8 @@ _SURE = 0.5
 """Confidence from which a keypoint counts fully, where the fit does not say what it saw."""
 _PARTS = ((0, 5), (5, 17))
 """Keypoints of the head, and of the body: the first, and the one behind the last."""
-_PAIRS = 3
-_PART_NOISE_PX = 4.0
+_PAIRS = 6
+_PART_NOISE_PX, _PART_NOISE_SHARE = 4.0, 0.01
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def judge(fit: SceneFit) -> Trust:
         limits=_at_limits(fit, shape[:, 2:]),
         penetration=_penetration(fit),
         reprojection=fit.reprojection_px / np.maximum(extent, _LEAST_EXTENT_PX),
-        proportions=_proportions(fit),
+        proportions=_proportions(fit, extent),
         depth=gap,
         scale=scale,
         age=_word_gap(shape[:, 1], fit.age_word, np.array(list(AGE_CLASSES.values()))),
@@ -185,9 +185,9 @@ def _not_in_front(fit: SceneFit) -> Float[np.ndarray, "n"]:
     return behind.sum(1) / seen.sum(1)
 
 
-def _proportions(fit: SceneFit) -> Float[np.ndarray, "n"]:
+def _proportions(fit: SceneFit, extent: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
     """The larger of head and body: |log| of how much longer the distances between its seen keypoints are in the image than
-    those of the fit, the median over all pairs of keypoints; NaN where no part shows three pairs.
+    those of the fit, the median over all pairs of keypoints; NaN where neither part shows four keypoints.
 
     A body of the wrong age has a head of the wrong size: at the place of its shoulders it cannot be laid onto the seen one.
     """
@@ -196,19 +196,20 @@ def _proportions(fit: SceneFit) -> Float[np.ndarray, "n"]:
         fitted = project(points, np.asarray(fit.K, np.float64))
     seen = np.asarray(fit.keypoints_2d, np.float64)
     known = (points[..., 2] > _FRONT_M) & (seen[..., 2] >= 0.5 * _SURE)
+    noise = _PART_NOISE_PX + _PART_NOISE_SHARE * np.nan_to_num(extent)[:, None]
     out = np.full((len(fit), len(_PARTS)), np.nan)
     for part, (first, last) in enumerate(_PARTS):
         i, j = np.triu_indices(last - first, 1) + np.int64(first)
         pairs = known[:, i] & known[:, j]
-        longer = _lengths(seen[..., :2], i, j) / _lengths(fitted, i, j)
+        # What keypoints are off is added: the ratio of two short lengths says little.
+        longer = (_lengths(seen[..., :2], i, j) + noise) / (_lengths(fitted, i, j) + noise)
         for person in np.flatnonzero(pairs.sum(1) >= _PAIRS):
             out[person, part] = abs(np.log(np.median(longer[person, pairs[person]])))
     return np.fmax.reduce(out, axis=1)
 
 
 def _lengths(px: Float[np.ndarray, "n 17 2"], i: np.ndarray, j: np.ndarray) -> Float[np.ndarray, "n pairs"]:
-    """Distances in pixels, plus what keypoints are off: the ratio of two short ones says little."""
-    return np.linalg.norm(px[:, i] - px[:, j], axis=-1) + _PART_NOISE_PX
+    return np.linalg.norm(px[:, i] - px[:, j], axis=-1)
 
 
 def _depth_gaps(fit: SceneFit) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
