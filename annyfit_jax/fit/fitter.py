@@ -294,7 +294,7 @@ class Fitter:
             extent_px=spread(evidence.extent_px(*cues)),
             **_added(outcome, people, spread, _had_converged(losses)),
         )
-        return dataclasses.replace(fit, trust=trust.judge(fit).score.astype(np.float32))
+        return dataclasses.replace(fit, trust=np.where(fit.ok, trust.judge(fit).score, np.nan).astype(np.float32))
 
     def vertices(self, people: BodyParameters) -> np.ndarray:
         """(n, 13718, 3) float32 posed vertices in camera space; NaN for people with NaN parameters."""

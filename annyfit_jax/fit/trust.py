@@ -27,11 +27,13 @@ fit score 0.
 | | age | age of the fit against its word, over half the way to the neighbouring class | share |
 | | gender | the same for gender | share |
 | convergence | converged | 1 where the solver still had something to gain | 0 or 1 |
-| | uncertainty | standard deviation of the depth over the depth, times the height | metres |
+| | uncertainty | standard deviation of the height of the body | metres |
 | | alternatives | distance of the joints to those of other starts that explain the picture as well | metres |
 
-Uncertainty is measured by what it does to the height of the body: as a share of the depth, it would distrust every baby, whose
-size is less certain in shares and more certain in metres than that of an adult.
+Uncertainty is that of the height of the body in metres, which stands for that of the depth where the focal length is known. The
+deviation of the depth as its share would distrust every baby, whose size is less certain in shares and more certain in metres
+than that of an adult; and everybody in photos whose focal length was guessed. There the score speaks of the body: its distance
+is as uncertain as the focal length, see `sd_depth_m`.
 
 `THRESHOLD` keeps the precision that `experiments/results/annyfit_plus.md` reports on scenes with known truth
 (`python -m experiments.studies.calibrate_uncertainty` measures it): depth within 10 % and joints, hips aligned, within 80 mm.
@@ -59,7 +61,7 @@ THRESHOLD = 0.5
 LIMITS = {
     "evidence": 1.0, "size": 1.0, "cues": 1.0, "height": 4.0, "distance": 60.0, "in_front": 0.05, "limits": 0.8,
     "penetration": 0.1, "reprojection": 0.12, "proportions": 0.5, "depth": 0.03, "scale": 0.4, "age": 2.0, "gender": 1.0,
-    "converged": 2.0, "uncertainty": 0.1, "alternatives": 0.08,
+    "converged": 2.0, "uncertainty": 0.12, "alternatives": 0.08,
 }  # fmt: skip
 """Where doubt begins; chosen on synthetic scenes of other seeds than those that the precision is reported for."""
 _EDGE = 1e-3
@@ -148,15 +150,16 @@ def judge(fit: SceneFit) -> Trust:
         gender=_word_gap(shape[:, 0], np.where(fit.gender_word == GENDER_CLASSES["neutral"], -1.0, fit.gender_word),
                          np.array([GENDER_CLASSES["male"], GENDER_CLASSES["female"]])),
         converged=np.where(np.isnan(fit.converged), np.nan, 1.0 - fit.converged),
-        uncertainty=fit.sd_depth_m / fit.depth_m * fit.height_m,
+        uncertainty=np.asarray(fit.sd_height_m, np.float64),
         alternatives=np.asarray(fit.spread_m, np.float64),
         fitted=ok,
     )  # fmt: skip
 
 
 def scores(fit: SceneFit) -> Float[np.ndarray, "n"]:
-    """The stored trust of each person; of fits that were stored without it, and of predictions, what `judge` finds."""
-    stored = np.asarray(fit.trust, np.float64)
+    """The stored trust of each person, 0 without a fit; of fits that were stored without it, and of predictions, what `judge`
+    finds."""
+    stored = np.where(fit.ok, np.asarray(fit.trust, np.float64), 0.0)
     return judge(fit).score if np.isnan(stored).any() else stored
 
 

@@ -296,8 +296,8 @@ class SceneFit:
         metadata=_is(
             "n", since=4, unit="0 to 1", row=True, table=True, listed=("trust",), training="trust", exported="trust",
             label="Trust", worse="low",
-            meaning="how far the fit can be relied on, from evidence, plausibility, agreement of the cues and convergence; 0 "
-            "without a fit, NaN where it was not computed",
+            meaning="how far the fit can be relied on, from evidence, plausibility, agreement of the cues and convergence; NaN "
+            "without a fit",
         ),
     )  # fmt: skip
     vertices: np.ndarray | None = field(

@@ -46,7 +46,7 @@ def good(**changes) -> SceneFit:
         "visible_depth_m": transl[:, 2] - np.float32(0.1),
         "depth_cue_m": (transl[:, 2] - 0.1) / np.float32(1.05),
         "depth_scale": np.array([1.05, 1.05, np.nan], np.float32),
-        "sd_depth_m": np.array([0.06, 0.06, np.nan], np.float32),
+        "sd_height_m": np.array([0.03, 0.03, np.nan], np.float32),
         "converged": np.array([1, 1, np.nan], np.float32),
         "spread_m": np.array([0.01, 0.01, np.nan], np.float32),
         "evidence": np.array([14.0, 14.0, np.nan], np.float32),
@@ -134,7 +134,7 @@ BAD = {
     "limits": bent_knees,
     "penetration": inside,
     "converged": lambda: with_first("converged", 0.0),
-    "uncertainty": lambda: with_first("sd_depth_m", 1.0),
+    "uncertainty": lambda: with_first("sd_height_m", 0.3),
     "alternatives": lambda: with_first("spread_m", 0.3),
 }
 
@@ -158,7 +158,7 @@ def test_a_check_sees_what_it_is_for(name):
     others = set(trust.LIMITS) - {name}
     # Whoever is moved or made small also changes what is measured by size or distance.
     others -= {
-        "penetration": {"proportions"}, "size": {"reprojection"}, "distance": {"uncertainty"}, "in_front": {"proportions"},
+        "penetration": {"proportions"}, "size": {"reprojection"}, "in_front": {"proportions"},
         "age": {"height"}, "gender": {"height"},
     }.get(name, set())  # fmt: skip
     for other in others:
@@ -179,7 +179,7 @@ def test_the_ends_of_the_shape_count():
 def test_what_cannot_be_checked_costs_nothing():
     """A first-order fit without words and without depth: most checks are blind."""
     blind = dict.fromkeys(
-        ("depth_cue_m", "depth_scale", "visible_depth_m", "sd_depth_m", "converged"),
+        ("depth_cue_m", "depth_scale", "visible_depth_m", "sd_height_m", "converged"),
         np.full(PEOPLE, np.nan, np.float32),
     )
     unknown = np.full(PEOPLE, -1.0, np.float32)
@@ -209,7 +209,7 @@ def test_scores_are_between_zero_and_one_whatever_the_numbers():
     for _ in range(20):
         wild = {
             name: (rng.normal(size=np.shape(getattr(good(), name))) * 10.0 ** rng.integers(-3, 5)).astype(np.float32)
-            for name in ("reprojection_px", "depth_cue_m", "shape", "pose", "sd_depth_m", "height_m", "depth_m")
+            for name in ("reprojection_px", "depth_cue_m", "shape", "pose", "sd_height_m", "height_m", "depth_m")
         }
         score = trust.judge(good(**wild)).score
         assert ((score >= 0) & (score <= 1)).all()
@@ -227,8 +227,8 @@ def test_fits_of_another_body_are_judged_by_what_they_share():
 
 
 def test_the_stored_score_is_that_of_the_fit_and_older_fits_are_judged():
-    stored = np.array([0.25, 0.75, 0.0], np.float32)
-    np.testing.assert_array_equal(trust.scores(good(trust=stored)), stored)
+    stored = np.array([0.25, 0.75, np.nan], np.float32)
+    np.testing.assert_array_equal(trust.scores(good(trust=stored)), [0.25, 0.75, 0.0])
     np.testing.assert_array_equal(trust.scores(good()), trust.judge(good()).score)
 
 
@@ -253,9 +253,9 @@ def test_the_seen_extent_measures_the_error_not_the_fitted_one():
 
 
 def test_babies_are_not_thrown_away_for_an_uncertainty_that_is_small_in_metres():
-    """A baby of 65 cm known to 10 % is as certain in metres as an adult known to 4 %."""
-    height, sd = np.array([0.65, 1.7, np.nan], np.float32), np.array([0.4, 0.4, np.nan], np.float32)
-    fit = good(height_m=height, sd_depth_m=sd)
+    """A baby of 65 cm known to 10 % is more certain than an adult known to 10 %, and counts as a label."""
+    height = np.array([0.65, 1.7, np.nan], np.float32)
+    fit = good(height_m=height, sd_height_m=0.1 * height, sd_depth_m=np.array([0.4, 0.4, np.nan], np.float32))
     np.testing.assert_allclose(trust.judge(fit).uncertainty[:2], [0.065, 0.17], rtol=1e-5)
     assert trusted(trust.THRESHOLD)(fit).tolist() == [1.0, 0.0, 0.0]
 
@@ -297,7 +297,7 @@ def test_nonsense_is_not_trusted(fits):
 def test_trust_is_a_field_of_every_fit(fits):
     for fit in fits.values():
         if isinstance(fit, SceneFit):
-            np.testing.assert_allclose(fit.trust, trust.judge(fit).score, rtol=1e-6)
+            np.testing.assert_allclose(fit.trust[fit.ok], trust.judge(fit).score[fit.ok], rtol=1e-6)
             assert np.isfinite(fit.converged[fit.ok]).all()
 
 
@@ -306,7 +306,8 @@ def test_a_nose_beside_somebody_is_set_aside_alone(fits):
     fit = fits["sane, beside a nose"]
     assert not isinstance(fit, str)
     assert fit.status.tolist() == ["ok", "skipped:too_little_evidence"]
-    assert fit.trust[1] == 0
+    assert np.isnan(fit.trust[1])
+    assert trust.scores(fit)[1] == 0
     assert np.isnan(fit.transl[1]).all()
 
 

@@ -1,6 +1,6 @@
 """Second-order fits of recorded scenes on all CPU devices of this process, as a program of its own.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=2 python tests/support/fits_on_devices.py fits.npz .cache/jax
+XLA_FLAGS=--xla_force_host_platform_device_count=2 python tests/support/fits_on_devices.py fits.npz .cache/jax
 """
 
 from __future__ import annotations
