@@ -294,17 +294,62 @@ def test_nothing_is_asked_of_a_network(page):
     ],
 )
 def test_a_browser_shows_every_view_without_an_error(page, view, expected, tmp_path):
+    shown = browse(page / "index.html", view, tmp_path)
+    for text in expected:
+        assert text in shown, text
+
+
+def browse(page: Path, view: str, folder: Path) -> str:
+    """The elements that a browser makes of a view; nothing may stand in its console."""
     assert CHROMIUM is not None
     command = [
         CHROMIUM, "--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-        f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000", "--enable-logging=stderr", "--dump-dom",
-        (page / "index.html").as_uri() + view,
+        f"--user-data-dir={folder / 'browser'}", "--virtual-time-budget=8000", "--enable-logging=stderr", "--dump-dom",
+        page.as_uri() + view,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "CONSOLE" not in done.stderr, done.stderr[-2000:]
-    for text in expected:
-        assert text in done.stdout, text
+    return done.stdout
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "'\"><img src=x onerror=alert(2)>",
+    "",
+    "x" * 300,
+    "\u202egpj.exe",
+    "__proto__",
+    "../../a",
+]
+
+
+class Hostile(Made):
+    """The same fit under names that are none of a photo."""
+
+    names = property(lambda self: tuple(HOSTILE))  # pyright: ignore[reportAssignmentType]
+
+    def outcome(self, name: str) -> Outcome:
+        return Outcome(replace(self.fit, name=name, person_ids=np.array(["<b onclick=alert(3)>", "", "constructor"])))
+
+
+@pytest.mark.process
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_shows_hostile_names_as_text(fits, tmp_path):
+    """Names become no elements, do not turn the text around them, and leave room for the other columns."""
+    page = write_report(Hostile(fits.load("trio"), len(HOSTILE)), tmp_path / "r", ReportOptions(pictures=0))
+    for view, expected in (
+        (
+            "#/scenes?sort=trust",
+            ["&lt;script&gt;alert(1)&lt;/script&gt;", "(no name)", "\ufffdgpj.exe", "xxx…", "__proto__"],
+        ),
+        ("#/scene/0", ["&lt;b onclick=alert(3)&gt;", "(no name)", "constructor"]),
+    ):
+        shown = browse(page, view, tmp_path)
+        for text in expected:
+            assert text in shown, text
+        for text in ("<script>alert", "<img src=x", "<b onclick", "\u202e", "x" * 100):
+            assert text not in shown, text
 
 
 def run_program(*flags: str) -> subprocess.CompletedProcess[str]:
