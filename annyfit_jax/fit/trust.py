@@ -142,7 +142,7 @@ def judge(fit: SceneFit) -> Trust:
         in_front=_not_in_front(fit),
         limits=_at_limits(fit, shape[:, 2:]),
         penetration=_penetration(fit),
-        reprojection=fit.reprojection_px / np.maximum(extent, _LEAST_EXTENT_PX),
+        reprojection=_error_share(fit, extent),
         proportions=_proportions(fit, extent),
         depth=gap,
         scale=scale,
@@ -171,6 +171,14 @@ def _observed(fit: SceneFit) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, 
     joints = np.where(np.isnan(fit.evidence) & some, evidence.joints_seen(*cues), fit.evidence)
     extent = np.where(np.isnan(fit.extent_px) & some, evidence.extent_px(*cues), fit.extent_px)
     return joints.astype(np.float64), extent.astype(np.float64)
+
+
+def _error_share(fit: SceneFit, extent: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """Over the extent of what is seen; of fits that do not know it, over that of the projected keypoints."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        px = project(np.asarray(fit.fitted_keypoints_3d, np.float64), np.asarray(fit.K, np.float64))
+        fitted = (px.max(1) - px.min(1)).max(-1)
+    return fit.reprojection_px / np.maximum(np.where(np.isnan(extent), fitted, extent), _LEAST_EXTENT_PX)
 
 
 def _off_population(shape: Float[np.ndarray, "n 6"]) -> Float[np.ndarray, "n"]:

@@ -252,6 +252,16 @@ def test_the_seen_extent_measures_the_error_not_the_fitted_one():
     np.testing.assert_allclose(found.reprojection[:2], 0.3)
 
 
+def test_an_error_counts_also_where_nothing_is_known_of_what_was_seen():
+    unknown = dict.fromkeys(("evidence", "extent_px"), np.full(PEOPLE, np.nan, np.float32))
+    fit = good(
+        **unknown, keypoints_2d=np.zeros((PEOPLE, 17, 3), np.float32), reprojection_px=np.float32([1000, 1, np.nan])
+    )
+    found = trust.judge(fit)
+    assert found.score[0] < 0.01
+    assert found.score[1] > 0.8
+
+
 def test_babies_are_not_thrown_away_for_an_uncertainty_that_is_small_in_metres():
     """A baby of 65 cm known to 10 % is more certain than an adult known to 10 %, and counts as a label."""
     height = np.array([0.65, 1.7, np.nan], np.float32)
