@@ -44,6 +44,27 @@ def rotvec_to_matrix_axes_first(rotvec: Float[Array, "3 *batch"]) -> Float[Array
     return jnp.stack([jnp.stack(row) for row in rows])
 
 
+def compose(first: Float[Array, "3 *batch"], then: Float[Array, "3 *batch"]) -> Float[Array, "3 *batch"]:
+    """Rotation vector of R(first) R(then), angle at most pi; through quaternions, exact at every angle."""
+    (wa, va), (wb, vb) = _quaternion(first), _quaternion(then)
+    w = wa * wb - (va * vb).sum(0)
+    v = wa * vb + wb * va + jnp.cross(va, vb, axis=0)
+    v = jnp.where(w < 0, -v, v)
+    squared = (v**2).sum(0)
+    small = squared < 1e-12
+    sine = jnp.sqrt(jnp.where(small, 1.0, squared))
+    return v * jnp.where(small, 2.0, 2.0 * jnp.arctan2(sine, jnp.abs(w)) / sine)
+
+
+def _quaternion(rotvec: Float[Array, "3 *batch"]) -> tuple[Float[Array, "*batch"], Float[Array, "3 *batch"]]:
+    """Real and imaginary part."""
+    squared = (rotvec**2).sum(0)
+    small = squared < 1e-12
+    angle = jnp.sqrt(jnp.where(small, 1.0, squared))
+    half_sinc = jnp.where(small, 0.5, jnp.sin(0.5 * angle) / angle)
+    return jnp.where(small, 1.0, jnp.cos(0.5 * angle)), half_sinc * rotvec
+
+
 def rotvec_to_matrix(rotvec: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
     """Rodrigues' formula: rotation vectors (..., 3) in radians to matrices (..., 3, 3)."""
     return jnp.moveaxis(rotvec_to_matrix_axes_first(jnp.moveaxis(rotvec, -1, 0)), (0, 1), (-2, -1))

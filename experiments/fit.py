@@ -3,6 +3,7 @@
     annyfit fit --input=photos --output=OUT --pictures              # photos: a folder, a file, "some/*.jpg"
     annyfit fit --input=SCENES --output=OUT                         # folder of scene .npz files
     annyfit fit --input=annotations.json --images=DIR --output=OUT  # COCO keypoints
+    annyfit fit --input=KEYPOINTS --images=DIR --output=OUT         # OpenPose, MMPose, Ultralytics, MediaPipe: file or folder
     annyfit fit --input=ROOT --output=OUT                           # official anny-fit preprocessing
     annyfit fit --input=DATASET --output=OUT                        # cue dataset (annyfit pack, annyfit precompute)
     ... --set=stages.pose.lr.pose=0.002 --set=stages.pose.weights.depth_order=50
@@ -107,7 +108,10 @@ def main() -> None:
         return
     fitted, people = state.people
     place = folder / "fits" if options.writes_fit_files(source) else folder
-    print(f"{state.scenes} scenes, {fitted} of {people} people fitted, {state.set_aside} scenes set aside: {place}")
+    before = "" if state.new_scenes else "nothing was left to do, the job was finished before: "
+    print(
+        f"{before}{state.scenes} scenes, {fitted} of {people} people fitted, {state.set_aside} scenes set aside: {place}"
+    )
     if not fitted:
         raise ValueError(
             f"nobody was fitted; the reasons are in {folder / 'scenes_set_aside.jsonl'} and {folder / 'people.jsonl'}"
@@ -124,6 +128,8 @@ def _precompute_options() -> PrecomputeOptions:
     from experts.photos_to_cues import PrecomputeOptions
 
     camera = [f"camera.fov_degrees={FLAGS.fov}"] if FLAGS["fov"].present else []
+    if FLAGS.calibration:
+        camera = ["camera=calibration", f"camera.path={FLAGS.calibration}"]
     return PrecomputeOptions(
         FLAGS.input, str(Path(FLAGS.output) / "cues"), FLAGS.experts, (*FLAGS.expert, *camera), limit=FLAGS.limit,
         process_index=FLAGS.process_index, process_count=FLAGS.process_count, lease_s=FLAGS.lease_s,

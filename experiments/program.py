@@ -21,6 +21,7 @@ import ast
 import contextlib
 import difflib
 import importlib
+import logging as standard_logging
 import os
 import re
 import sys
@@ -103,6 +104,7 @@ def summary(module: str) -> str:
 
 def run(module: str, arguments: Sequence[str] | None = None) -> None:
     """Runs a program of this folder with the flags given (default: those of the command line), and exits the process."""
+    _quieten_start()
     program: Any = importlib.import_module(f"experiments.{module}")
     name = next(name for name, own in PROGRAMS.items() if own == module)
     usage: Usage = program.define_flags()
@@ -129,6 +131,16 @@ def run(module: str, arguments: Sequence[str] | None = None) -> None:
 
     given = sys.argv[1:] if arguments is None else arguments
     app.run(main, argv=[f"annyfit {name}", *given], flags_parser=parse)
+
+
+def _quieten_start() -> None:
+    """Nothing of JAX's search for devices and of XLA's alarm about slow machines is said; must run before JAX is imported.
+
+    Errors of XLA reach the program as exceptions, so that its own log below that level only repeats them. Who wants to see it
+    sets TF_CPP_MIN_LOG_LEVEL to 0.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    standard_logging.getLogger("jax._src.xla_bridge").setLevel(standard_logging.WARNING)
 
 
 def complaint_about(name: str, usage: Usage, argv: Sequence[str]) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from annyfit_jax.inputs import masks as masks_io
+from annyfit_jax.inputs.calibrated_scene import calibrated
 from annyfit_jax.inputs.cue_dataset import SetAside
 from annyfit_jax.inputs.photos import photo_size
 from annyfit_jax.people.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
 from experts import expert_cues, expert_store
+from experts.adapters.cameras import CalibrationFile
 from experts.expert_store import Entry
 from experts.people_rules import Rules, reasons_to_skip
 from experts.pipeline import Stages
@@ -31,7 +33,11 @@ def scenes(stages: Stages, indices: range) -> Iterator[Scene | SetAside]:
             entries = {cue: file.entry(position) for cue, file in opened.items()}
             name, path = stages.collection.names[index], stages.collection.paths[index]
             try:
-                yield scene_of(name, path, entries, stages.experts.people, notes)
+                scene = scene_of(name, path, entries, stages.experts.people, notes)
+                camera = stages.experts.camera
+                if isinstance(camera, CalibrationFile):
+                    scene = calibrated(scene, scene.intrinsics, camera.lens_of(stages.collection.files[index]))
+                yield scene
             except SceneError as error:
                 yield SetAside(name, str(error))
 

@@ -22,6 +22,7 @@ from annyfit_jax.inputs import SceneSource, open_input
 from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.camera import project
+from annyfit_jax.people.lens import straightened
 from annyfit_jax.people.scene import Scene, SceneError
 from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.records.files import write_text
@@ -80,7 +81,7 @@ def photo_of(source: SceneSource, scene: Scene, index: int) -> UInt8[np.ndarray,
         logging.warning("%s: %s", scene.name, error)
     if pixels is None or pixels.shape != (height, width, 3):
         return drawing.blank((width, height))
-    return pixels
+    return straightened(pixels, scene.lens, scene.intrinsics)
 
 
 class StartPictures:

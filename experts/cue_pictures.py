@@ -23,22 +23,38 @@ _INK = (20, 22, 26)
 def draw_boxes(
     photo: UInt8[np.ndarray, "H W 3"], boxes: Float[np.ndarray, "n 4"], labels: list[str]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Boxes x0, y0, x1, y1 in pixels with a label each, in the colours of the people."""
-    from PIL import Image, ImageDraw
+    """Boxes x0, y0, x1, y1 in pixels with a label each, in the colours of the people; labels do not cover each other."""
+    from PIL import Image, ImageDraw, ImageFont
 
     picture = Image.fromarray(photo)
     draw = ImageDraw.Draw(picture)
     height, width = photo.shape[:2]
     pen = max(2, round(max(width, height) / 320))
-    for box, label, colour in zip(boxes, labels, palette(len(boxes)), strict=True):
+    for box, colour in zip(boxes, palette(len(boxes)), strict=True):
         fill = tuple(int(channel) for channel in colour)
         x0, y0, x1, y1 = (float(v) for v in np.clip(box, 0, [width - 1, height - 1] * 2))
         draw.rectangle([x0, y0, max(x1, x0), max(y1, y0)], outline=_INK, width=pen + 2)
         draw.rectangle([x0, y0, max(x1, x0), max(y1, y0)], outline=fill, width=pen)
-        if label:
-            left, top, right, bottom = draw.textbbox((x0 + pen + 2, y0 + pen + 2), label)
-            draw.rectangle([left - 2, top - 2, right + 2, bottom + 2], fill=_INK)
-            draw.text((x0 + pen + 2, y0 + pen + 2), label, fill="white")
+    # All labels come after all boxes, so that none is crossed out, each inside the picture and below those before it.
+    font = ImageFont.load_default(max(13, round(0.02 * max(width, height))))
+    taken: list[tuple[float, float, float, float]] = []
+    for box, label, colour in zip(boxes, labels, palette(len(boxes)), strict=True):
+        if not label:
+            continue
+        left, top, right, bottom = draw.textbbox((0, 0), label, font)
+        wide, high = right - left + 8, bottom - top + 8
+        x = float(np.clip(box[0] + pen, 0, max(width - wide, 0)))
+        y = float(np.clip(box[1] + pen, 0, max(height - high, 0)))
+        while (
+            under := [t for t in taken if x < t[2] and t[0] < x + wide and y < t[3] and t[1] < y + high]
+        ) and y + high < height:
+            y = max(t[3] for t in under) + 1
+        y = min(y, max(height - high, 0))
+        taken.append((x, y, x + wide, y + high))
+        draw.rectangle(
+            [x, y, x + wide, y + high], fill=_INK, outline=tuple(int(channel) for channel in colour), width=2
+        )
+        draw.text((x + 4 - left, y + 4 - top), label, "white", font)
     return np.asarray(picture)
 
 

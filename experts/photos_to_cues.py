@@ -18,6 +18,7 @@ from typing import Any
 from absl import logging
 
 from annyfit_jax.inputs import SceneSource, cue_dataset, open_input
+from annyfit_jax.inputs.keypoint_files import family_of_folder
 from annyfit_jax.inputs.photos import jpeg_bytes, names_photos
 from annyfit_jax.jobs.durable_files import publish
 from annyfit_jax.jobs.hosts import find_process
@@ -131,10 +132,20 @@ def _check(experts: ExpertSet) -> None:
 
 
 def are_photos(location: str) -> bool:
-    """Whether a location is photos, and not scenes that perhaps have their photos beside them."""
+    """Whether a location is photos, and not scenes that perhaps have their photos beside them.
+
+    Raises SceneError for a folder that holds photos and keypoint files.
+    """
     path, signs = Path(location), ("preprocessed", "dataset_info.json", "plan.json")
     scenes = path.is_dir() and (any((path / sign).exists() for sign in signs) or any(path.glob("*.npz")))
-    return not scenes and names_photos(location)
+    if scenes or not names_photos(location):
+        return False
+    if path.is_dir() and (family := family_of_folder(path)) is not None:
+        raise SceneError(
+            f"{location}: holds photos and keypoints of {family}: give the keypoints alone, with --images for their photos, or "
+            "the photos alone"
+        )
+    return True
 
 
 def scenes_of_photos(

@@ -48,6 +48,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "fov": "cameras:FieldOfView",
         "exif": "cameras:ExifFocal",
         "depth": "cameras:FromDepth",
+        "calibration": "cameras:CalibrationFile",
         "coco": "coco_file:CocoCamera",
     },
     "words": {"qwen_vl": "qwen_vl:QwenVl", "http": "http_vlm:HttpVlm", "coco": "coco_file:CocoWords"},

@@ -34,6 +34,13 @@ window.Report = (() => {
     return (letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : letters.join("")) || "(no name)";
   }
 
+  // A number as its column shows it: the name of its range, where the column has ranges.
+  function spelt(value, column) {
+    if (!column.groups.length || !Number.isFinite(value)) return text(value, column.digits);
+    const at = column.groups.findIndex(([upper]) => value <= upper);
+    return column.groups[at < 0 ? column.groups.length - 1 : at][1];
+  }
+
   function plural(count, one, many) {
     return `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
   }
@@ -207,7 +214,16 @@ window.Report = (() => {
   function overview() {
     const charts = el("div", { class: "charts" }, ...info.charts.map((chart) => {
       const unit = chart.unit ? ` (${chart.unit})` : "";
-      const middle = chart.median === null ? "" : `median ${chart.median}, mean ${chart.mean}, ${chart.known.toLocaleString("en")} known`;
+      const people = chart.key === "people" ? plural(chart.known ?? 0, "scene", "scenes") : plural(chart.known, "person", "people");
+      if (chart.bars) {
+        const most = Math.max(1, ...chart.bars.map((bar) => bar.count));
+        return el("section", { class: "card chart" }, el("h3", { title: chart.help }, chart.label + unit),
+          el("div", { class: "bars" }, ...chart.bars.flatMap((bar) => [
+            el("a", { href: listHref({ [chart.key]: `${bar.from ?? ""}..${bar.to ?? ""}` }) }, bar.name),
+            el("span", { style: `width:${(100 * bar.count) / most}%` }), el("span", {}, bar.count.toLocaleString("en"))])),
+          el("div", { class: "soft" }, people));
+      }
+      const middle = chart.median === null ? "" : `${people}; dashed: median ${chart.median}; mean ${chart.mean}`;
       const href = (from, to) => listHref({ [chart.key]: `${from}..${to}`, sort: chart.key === "people" ? "" : `-${chart.key}` });
       return el("section", { class: "card chart" }, el("h3", { title: chart.help }, chart.label + unit), histogram(chart, href),
         el("div", { class: "soft" }, middle));
@@ -270,7 +286,7 @@ window.Report = (() => {
       el("td", {}, String(store.count[scene])),
       el("td", {}, badge(store.status[scene])),
       ...info.columns.map((column) => {
-        const { low, high } = extreme(column.key), [a, b] = [text(low[scene], column.digits), text(high[scene], column.digits)];
+        const { low, high } = extreme(column.key), [a, b] = [spelt(low[scene], column), spelt(high[scene], column)];
         return el("td", {}, a === b ? a : `${a} … ${b}`);
       })));
     const table = el("div", { class: "scroll" }, el("table", {},
@@ -332,7 +348,7 @@ window.Report = (() => {
     });
     const rows = Array.from({ length: count }, (_, i) => el("tr", {},
       el("td", {}, swatch(i), legible(store.ids[first + i])), el("td", {}, badge(store.personStatus[first + i])),
-      ...known.map((column) => el("td", {}, text(store.columns[column.key][first + i], column.digits))),
+      ...known.map((column) => el("td", {}, spelt(store.columns[column.key][first + i], column))),
       el("td", { class: "text soft" }, store.notes.get(first + i) || "")));
     const table = el("div", { class: "scroll" }, el("table", {},
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Person"), el("th", { scope: "col" }, "Status"),
@@ -359,12 +375,12 @@ window.Report = (() => {
 
   function gallery(index, pictures) {
     const folder = folderOf(index);
-    const captions = { "overlay.jpg": "Fitted bodies", "photo.jpg": "Photo",
+    const captions = { "overlay.jpg": "Fitted bodies", "start.jpg": "Where the fit started", "photo.jpg": "Photo",
       "keypoints.jpg": "Keypoints: dots observed, lines projected from the fit", "top.png": "From above, metres",
       "side.png": "From the camera's right, metres" };
     const figure = (name) => el("figure", {}, el("a", { href: folder + name }, el("img", { src: folder + name, loading: "lazy",
       alt: captions[name] })), el("figcaption", {}, captions[name]));
-    const shown = ["overlay.jpg", "photo.jpg", "keypoints.jpg", "top.png", "side.png"].filter((name) => pictures.includes(name));
+    const shown = ["overlay.jpg", "start.jpg", "photo.jpg", "keypoints.jpg", "top.png", "side.png"].filter((name) => pictures.includes(name));
     const three = pictures.includes("model.js") ? el("figure", { id: "three" }, el("p", { class: "soft" }, "3D view: reading …")) : null;
     return el("div", { class: "pictures" }, ...[figure(shown[0]), three, ...shown.slice(1).map(figure)].filter(Boolean));
   }

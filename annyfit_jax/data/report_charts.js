@@ -2,7 +2,7 @@
 "use strict";
 window.ReportCharts = (() => {
   const NS = "http://www.w3.org/2000/svg";
-  const WIDTH = 300, HEIGHT = 150, LEFT = 6, RIGHT = 6, TOP = 8, BOTTOM = 22;
+  const WIDTH = 300, HEIGHT = 150, LEFT = 6, RIGHT = 6, TOP = 16, BOTTOM = 22;
 
   function svg(tag, attributes, ...children) {
     const node = document.createElementNS(NS, tag);
@@ -27,6 +27,9 @@ window.ReportCharts = (() => {
     const ground = HEIGHT - BOTTOM;
     const root = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${chart.label}: histogram` });
     root.append(svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: ground, y2: ground }));
+    // The scale of the counts: a line at the height of the longest bar, with its number.
+    root.append(svg("line", { class: "scale", x1: LEFT, x2: WIDTH - RIGHT, y1: TOP, y2: TOP }),
+      svg("text", { x: WIDTH - RIGHT, y: TOP - 3, "text-anchor": "end" }, most.toLocaleString("en")));
     counts.forEach((count, i) => {
       const height = ((ground - TOP) * count) / most;
       const from = i === 0 ? "" : edges[i], to = i === last ? "" : edges[i + 1];

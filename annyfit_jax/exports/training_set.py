@@ -20,11 +20,13 @@ import numpy as np
 
 from annyfit_jax.exports import exported_people
 from annyfit_jax.inputs.cue_source import CueSource, is_cue_dataset, open_cues
-from annyfit_jax.inputs.photos import jpeg_bytes
+from annyfit_jax.inputs.photos import jpeg_bytes, read_photo
 from annyfit_jax.jobs.fit_source import FitSource, Outcome
 from annyfit_jax.people.fitted import FACTS, FORMAT_VERSION, Fact, SceneFit
+from annyfit_jax.people.lens import straightened
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records import wire
+from annyfit_jax.records.encoded_pictures import PHOTO_QUALITY, encoded
 from annyfit_jax.records.file_names import file_inside
 from annyfit_jax.records.files import write_bytes
 from annyfit_jax.records.fit_files import FitFileError
@@ -189,7 +191,7 @@ def _packed_photo(cues: CueSource, outcome: Outcome) -> bytes:
     jpeg = cues.photo(index)
     if not jpeg:
         raise SceneError(f"{cues.location}: scene {name}: packed without its photo")
-    return jpeg
+    return _straight(jpeg, outcome.fit)
 
 
 def _photo_file(folder: Path, outcome: Outcome) -> bytes:
@@ -199,8 +201,16 @@ def _photo_file(folder: Path, outcome: Outcome) -> bytes:
     for relative in (stored.relative_to(stored.anchor), Path(stored.name)):
         path = file_inside(folder, str(relative))
         if path is not None and path.resolve().is_relative_to(folder.resolve()):
-            return jpeg_bytes(path)
+            return _straight(jpeg_bytes(path), outcome.fit)
     raise SceneError(f"{folder}: {stored.name}: no such photo")
+
+
+def _straight(jpeg: bytes, fit: SceneFit) -> bytes:
+    """The photo without the distortion of its lens, as the labels are; the same bytes where there is none."""
+    if not fit.lens:
+        return jpeg
+    pixels = read_photo(jpeg, where=f"{fit.name}: photo", upright=False)
+    return encoded(straightened(pixels, fit.lens, np.asarray(fit.K, np.float64)), quality=PHOTO_QUALITY)
 
 
 # ------------------------------------------------------------------------------------------------ reading

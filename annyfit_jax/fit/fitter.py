@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 
 from annyfit_jax.fit import adam, evidence, packing, second_order, trust
 from annyfit_jax.fit import problem as problems
@@ -82,6 +84,9 @@ class Fitter:
         self._solver_bodies: dict[bool, Any] = {}
         self._starter: Callable[[Scene, float], KeypointStart] | None = None
         self.meshes = BodyMeshes(self.model)
+        self.compile_s = 0.0
+        """Seconds that calls took in which a program was compiled, or read from the folder of compiled programs."""
+        self._compiled: set[Any] = set()
         self.devices = tuple(default_devices() if devices is None else devices)
         on_cpu = self.devices[0].platform == "cpu"
         self.lengths = tuple(config.person_lengths) or (CPU_LENGTHS if on_cpu else ACCELERATOR_LENGTHS)
@@ -174,8 +179,16 @@ class Fitter:
     def dispatch(self, batch: Sequence[PreparedScene]) -> PendingBatch:
         """Assemble a batch and start its fit without waiting for it."""
         lists, problem, variables = self.assemble(batch)
-        body = self.solver_body(second_order.kind_of(batch[0], self.config))
+        kind = second_order.kind_of(batch[0], self.config)
+        body = self.solver_body(kind)
+        program = (kind, *(leaf.shape for leaf in jax.tree.leaves(variables)))
+        new, began = program not in self._compiled, time.monotonic()
+        if new:  # JAX compiles in the call
+            logging.info("compiling the fit for lists of %d people ...", variables.transl.shape[-1])
         outcome = fit_lists(self.config, self.devices)(body, problem, variables)
+        if new:
+            self._compiled.add(program)
+            self.compile_s += time.monotonic() - began
         return PendingBatch(list(batch), lists, outcome)
 
     def assemble(self, batch: Sequence[PreparedScene]) -> tuple[list[list[int]], Any, problems.Variables]:
@@ -257,6 +270,7 @@ class Fitter:
             name=scene.name,
             image_size=np.asarray(scene.image_size, np.int32),
             image_path=scene.image_path or "",
+            lens=scene.lens,
             K=_fitted_intrinsics(scene, outcome, people),
             person_ids=ids,
             status=status,
@@ -326,7 +340,11 @@ def fit_lists(config: FitConfig, devices: tuple[Device, ...]) -> jax.stages.Wrap
     spread = jax.shard_map(
         one_list, mesh=_mesh(devices), in_specs=(jax.P(), lists, lists), out_specs=lists, check_vma=False
     )
-    return jax.jit(spread, donate_argnames=("variables",))
+    # The second-order program is a thousand small kernels: the older emitters of XLA's CPU backend compile it in half the time
+    # of the new ones, to code that is as fast.
+    small_kernels = config.solver == "lm" and devices[0].platform == "cpu"
+    options = {"xla_cpu_use_fusion_emitters": False} if small_kernels else None
+    return jax.jit(spread, donate_argnames=("variables",), compiler_options=options)
 
 
 def _added(

@@ -4,8 +4,9 @@
     for i, name in enumerate(source.names):
         scene = source.load(i)          # SceneError: set this scene aside
 
-Kinds: a folder of scene `.npz` files or one of them (`scene_npz`), a COCO-keypoints `.json` (`coco_annotations`), a folder with
-`preprocessed/` written by the official Anny-Fit preprocessing (`official`), a cue dataset (`cue_source`).
+Kinds: a folder of scene `.npz` files or one of them (`scene_npz`), a COCO-keypoints `.json` (`coco_annotations`), keypoints of
+OpenPose, MMPose, Ultralytics, MediaPipe and others, one file or a folder (`keypoint_files`), a folder with `preprocessed/`
+written by the official Anny-Fit preprocessing (`official`), a cue dataset (`cue_source`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from annyfit_jax.inputs.coco_annotations import open_coco
+from annyfit_jax.inputs import keypoint_files
+from annyfit_jax.inputs.coco_annotations import is_coco, open_coco, read_json
 from annyfit_jax.inputs.official import open_official
 from annyfit_jax.inputs.official_params import read_official_params
 from annyfit_jax.inputs.scene_npz import open_scene_npz, read_scene_npz
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.inputs.validate import validate_scene
 from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES, SceneError
+from annyfit_jax.records.npz import open_npz
 
 __all__ = [
     "InputOptions",
@@ -50,6 +53,8 @@ def open_input(
     if unknown:
         raise SceneError(f"unknown input option {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     chosen = InputOptions(images=images, fov_degrees=fov_degrees, translation=translation, **options)
+    if chosen.calibration is not None and not Path(chosen.calibration).is_file():
+        raise SceneError(f"option calibration: no file {chosen.calibration}")
     for name in ("images", "depth", "masks"):
         folder = getattr(chosen, name)
         if folder is not None and not Path(folder).is_dir():
@@ -66,14 +71,31 @@ def open_input(
 
             if is_cue_dataset(location):
                 return open_cues(str(path), chosen)
-        if next(location.glob("*.npz"), None) is not None:
+        scenes = next(location.glob("*.npz"), None)
+        if scenes is not None and not _holds_only_keypoints(scenes):
             return open_scene_npz(str(path), chosen)
-    elif location.suffix == ".npz":
+        if keypoint_files.family_of_folder(location) is not None:
+            return keypoint_files.open_keypoint_files(str(path), chosen)
+    elif location.suffix == ".npz" and not _holds_only_keypoints(location):
         return open_scene_npz(str(path), chosen)
     elif location.suffix == ".json":
-        return open_coco(str(path), chosen)
+        content = read_json(str(path))
+        if is_coco(content):
+            return open_coco(str(path), chosen, content)
+        return keypoint_files.open_keypoint_files(str(path), chosen, content)
+    elif location.suffix in keypoint_files.SUFFIXES:
+        return keypoint_files.open_keypoint_files(str(path), chosen)
     raise SceneError(
         f"{path}: not a known input; looked for a folder with `preprocessed/` (official Anny-Fit preprocessing), a "
-        "cue dataset (`dataset_info.json`, `features.json`), a folder of scene .npz files, one scene .npz, or a "
-        "COCO-keypoints .json"
+        "cue dataset (`dataset_info.json`, `features.json`), a folder of scene .npz files, one scene .npz, a "
+        "COCO-keypoints .json, or keypoint files of OpenPose, MMPose, Ultralytics, MediaPipe"
     )
+
+
+def _holds_only_keypoints(path: Path) -> bool:
+    """Whether an `.npz` is an array of keypoints rather than a scene. Of a broken one the reader of scenes tells more."""
+    try:
+        with open_npz(str(path)) as npz:
+            return "keypoints" in npz and "keypoints_2d" not in npz
+    except SceneError:
+        return False

@@ -12,9 +12,15 @@ an annotation beyond COCO's own fields, all optional:
 
 `hand_label` goes to `Scene.extra` (`hand_age`, `hand_gender`, `hand_depth_layer`) for evaluation and is a cue only on
 request (`hand_labels`, `hand_depth`). Intrinsics: `intrinsics` (3 x 3) or `camera` {fx, fy, cx, cy} of the image, else
-of the file or its `info`, else a field of view. The third number of a keypoint is COCO's flag (0 not labelled,
-1 hidden, 2 visible), unless the file holds fractions or scores: then it is the detector's confidence. A person's id is
-the annotation's `id`, else its position in the list.
+of the file or its `info`, with `distortion` beside it where the points are distorted; else the calibration file of the
+options; else the focal length that the photo's camera wrote; else a field of view. The third number of a keypoint is
+COCO's flag (0 not labelled, 1 hidden, 2 visible), unless the file holds fractions or scores: then it is the detector's
+confidence. A person's id is the annotation's `id`, else its position in the list.
+
+Which points the keypoints are, the category says by their names; without names their number and the way they lie
+(`point_sets.recognise`). Points beyond COCO's 17, also those in COCO-WholeBody's fields (`foot_kpts`, `face_kpts`,
+`lefthand_kpts`, `righthand_kpts`), go to `Scene.extra`. Keypoint files of other programs come here as well
+(`keypoint_files`), in the form of annotations.
 """
 
 from __future__ import annotations
@@ -31,32 +37,36 @@ import numpy as np
 from absl import logging
 
 from annyfit_jax.inputs import coco_people as people
-from annyfit_jax.inputs import facts
+from annyfit_jax.inputs import facts, point_sets
 from annyfit_jax.inputs import masks as masks_io
-from annyfit_jax.inputs.photos import photo_size
+from annyfit_jax.inputs.calibrated_scene import calibrated
+from annyfit_jax.inputs.calibration import CalibratedCamera, Calibration, read_calibration
+from annyfit_jax.inputs.photos import SUFFIXES, focal_35mm, photo_size
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.inputs.validate import NUM_JOINTS, checked_image_size
-from annyfit_jax.people.camera import intrinsics_from_fov
-from annyfit_jax.people.scene import NUM_DENSE, Scene, SceneError
+from annyfit_jax.people.camera import intrinsics_from_35mm, intrinsics_from_fov
+from annyfit_jax.people.lens import Lens
+from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES, NUM_DENSE, Scene, SceneError
 from annyfit_jax.records.file_names import file_inside
 from annyfit_jax.records.files import open_regular
 
 _ANNOTATION_FIELDS = (
     "id", "image_id", "category_id", "keypoints", "num_keypoints", "bbox", "area", "iscrowd", "segmentation", "score",
-    "attributes", "vlm_label", "age", "gender", "depth_layer", "hand_label", "keypoints_by_eye", "file_name", "person_id",
+    "box", "attributes", "vlm_label", "age", "gender", "depth_layer", "hand_label", "keypoints_by_eye", "file_name",
+    "person_id",
 )  # fmt: skip
 """Fields of an annotation that are read, or that COCO has."""
 _IMAGE_FIELDS = (
-    "id", "file_name", "width", "height", "intrinsics", "camera", "license", "coco_url", "flickr_url", "date_captured",
+    "id", "file_name", "width", "height", "intrinsics", "camera", "distortion", "distortion_model", "license", "coco_url",
+    "flickr_url", "date_captured",
 )  # fmt: skip
 _LOOKED_FOR = 2000
 """Photos whose presence is checked when a file is opened."""
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 @dataclass
-class _Index:
-    """The parsed file, grouped by image: what `load` needs."""
+class AnnotationIndex:
+    """The parsed input, grouped by image: what `load` needs."""
 
     path: str
     images: list[dict]
@@ -66,17 +76,44 @@ class _Index:
     categories: dict[Any, dict] = field(default_factory=dict)
     file_level: list[Mapping[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    normalised: bool = False
+    """Whether coordinates are shares of the picture's width and height rather than pixels."""
+    skeletons: dict[int, tuple[str, ...] | SceneError] = field(default_factory=dict)
+    """Number of points -> their names, or why they are not known, for annotations whose category does not say."""
+    calibration: Calibration | None = None
 
 
-def open_coco(path: str, options: InputOptions) -> SceneSource:
-    """The scenes of a COCO-keypoints JSON, in the order of its images. Raises SceneError on another layout."""
-    content = read_json(path)
+def is_coco(content: Any) -> bool:
+    """Whether the content of a JSON file is annotations in the manner of COCO, or a list of results."""
+    if isinstance(content, dict):
+        return "images" in content or "annotations" in content
+    return isinstance(content, list) and any(
+        isinstance(e, dict) and "image_id" in e and "keypoints" in e for e in content
+    )
+
+
+def open_coco(path: str, options: InputOptions, content: Any = None) -> SceneSource:
+    """The scenes of a COCO-keypoints JSON, in the order of its images. Raises SceneError on another layout.
+
+    Args:
+      content: of the file, where it has been read.
+    """
+    content = read_json(path) if content is None else content
+    index = _index_results(path, content) if isinstance(content, list) else _index_annotations(path, content)
+    return open_index(index, options, "coco")
+
+
+def open_index(index: AnnotationIndex, options: InputOptions, kind: str) -> SceneSource:
+    """The scenes of indexed annotations. Raises SceneError where the options do not fit them, or nobody's points are known."""
+    path = index.path
     words = read_json(options.words) if options.words else {}
     if not isinstance(words, dict) or not all(isinstance(entry, dict) for entry in words.values()):
         raise SceneError(f'{options.words}: expected {{person id: {{"age": word, "gender": word}}}}')
-    index = _index_results(path, content) if isinstance(content, list) else _index_annotations(path, content)
     if not index.images:
         raise SceneError(f"{path}: images: expected at least one image, got none")
+    index.skeletons = _skeletons(index, options)
+    if options.calibration:
+        index.calibration = read_calibration(options.calibration)
     names = _scene_names(index.images)
     if options.words:
         index.notes += unknown_fields(list(words.values()), options.words, ("age", "gender"))
@@ -90,7 +127,7 @@ def open_coco(path: str, options: InputOptions) -> SceneSource:
     for note in index.notes:
         logging.warning("%s", note)
     return SceneSource(
-        kind="coco",
+        kind=kind,
         names=names,
         loader=lambda i: _SceneReader(index, i, names[i], words, options).scene(),
         location=path,
@@ -98,7 +135,48 @@ def open_coco(path: str, options: InputOptions) -> SceneSource:
     )
 
 
-def _missing_photos(index: _Index, options: InputOptions) -> list[str]:
+def _skeletons(index: AnnotationIndex, options: InputOptions) -> dict[int, tuple[str, ...] | SceneError]:
+    """The names of points that no category tells, by their number. Raises SceneError where those of nobody are known."""
+    unnamed: dict[int, list[np.ndarray]] = {}
+    for annotation in (annotation for group in index.annotations for annotation in group):
+        category = index.categories.get(_key(annotation.get("category_id")), {})
+        values = annotation.get("keypoints")
+        if not isinstance(values, list) or people.reason_to_skip(annotation, category.get("name")):
+            continue
+        told = category.get("keypoints") or []
+        if len(values) % 3 or (isinstance(told, list) and len(told) == len(values) // 3 and not options.skeleton):
+            continue
+        points = _numbers_of(values)
+        if points is not None and (options.skeleton or len(points) in point_sets.COUNTS):
+            unnamed.setdefault(len(points), []).append(points)
+    result: dict[int, tuple[str, ...] | SceneError] = {}
+    for count, group in unnamed.items():
+        try:
+            if options.skeleton:
+                points = point_sets.declared(options.skeleton, "option skeleton")
+                if len(points) != count:
+                    raise SceneError(f"{index.path}: {count} points, but {options.skeleton} has {len(points)}")
+            else:
+                chosen, points = point_sets.recognise(group, index.path)
+                if chosen != "coco17":
+                    index.notes.append(f"{index.path}: the {count} points are read as {chosen}")
+            result[count] = points
+        except SceneError as error:
+            result[count] = error
+    if result and all(isinstance(names, SceneError) for names in result.values()):
+        raise next(error for error in result.values() if isinstance(error, SceneError))
+    return result
+
+
+def _numbers_of(values: list) -> np.ndarray | None:
+    """(k, 3) of a flat list, None where it does not hold numbers alone."""
+    try:
+        return np.array(values, np.float64).reshape(-1, 3)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _missing_photos(index: AnnotationIndex, options: InputOptions) -> list[str]:
     """A note where some of the photos are not in the folder that was given for them. Raises SceneError where none is."""
     step = -(-len(index.images) // _LOOKED_FOR)
     chosen = range(0, len(index.images), step)
@@ -138,7 +216,7 @@ def unknown_fields(entries: list[dict], where: str, known: tuple[str, ...] = _AN
     return notes
 
 
-def _index_annotations(path: str, content: Any) -> _Index:
+def _index_annotations(path: str, content: Any) -> AnnotationIndex:
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
         raise SceneError(f"{path}: expected COCO keypoints: lists `images` and `annotations`, or one list of results")
     for key in ("images", "annotations"):
@@ -161,7 +239,7 @@ def _index_annotations(path: str, content: Any) -> _Index:
             grouped[i].append(annotation)
     categories = content.get("categories")
     info = content.get("info")
-    return _Index(
+    return AnnotationIndex(
         path,
         images,
         grouped,
@@ -178,7 +256,7 @@ def _index_annotations(path: str, content: Any) -> _Index:
     )
 
 
-def _index_results(path: str, content: list) -> _Index:
+def _index_results(path: str, content: list) -> AnnotationIndex:
     """A bare list of {image_id, keypoints, score}: the images are those it names, to be found in the image folder."""
     if not all(isinstance(entry, dict) and "keypoints" in entry and "image_id" in entry for entry in content):
         raise SceneError(f"{path}: expected a list of results with the fields `image_id` and `keypoints`")
@@ -187,7 +265,7 @@ def _index_results(path: str, content: list) -> _Index:
         grouped.setdefault(str(entry.get("file_name") or entry["image_id"]), []).append(entry)
     images = [{"id": name, "file_name": name, "unresolved": True} for name in grouped]
     notes = unknown_fields(content, path)
-    return _Index(path, images, list(grouped.values()), not people.holds_flags(content), notes=notes)
+    return AnnotationIndex(path, images, list(grouped.values()), not people.holds_flags(content), notes=notes)
 
 
 def _key(value: Any) -> str:
@@ -195,15 +273,26 @@ def _key(value: Any) -> str:
 
 
 def _with_ids(annotations: list[dict]) -> list[dict]:
-    return [{**annotation, "id": annotation.get("id", i)} for i, annotation in enumerate(annotations)]
+    return [_flat({**annotation, "id": annotation.get("id", i)}) for i, annotation in enumerate(annotations)]
+
+
+def _flat(annotation: dict) -> dict:
+    """With `keypoints` as one list: some programs write a list of [x, y, score]."""
+    points = annotation.get("keypoints")
+    if isinstance(points, list) and points and all(isinstance(point, list) and len(point) == 3 for point in points):
+        annotation["keypoints"] = [value for point in points for value in point]
+    return annotation
 
 
 def _scene_names(images: list[dict]) -> tuple[str, ...]:
-    """File stems, made safe as file names; a name that is taken gets the image's position."""
+    """File stems, made safe as file names; a name that is taken gets the image's position. Readers may give a `scene_name`."""
     names: list[str] = []
     taken: set[str] = set()
     for i, image in enumerate(images):
-        stem = re.sub(r"[^\w.-]+", "_", Path(image["file_name"]).stem).strip(".") or f"image_{i}"
+        stem = (
+            re.sub(r"[^\w.-]+", "_", image.get("scene_name") or Path(image["file_name"]).stem).strip(".")
+            or f"image_{i}"
+        )
         name = stem if stem not in taken else f"{stem}_{i}"
         while name in taken:
             name += "_"
@@ -218,17 +307,25 @@ class _Person:
 
     index: int
     """Position among the image's annotations."""
-    keypoints: np.ndarray
+    points: np.ndarray
+    """(133, 3), of which the first 17 are COCO's."""
+    others: dict[str, np.ndarray]
+    """Points that COCO-WholeBody does not have."""
     age: float
     gender: float
     depth_layer: int
     box: np.ndarray
 
+    @property
+    def keypoints(self) -> np.ndarray:
+        """(17, 3)"""
+        return self.points[:NUM_JOINTS]
+
 
 class _SceneReader:
     """Reads one image of the file; an object only to share what every step needs."""
 
-    def __init__(self, index: _Index, position: int, name: str, words: dict[str, dict], options: InputOptions):
+    def __init__(self, index: AnnotationIndex, position: int, name: str, words: dict[str, dict], options: InputOptions):
         self.index, self.name, self.words, self.options = index, name, words, options
         self.image = index.images[position]
         self.annotations = index.annotations[position]
@@ -237,11 +334,13 @@ class _SceneReader:
         self.skipped: list[tuple[str, str]] = []
 
     def scene(self) -> Scene:
+        if self.image.get("error"):
+            raise SceneError(str(self.image["error"]))
         image_path = self._find_image()
         image_size = self._image_size(image_path)
-        intrinsics = self._intrinsics(image_size)
+        intrinsics, lens = self._camera(image_size, image_path)
         depth_map, masks_of_all = self._depth_and_masks(image_size)
-        kept = self._people(masks_of_all)
+        kept = self._people(masks_of_all, image_size)
         n = len(kept)
         annotations = [self.annotations[person.index] for person in kept]
         points = np.stack([person.keypoints for person in kept]) if n else np.zeros((0, NUM_JOINTS, 3))
@@ -249,13 +348,13 @@ class _SceneReader:
         by_eye = [str(a["id"]) for a in annotations if a.get("keypoints_by_eye")]
         if by_eye:
             self.notes.append(f"keypoints read by eye: {', '.join(by_eye)}")
-        extra: dict[str, Any] = {}
+        extra = _further_points(kept)
         if any(isinstance(a.get("hand_label"), dict) for a in annotations):
             for name, entry in people.HAND_FIELDS.items():
                 extra[name] = np.array([people.hand_label(a, entry) for a in annotations], np.int64)
         if odd := [str(a["id"]) for a in annotations if people.odd_hand_label(a)]:
             self.notes.append(f"hand_label beyond any label, taken as unknown: {', '.join(odd)}")
-        return Scene(
+        scene = Scene(
             name=self.name,
             image_size=image_size,
             intrinsics=intrinsics,
@@ -278,6 +377,7 @@ class _SceneReader:
             camera=facts.of_camera([self.image, *self.index.file_level], self.where),
             extra=extra,
         )
+        return scene if lens is None else calibrated(scene, intrinsics, lens)
 
     def _wanted_masks(self, masks: np.ndarray | None, n: int, image_size: tuple[int, int]) -> np.ndarray | None:
         if not self.options.with_masks:
@@ -295,31 +395,57 @@ class _SceneReader:
         return f"{self.where}, annotation {annotation['id']}"
 
     def _find_image(self) -> Path | None:
-        folder = Path(self.options.images) if self.options.images else Path(self.index.path).parent
+        place = Path(self.index.path)
+        folder = Path(self.options.images) if self.options.images else place if place.is_dir() else place.parent
         file_name = self.image["file_name"]
         names = [file_name, Path(file_name).name]
         if self.image.get("unresolved"):  # results name images by number; COCO pads the number to 12 digits
             stems = [file_name] + ([file_name.zfill(12)] if file_name.isdigit() else [])
-            names += [stem + suffix for stem in stems for suffix in _IMAGE_SUFFIXES]
+            stems += [Path(stem).name for stem in stems if "/" in stem]
+            names += [stem + suffix for stem in stems for suffix in SUFFIXES]
         # An absolute path and one with `..` name nothing: an annotation file must not choose what is read beside the photos.
         return next((path for name in names if (path := file_inside(folder, name)) is not None), None)
 
     def _image_size(self, image_path: Path | None) -> tuple[int, int]:
         if "width" in self.image and "height" in self.image:
             return checked_image_size([self.image["width"], self.image["height"]], f"{self.where}: width, height")
-        if image_path is None:
-            raise SceneError(f"{self.where}: no `width` and `height`, and the photo is not in the image folder")
-        return photo_size(image_path)
+        if image_path is not None:
+            return photo_size(image_path)
+        if self.options.image_size is not None:
+            return checked_image_size(self.options.image_size, "option image_size")
+        if self.index.calibration is not None and (size := self._calibrated_camera().size) is not None:
+            return size
+        raise SceneError(
+            f"{self.where}: no `width` and `height`, and the photo is not in the image folder (else give the option image_size)"
+        )
 
-    def _intrinsics(self, image_size: tuple[int, int]) -> np.ndarray:
+    def _calibrated_camera(self) -> CalibratedCamera:
+        assert self.index.calibration is not None
+        named = self.image.get("camera")
+        return self.index.calibration.camera_of(self.image["file_name"], named if isinstance(named, str) else "")
+
+    def _camera(self, image_size: tuple[int, int], image_path: Path | None) -> tuple[np.ndarray, Lens | None]:
+        """K and the lens: of the image or the file, else of the calibration file, else guessed, which is noted."""
         for holder in (self.image, *self.index.file_level):
             intrinsics = people.intrinsics_entry(holder, self.where)
             if intrinsics is not None:
-                return intrinsics
-        self.notes.append(f"intrinsics: {self.options.fov_degrees:g} degree field of view")
-        return intrinsics_from_fov(image_size, self.options.fov_degrees)
+                if self.index.calibration is not None:
+                    raise SceneError(
+                        f"{self.where}: it has intrinsics of its own; leave out the calibration file, or them"
+                    )
+                return intrinsics, people.lens_entry(holder, self.where)
+        if self.index.calibration is not None:
+            camera = self._calibrated_camera()
+            return camera.intrinsics_for(image_size, self.where), camera.lens
+        degrees = self.options.fov_degrees
+        told = focal_35mm(image_path) if image_path is not None and degrees == DEFAULT_FOV_DEGREES else None
+        if told is not None:
+            self.notes.append(f"intrinsics: the photo tells a focal length of {told:g} mm (35 mm equivalent)")
+            return intrinsics_from_35mm(image_size, told), None
+        self.notes.append(f"intrinsics: {degrees:g} degree field of view")
+        return intrinsics_from_fov(image_size, degrees), None
 
-    def _people(self, masks: Mapping[int, np.ndarray | SceneError]) -> list[_Person]:
+    def _people(self, masks: Mapping[int, np.ndarray | SceneError], image_size: tuple[int, int]) -> list[_Person]:
         """The people to fit. Whoever's annotation cannot be used is set aside alone, with the reason."""
         kept = []
         for i, annotation in enumerate(self.annotations):
@@ -331,7 +457,7 @@ class _SceneReader:
                         raise broken
                     if str(annotation["id"]) in {str(self.annotations[other.index]["id"]) for other in kept}:
                         raise SceneError(f"{self._person_where(annotation)}: the id is that of an earlier person")
-                    person = self._person(i, annotation, self._joint_names(category))
+                    person = self._person(i, annotation, self._joint_names(category, annotation), image_size)
                     if (person.keypoints[:, 2] > 0).any():
                         kept.append(person)
                         continue
@@ -342,22 +468,35 @@ class _SceneReader:
             self.skipped.append((str(annotation["id"]), reason))
         return kept
 
-    def _person(self, index: int, annotation: dict, joint_names: list[str]) -> _Person:
+    def _person(
+        self, index: int, annotation: dict, joint_names: tuple[str, ...], image_size: tuple[int, int]
+    ) -> _Person:
         where = self._person_where(annotation)
-        points = people.keypoints_of(
+        points, others = people.points_of(
             annotation, joint_names, where, self.index.confidences, self.options.hidden_confidence
         )
+        if self.index.normalised:
+            points = points * (*image_size, 1.0)
+            others = {name: point * (*image_size, 1.0) for name, point in others.items()}
+        keypoints = points[:NUM_JOINTS]
         age, gender = self._anchors(annotation)
         return _Person(
-            index, points, age, gender, people.depth_layer_of(annotation, where, self.options.hand_depth),
-            people.box_of(annotation, points, where) if (points[:, 2] > 0).any() else np.zeros(4),
+            index, points, others, age, gender, people.depth_layer_of(annotation, where, self.options.hand_depth),
+            people.box_of(annotation, keypoints, where) if (keypoints[:, 2] > 0).any() else np.zeros(4),
         )  # fmt: skip
 
-    def _joint_names(self, category: dict) -> list[str]:
+    def _joint_names(self, category: dict, annotation: dict) -> tuple[str, ...]:
+        """Names of the points of an annotation. Raises SceneError where they are not known."""
         names = category.get("keypoints") or []
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise SceneError(f"{self.index.path}: categories: keypoints: expected a list of joint names")
-        return names
+        count = len(annotation["keypoints"]) // 3 if isinstance(annotation["keypoints"], list) else 0
+        if len(names) == count and not self.options.skeleton:
+            return tuple(names)
+        found = self.index.skeletons.get(count)
+        if isinstance(found, SceneError):
+            raise found
+        return found if found is not None else tuple(names)
 
     def _anchors(self, annotation: dict) -> tuple[float, float]:
         words = self.words.get(str(annotation["id"]))
@@ -400,3 +539,16 @@ class _SceneReader:
         if depth_map is None:
             return own, np.full(len(kept), np.nan)
         return own, masks_io.median_depths(depth_map, own, np.array(others).reshape(-1, height, width).astype(bool))
+
+
+def _further_points(kept: list[_Person]) -> dict[str, Any]:
+    """The points beyond the 17 as `Scene.extra` holds them; nothing where nobody shows one."""
+    extra: dict[str, Any] = {}
+    if any((person.points[NUM_JOINTS:, 2] > 0).any() for person in kept):
+        extra["keypoints_133"] = np.stack([person.points for person in kept])
+    names = list(dict.fromkeys(name for person in kept for name, point in person.others.items() if point[2] > 0))
+    if names:
+        absent = np.zeros(3)
+        extra["other_points"] = np.stack([[person.others.get(name, absent) for name in names] for person in kept])
+        extra["other_point_names"] = np.array(names)
+    return extra

@@ -86,6 +86,9 @@ FIELDS: dict[str, Field] = {
     "camera": Field(
         "text", since=3, meaning="JSON: what is known of the camera, value and standard deviation, as in `Scene`"
     ),
+    "lens": Field(
+        "text", since=4, meaning="distortion of the photo's lens, which the points are without, as in `Scene`"
+    ),
     "age": _people(unit="0 to 1", meaning="anchor of the word for the age, -1 = none"),
     "gender": _people(unit="0 to 1", meaning="anchor of the word for the gender, -1 = none"),
     "age_words": Field("texts", meaning="the word behind the anchor, empty = none"),
@@ -204,6 +207,7 @@ def encode(scene: Scene, image_jpeg: bytes = b"", provenance: Mapping[str, Any] 
         "heights": _empty(FIELDS["heights"]) if scene.heights is None else scene.heights,
         "distances": _empty(FIELDS["distances"]) if scene.distances is None else scene.distances,
         "camera": json.dumps(scene.camera, sort_keys=True) if scene.camera else "",
+        "lens": scene.lens,
         "age": scene.age,
         "gender": scene.gender,
         **words,
@@ -352,6 +356,7 @@ def decode(serialized: bytes, where: str = "record", *, with_masks: bool = True,
         heights=rows("heights"),
         distances=rows("distances"),
         camera=_camera(read("camera"), where) if version >= 3 else {},
+        lens=read("lens") if version >= 4 else "",
         boxes=rows("boxes"),
         masks=masks,
         depth_map=depth_map,

@@ -14,9 +14,15 @@ class InputOptions:
     """Choices of the readers. Each option names the kinds of input it concerns; the others ignore it."""
 
     images: str | None = None
-    """coco: folder of the photos; default the folder of the JSON file."""
+    """coco, keypoint files: folder of the photos; default the folder of the input."""
     fov_degrees: float = DEFAULT_FOV_DEGREES
     """all: field of view over the longest image side where the input has no intrinsics."""
+    calibration: str | None = None
+    """coco, keypoint files: calibration file of the camera or cameras (`inputs.calibration`); points are undistorted."""
+    skeleton: str | None = None
+    """coco, keypoint files: which points the keypoints are (a name of `point_sets.POINT_SETS`) where the input does not say."""
+    image_size: tuple[int, int] | None = None
+    """coco, keypoint files: (width, height) in pixels of pictures that are not there and of which the input does not say it."""
     translation: str = "pelvis"
     """official: `pelvis` places the root bone at `transl_pelvis`; `head` uses `transl` as the release does."""
     words: str | None = None
@@ -56,7 +62,7 @@ class SceneSource(Sequence):
     """A lazy sequence of scenes; nothing but an index is read before `load`."""
 
     kind: str
-    """`scene_npz`, `coco` or `official`."""
+    """`scene_npz`, `coco`, `official`, `cues`, or a family of keypoint files such as `openpose`."""
     names: tuple[str, ...]
     """Unique scene names in reading order."""
     loader: Callable[[int], Scene] = field(repr=False)

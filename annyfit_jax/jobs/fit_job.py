@@ -101,6 +101,8 @@ class JobState(NamedTuple):
     """Units that other processes still have to do."""
     totals: dict[str, Any] | None
     """Counts of scenes and people by status; None while units are left."""
+    new_scenes: int = 0
+    """Scenes that this run went through; 0 where the job was finished before."""
 
     @property
     def scenes(self) -> int:
@@ -172,18 +174,21 @@ def fit_job(
     ).run()  # fmt: skip
     totals = finish(folder, ledger)
     left = 0 if totals is not None else sum(ledger.entry(unit) is None for unit in range(plan.num_units))
-    return JobState(process, left, totals)
+    return JobState(process, left, totals, progress.scenes)
 
 
 def identity_of(options: dict[str, Any]) -> dict[str, Any]:
     """What decides the fits among the options that an input was opened with, where they differ from the defaults."""
-    # Folders may move between runs; only whether they are given counts. The words decide the fit, so their content does.
+    # Folders may move between runs; only whether they are given counts. The words and the
+    # camera decide the fit, so their content does.
     known = InputOptions()
     identity: dict[str, Any] = {
         name: options.get(name, getattr(known, name)) for name in ("fov_degrees", "translation")
     }
     identity |= {name: bool(value) for name, value in options.items() if name not in identity}
     identity.pop("images", None)
-    if "words" in options:
-        identity["words"] = hashlib.sha256(Path(options["words"]).read_bytes()).hexdigest()[:16]
+    for name in ("words", "calibration"):
+        if name in options:
+            identity[name] = hashlib.sha256(Path(options[name]).read_bytes()).hexdigest()[:16]
+    identity |= {name: options[name] for name in ("skeleton", "image_size") if name in options}
     return identity

@@ -328,6 +328,7 @@ def fit_of_row(row: SceneRow, config_json: str = "") -> SceneFit:
         **fields,
         **unknown,
         start_origin=row.start_origin,
+        lens=row.lens,
         loss_names=np.zeros(0, np.str_),
         loss_curve=np.zeros((0, 0), np.float32),
         bone_labels=bones if known else bones[:0],

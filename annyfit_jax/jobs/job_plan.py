@@ -16,6 +16,7 @@ from annyfit_jax.records.files import read_json
 
 DATASET, SPLIT = "fits", "train"
 DEFAULT_SCENES_PER_SHARD = 256
+_SHOWN_SETTINGS = 5
 JOB_FORMAT = 1
 _OWN_FILES = (
     "dataset_info.json",
@@ -150,6 +151,42 @@ def remove_job(folder: Path) -> None:
         raise JobWriteError(f"{folder}: cannot be cleared ({error})") from error
 
 
+def _changed_settings(stored: Any, wanted: Mapping[str, Any]) -> list[str]:
+    """`config: path (value there, value here)` of the settings that differ, at most a few of them."""
+    if not isinstance(stored, dict) or len(stored) != len(wanted):
+        return ["number of configs"]
+    paths = []
+    # A config's place is that of its hash, which differs: configs are compared in the order in which they were given.
+    for there, here in zip(stored.values(), wanted.values()):
+        paths += _changed_paths(there, here, "")
+    if not paths:
+        return [f"config ({', '.join(sorted(stored))} there, {', '.join(sorted(wanted))} here)"]
+    shown = [f"config: {path} ({old!s:.40} there, {new!s:.40} here)" for path, old, new in paths[:_SHOWN_SETTINGS]]
+    more = len(paths) - len(shown)
+    return [*shown, *([f"{more} more settings of the config"] if more else [])]
+
+
+def _changed_paths(there: Any, here: Any, path: str) -> list[tuple[str, Any, Any]]:
+    """(path as `--set` takes it, value there, value here) of every leaf that differs."""
+    if there == here:
+        return []
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [
+            found
+            for name in [*here, *(name for name in there if name not in here)]
+            for found in _changed_paths(there.get(name), here.get(name), f"{path}.{name}" if path else str(name))
+        ]
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        # Stages are called by their names, as in `--set`.
+        labels = [entry.get("name", i) if isinstance(entry, dict) else i for i, entry in enumerate(here)]
+        return [
+            found
+            for label, old, new in zip(labels, there, here, strict=True)
+            for found in _changed_paths(old, new, f"{path}.{label}")
+        ]
+    return [(path, there, here)]
+
+
 def _differences(stored: Any, wanted: Mapping[str, Any]) -> list[str]:
     """Readable names of the entries that differ, configs down to the setting."""
     if not isinstance(stored, dict):
@@ -165,9 +202,7 @@ def _differences(stored: Any, wanted: Mapping[str, Any]) -> list[str]:
                 if stored[key].get(k) != value.get(k)
             ]
         elif key == "configs":
-            names.append(
-                "config (" + ", ".join(sorted(stored.get(key, {}))) + " there, " + ", ".join(sorted(value)) + " here)"
-            )
+            names += _changed_settings(stored.get(key), value)
         else:
             names.append(f"{key} ({stored.get(key)} there, {value} here)")
     return names

@@ -29,7 +29,7 @@ _PERSON_TEXTS = ("person_ids", "person_keys", "status", "notes")
 
 def _as_in_fit(name: str, kind: Any, shape: tuple[int | None, ...] = (), dtype: str = "float64") -> Field:
     fact = FACTS[name]
-    return Field(kind, shape, dtype, unit=fact.unit, meaning=fact.meaning)
+    return Field(kind, shape, dtype, fact.since, unit=fact.unit, meaning=fact.meaning)
 
 
 def _person_array(name: str, fact: Fact) -> Field:
@@ -45,7 +45,10 @@ FIELDS: dict[str, Field] = {
     "scene_status": Field("text", meaning="`ok` = the scene was fitted, else why not, as a word"),
     "scene_reason": Field("text", meaning="why not, in full"),
     "content_hash": Field("text", meaning="names the cues that the rows were computed from"),
-    **{name: _as_in_fit(name, "text") for name in ("config_hash", "asset_version", "image_path", "start_origin")},
+    **{
+        name: _as_in_fit(name, "text")
+        for name in ("config_hash", "asset_version", "image_path", "lens", "start_origin")
+    },
     "scene_notes": _as_in_fit("scene_notes", "texts"),
     "person_ids": _as_in_fit("person_ids", "texts"),
     "person_keys": Field("texts", meaning="names of the results, `person_key`"),
@@ -70,6 +73,7 @@ class SceneRow:
     config_hash: str = ""
     asset_version: str = ""
     image_path: str = ""
+    lens: str = ""
     start_origin: str = ""
     scene_notes: list[str] = field(default_factory=list)
     image_size: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int32))
@@ -152,7 +156,7 @@ def row_of_fit(info: SceneInfo, fit: SceneFit) -> SceneRow:
         raise ValueError(f"scene {info.name}: the fit has {len(fit)} people, expected {n}")
     row = SceneRow(
         info.index, info.name, content_hash=info.content_hash, config_hash=fit.config_hash,
-        asset_version=fit.asset_version, image_path=fit.image_path, start_origin=fit.start_origin,
+        asset_version=fit.asset_version, image_path=fit.image_path, lens=fit.lens, start_origin=fit.start_origin,
         scene_notes=[str(note) for note in fit.scene_notes],
         image_size=np.asarray(fit.image_size, np.int32), K=np.asarray(fit.K, np.float32),
         person_ids=list(info.person_ids), person_index=np.arange(n, dtype=np.int32),

@@ -28,8 +28,9 @@ class Progress:
 
     Keys of a JSON line: `time` (Unix seconds), `process`, `processes`, `state` (`running`, `finished`, `interrupted`,
     `stopped`), `seconds` since the start, `scenes`, `people`, `failed`, `skipped` of this run, `scenes_done` and `scenes_total`
-    of this process's share, rates `scenes_per_s`, `people_per_s`, `seconds_left` (null before the first scene), `padding`
-    (share of the lists of people that nobody filled; null where the fitter does not say) and `peak_memory_mb`.
+    of this process's share, rates `scenes_per_s`, `people_per_s`, `seconds_left` (null before the first scene; time that went
+    into compiling is not counted), `padding` (share of the lists of people that nobody filled; null where the fitter does not
+    say) and `peak_memory_mb`.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class Progress:
         self.total, self.before, self.scenes = total, 0, 0
         self.people: Counter[str] = Counter()
         self._filled = self._lanes = 0
+        self._compile_s = 0.0
+        self._fitted_scenes = 0
         self._started = self._last = time.monotonic()
         self._board: Any = None
         if tensorboard:
@@ -56,10 +59,15 @@ class Progress:
         if time.monotonic() - self._last >= self._every_s:
             self.report("running")
 
-    def fitted(self, people: int, lanes: int) -> None:
-        """One more batch: how many people, and how many its lists had room for."""
+    def fitted(self, people: int, lanes: int, scenes: int = 0) -> None:
+        """One more batch: how many people, how many its lists had room for, and how many scenes, whose rows follow."""
         self._filled += people
         self._lanes += lanes
+        self._fitted_scenes += scenes
+
+    def compiled(self, seconds: float) -> None:
+        """So much of the time went into compiling, which is done once: the time left does not count it."""
+        self._compile_s += seconds
 
     def found(self, scenes: int) -> None:
         """Scenes of the share that were finished by an earlier run or by another process."""
@@ -69,7 +77,9 @@ class Progress:
         """The JSON line."""
         seconds = time.monotonic() - self._started
         scene_rate, person_rate = self.scenes / max(seconds, 1e-9), self.people["ok"] / max(seconds, 1e-9)
-        left = max(self.total - self.before - self.scenes, 0)
+        # Rows of a batch come one by one although it was fitted at once: what is fitted is not left.
+        through = max(self.scenes, self._fitted_scenes)
+        left = max(self.total - self.before - through, 0)
         return {
             "time": round(time.time(), 3),
             "process": self._process.index,
@@ -84,7 +94,7 @@ class Progress:
             "scenes_total": self.total,
             "scenes_per_s": round(scene_rate, 3),
             "people_per_s": round(person_rate, 3),
-            "seconds_left": round(left / scene_rate, 1) if self.scenes else None,
+            "seconds_left": round(left * max(seconds - self._compile_s, 0.0) / through, 1) if self.scenes else None,
             "padding": round(1.0 - self._filled / self._lanes, 4) if self._lanes else None,
             "peak_memory_mb": round(_peak_memory_mb()),
         }
@@ -97,11 +107,14 @@ class Progress:
         self._last = time.monotonic()
         line = self.snapshot(state)
         left = "" if line["seconds_left"] is None else f", {duration(line['seconds_left'])} left"
-        logging.info(
-            "%d/%d scenes, %d people fitted, %d failed, %d skipped, %.2f scenes/s, %.2f people/s%s",
-            line["scenes_done"], line["scenes_total"], line["people"], line["failed"], line["skipped"],
-            line["scenes_per_s"], line["people_per_s"], left,
-        )  # fmt: skip
+        if not self.scenes and self.before >= self.total:
+            logging.info("%d/%d scenes were finished before", line["scenes_done"], line["scenes_total"])
+        else:
+            logging.info(
+                "%d/%d scenes, %d people fitted in this run, %d failed, %d skipped, %.2f scenes/s, %.2f people/s%s",
+                line["scenes_done"], line["scenes_total"], line["people"], line["failed"], line["skipped"],
+                line["scenes_per_s"], line["people_per_s"], left,
+            )  # fmt: skip
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a") as file:

@@ -100,8 +100,11 @@ class Runner:
     def _dispatch(self, batch: Batch) -> Any:
         """What `collect` takes, or the exception that starting the batch raised."""
         self.profiler.before_batch()
+        compiled = getattr(batch.fitter, "compile_s", 0.0)
         try:
-            return batch.fitter.dispatch(batch.prepared)
+            pending = batch.fitter.dispatch(batch.prepared)
+            self.progress.compiled(getattr(batch.fitter, "compile_s", 0.0) - compiled)
+            return pending
         except Exception as error:
             return error
 
@@ -110,7 +113,8 @@ class Runner:
             if isinstance(pending, Exception):
                 raise pending
             if lanes := getattr(pending, "lanes", 0):
-                self.progress.fitted(sum(len(ready.scene) for ready in batch.prepared), lanes)
+                people = sum(len(ready.scene) for ready in batch.prepared)
+                self.progress.fitted(people, lanes, len(batch.prepared))
             made = self._rows(batch, batch.fitter.collect(pending))
         except Exception as error:
             if len(batch.prepared) > 1:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from annyfit_jax.people.words import AGE_CLASSES, GENDER_CLASSES
+from annyfit_jax.people.words import AGE_CLASSES, GENDER_CLASSES, age_class
 
 AGE_ANCHORS = np.array(list(AGE_CLASSES.values()))
 """baby, toddler, child, teenager, adult, senior."""
@@ -37,6 +37,26 @@ def gender_side(values: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
 def age_years(age: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
     """Years of an age phenotype, clipped to [0, 1]."""
     return np.interp(np.asarray(age, np.float64), *YEARS)
+
+
+AGE_GROUPS = tuple(
+    (float(np.interp((low + high) / 2, *YEARS)), name)
+    for (name, low), high in zip(AGE_CLASSES.items(), [*AGE_ANCHORS[1:], 2.0 - AGE_ANCHORS[-1]], strict=True)
+)
+"""Upper end in years and name of each class of age: up to where the next class's anchor is nearer. The last one has no end."""
+
+
+def age_group(age: float) -> str:
+    """The class of an age phenotype, with its years on Anny's calibration: `adult (14 to 64 years)`.
+
+    Raises ValueError on NaN.
+    """
+    name = age_class(age)
+    row = [group for _, group in AGE_GROUPS].index(name)
+    low = 0.0 if row == 0 else AGE_GROUPS[row - 1][0]
+    if row == len(AGE_GROUPS) - 1:
+        return f"{name} (from {low:.0f} years)"
+    return f"{name} ({low:.0f} to {AGE_GROUPS[row][0]:.0f} years)"
 
 
 def relative_human_age(age: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:

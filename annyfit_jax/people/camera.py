@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 
 from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES
 
+_FILM_SIDE_MM = 36.0
+
 
 def intrinsics_from_fov(
     image_size: Sequence[float], fov_degrees: float = DEFAULT_FOV_DEGREES
@@ -28,6 +30,15 @@ def intrinsics_from_fov(
         raise ValueError(f"image size: expected a positive width and height, got {width:g} x {height:g}")
     focal = max(width, height) / (2.0 * math.tan(math.radians(fov_degrees) / 2.0))
     return np.array([[focal, 0.0, width / 2.0], [0.0, focal, height / 2.0], [0.0, 0.0, 1.0]])
+
+
+def intrinsics_from_35mm(image_size: Sequence[float], focal_mm: float) -> Float[np.ndarray, "3 3"]:
+    """Intrinsics of a photo whose camera wrote a 35 mm equivalent of its focal length, principal point at the centre.
+
+    The equivalent is read as over the longer side of a frame of 24 x 36 mm, f = longest side * f35 / 36; for frames that are
+    not 3:2 makers mean the diagonal, which differs by up to 4 %. Raises ValueError as `intrinsics_from_fov`.
+    """
+    return intrinsics_from_fov(image_size, math.degrees(2.0 * math.atan(_FILM_SIDE_MM / 2.0 / focal_mm)))
 
 
 @overload

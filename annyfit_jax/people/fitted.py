@@ -72,8 +72,10 @@ class Fact:
         sizes = {"bones": bones, "phenotypes": phenotypes}
         return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape[1:])
 
-    def absent(self, n: int) -> np.ndarray:
-        """The field for n people of whom it is not known."""
+    def absent(self, n: int) -> Any:
+        """The field for n people of whom it is not known; of a scene's text the empty one."""
+        if self.kind == "text":
+            return ""
         return np.full((n, *self.row_shape()), self.unknown, self.kind)
 
 
@@ -277,24 +279,31 @@ class SceneFit:
             "from the people; the same for all of a scene",
         ),
     )  # fmt: skip
+    lens: str = field(
+        default="",
+        metadata=_is(
+            kind="text", since=4,
+            meaning="distortion of the photo's lens, e.g. `brown k1 k2 p1 p2 k3`; all points are without it; empty = none",
+        ),
+    )  # fmt: skip
     evidence: np.ndarray = field(
         default_factory=_left_out,
         metadata=_is(
-            "n", since=4, unit="joints", row=True, table=True, training="evidence", label="Evidence", digits=1, worse="low",
+            "n", since=5, unit="joints", row=True, table=True, training="evidence", label="Evidence", digits=1, worse="low",
             meaning="how many joints the cues show: keypoints by confidence, two at most of the face, dense points a tenth",
         ),
     )  # fmt: skip
     extent_px: np.ndarray = field(
         default_factory=_left_out,
         metadata=_is(
-            "n", since=4, unit="pixels", row=True, table=True, training="extent_px", label="Size in the image", digits=0,
+            "n", since=5, unit="pixels", row=True, table=True, training="extent_px", label="Size in the image", digits=0,
             worse="low", meaning="larger side of the box around the keypoints and dense points that the fit was given",
         ),
     )  # fmt: skip
     trust: np.ndarray = field(
         default_factory=_left_out,
         metadata=_is(
-            "n", since=4, unit="0 to 1", row=True, table=True, listed=("trust",), training="trust", exported="trust",
+            "n", since=5, unit="0 to 1", row=True, table=True, listed=("trust",), training="trust", exported="trust",
             label="Trust", worse="low",
             meaning="how far the fit can be relied on, from evidence, plausibility, agreement of the cues and convergence; NaN "
             "without a fit",

@@ -65,7 +65,7 @@ class Scene:
     image_size: tuple[int, int]
     """(width, height) in pixels."""
     intrinsics: np.ndarray
-    """(3, 3) pinhole matrix K in pixels, no distortion."""
+    """(3, 3) pinhole matrix K in pixels. All points, boxes, masks and depths are without distortion, whatever the lens."""
     keypoints: np.ndarray
     """(n, 17, 3) COCO-17 x, y in full-image pixels and confidence (0 = missing)."""
     dense_keypoints: np.ndarray
@@ -105,8 +105,11 @@ class Scene:
     """(n, 2) measured distance of the root bone from the camera and its standard deviation, metres; NaN = unknown."""
     camera: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Measured value and standard deviation of `pitch_degrees` (down is positive), `roll_degrees`, `height_m` above ground."""
+    lens: str = ""
+    """Distortion of the photo's lens, which was taken out of all points, as `people.lens.Lens` writes it; empty = none."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Reader-specific arrays that tests and evaluation use (e.g. `gt_coco3d`, `hand_depth_layer`)."""
+    """Further arrays: those that tests and evaluation use (e.g. `gt_coco3d`, `hand_depth_layer`), and keypoints beyond the 17:
+    `keypoints_133` (n, 133, 3) in the order of COCO-WholeBody, and `other_points` (n, k, 3) with `other_point_names` (k,)."""
 
     def __len__(self) -> int:
         return len(self.keypoints)

@@ -37,12 +37,19 @@ def trained_variables(config: TrainConfig, run: str | Path) -> Variables:
     """
     folder = Path(run)
     if not (folder / "checkpoints").is_dir():
-        raise FileNotFoundError(f"{folder}: no checkpoints; expected the --output of `annyfit train`")
+        raise FileNotFoundError(
+            f"{folder}: no checkpoints; expected the --output of `annyfit train`, after its first checkpoint"
+        )
     claim(folder, config, write=False)
     variables = config.regressor.init(jax.random.key(config.seed))
     checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
     state = checkpoints.restore(states.create(config.regressor, variables, config.optimiser))
     checkpoints.close()
+    if (done := int(state.step)) < config.steps:
+        logging.warning(
+            "%s: the training is not finished, step %d of %d: the predictions are those of an unfinished network",
+            folder, done, config.steps,
+        )  # fmt: skip
     return states.inference_variables(state, variables)
 
 

@@ -15,7 +15,8 @@ _STATUSES = 20
 _TAIL = 0.005
 """Share of the people beyond each end of a chart, who are counted in its last bars."""
 CHARTS = (
-    "trust", "mpjpe_root", "pa_mpjpe", "mpjpe_abs", "depth_err", "height_err", "age_err", "reprojection_share", "age_years",
+    "trust", "mpjpe_root", "pa_mpjpe", "mpjpe_abs", "depth_err", "height_err", "age_err", "reprojection_share",
+    "seen_keypoints", "age_years",
     "gender", "height_m", "depth_m", "sd_depth_m", "sd_height_m", "cue_gap", "moved_m",
 )  # fmt: skip
 """Columns with a histogram, in the order of the page."""
@@ -28,9 +29,8 @@ def charts(table: Table, columns: Columns) -> list[dict[str, Any]]:
     for key in CHARTS:
         if key in columns:
             column, values = labels[key], columns[key]
-            out.append(
-                {"key": key, "label": column.label, "unit": column.unit, "help": column.help, **histogram(values)}
-            )
+            drawn = grouped(values, column.groups) if column.groups else histogram(values)
+            out.append({"key": key, "label": column.label, "unit": column.unit, "help": column.help, **drawn})
     people = np.array(table.people, float)
     if len(people):
         edges = np.arange(0.5, max(people.max(), 1) + 1.5)
@@ -50,6 +50,19 @@ def histogram(values: np.ndarray) -> dict[str, Any]:
     edges = round_edges(float(low), float(high))
     counts, _ = np.histogram(finite.clip(edges[0], edges[-1]), edges)
     return _data(edges, counts, finite)
+
+
+def grouped(values: np.ndarray, groups: tuple[tuple[float, str], ...]) -> dict[str, Any]:
+    """Name, ends and count of each group of the finite values; the first group has no lower and the last no upper end."""
+    finite = values[np.isfinite(values)]
+    ends = [None, *(upper for upper, _ in groups[:-1]), None]
+    rows = np.searchsorted([upper for upper, _ in groups[:-1]], finite, side="left")
+    counts = np.bincount(rows, minlength=len(groups))
+    bars = [
+        {"name": name, "from": ends[i], "to": ends[i + 1], "count": int(counts[i])}
+        for i, (_, name) in enumerate(groups)
+    ]
+    return {"bars": bars, "known": len(finite)}
 
 
 def round_edges(low: float, high: float, bins: int = BINS) -> np.ndarray:

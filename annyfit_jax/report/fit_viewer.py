@@ -9,7 +9,9 @@ import numpy as np
 
 from annyfit_jax.exports.scene_files import Y_UP, drawable, node_names
 from annyfit_jax.jobs.fit_source import FitSource
+from annyfit_jax.metrics.word_scores import age_group
 from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.lens import straightened
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.report.scene_pages import load_photo
 from annyfit_jax.viz import palette
@@ -47,7 +49,7 @@ def table_of(fit: SceneFit) -> str:
     for i in range(len(fit)):
         if fit.status[i] == "ok":
             trust = f"{fit.trust[i]:.2f}" if np.isfinite(fit.trust[i]) else ""
-            size = f"{fit.shape[i, 1]:.2f} | {fit.height_m[i]:.2f} m | {fit.depth_m[i]:.2f} m"
+            size = f"{age_group(float(fit.shape[i, 1]))} | {fit.height_m[i]:.2f} m | {fit.depth_m[i]:.2f} m"
             cells = f"{size} | {fit.reprojection_px[i]:.1f} | {trust}"
         else:
             cells = f"{fit.status[i]} | | | |"
@@ -72,6 +74,7 @@ class Viewer:
         for label, move in (("previous", -1), ("next", 1)):
             gui.add_button(label).on_click(lambda _, move=move: self._step(move))
         self._text = gui.add_markdown("")
+        server.on_client_connect(self._greet)
         self._number.on_update(lambda _: self.show(int(self._number.value)))
         self._name.on_update(lambda _: self._find(self._name.value))
 
@@ -96,18 +99,35 @@ class Viewer:
                 self._shown.append(handle)
                 self._switches.append(switch)
             self._camera(fit, bodies)
+            for client in self.server.get_clients().values():
+                self._to_photo(client, fit)
             self._text.content = f"**{fit.name}**\n\n{table_of(fit)}"
         if self._number.value != index:
             self._number.value = index
+
+    def _greet(self, client: Any) -> None:
+        """Somebody opens the page: the view starts where the photo was taken from."""
+        if self._current >= 0:
+            self._to_photo(client, self.fits.load(self.names[self._current]))
+
+    def _to_photo(self, client: Any, fit: SceneFit) -> None:
+        """Puts a browser's view into the camera of the photo, which looks along -z of the viewer's axes."""
+        height = float(fit.image_size[1])
+        client.camera.position = (0.0, 0.0, 0.0)
+        client.camera.look_at = (0.0, 0.0, -float(np.nanmedian([*fit.depth_m[fit.ok], 3.0])))
+        client.camera.up_direction = (0.0, 1.0, 0.0)
+        client.camera.fov = float(2 * np.arctan(height / (2 * float(fit.K[1, 1]))))
 
     def _camera(self, fit: SceneFit, bodies: list[Body]) -> None:
         width, height = (float(side) for side in fit.image_size)
         floor = min((float(body.vertices[:, 1].min()) for body in bodies), default=-1.5)
         add = self.server.scene
+        photo = load_photo(fit.image_path)[0]
         self._shown.append(
             add.add_camera_frustum(
                 "/camera", fov=2 * np.arctan(height / (2 * float(fit.K[1, 1]))), aspect=width / height, scale=_FRUSTUM_M,
-                image=load_photo(fit.image_path)[0], wxyz=(0.0, 1.0, 0.0, 0.0), position=(0.0, 0.0, 0.0),
+                image=None if photo is None else straightened(photo, fit.lens, fit.K), wxyz=(0.0, 1.0, 0.0, 0.0),
+                position=(0.0, 0.0, 0.0),
             )  # half a turn about x: the camera looks along -z of the viewer
         )  # fmt: skip
         self._shown.append(add.add_grid("/floor", width=20.0, height=20.0, plane="xz", position=(0.0, floor, -6.0)))

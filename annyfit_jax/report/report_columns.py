@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from annyfit_jax.exports.exported_people import boxes
+from annyfit_jax.exports.exported_people import boxes, seen
 from annyfit_jax.metrics.scene_scores import People, scene_errors
-from annyfit_jax.metrics.word_scores import age_years
+from annyfit_jax.metrics.word_scores import AGE_GROUPS, age_years
 from annyfit_jax.people.fitted import ADDED, FACTS, SceneFit
 from annyfit_jax.people.scene import Scene, SceneError
 from annyfit_jax.truth.synthetic_truth import truth_of
@@ -29,6 +29,8 @@ class Column:
     worse: str = ""
     """`high` or `low`: which end deserves a look; empty = neither."""
     help: str = ""
+    groups: tuple[tuple[float, str], ...] = ()
+    """Upper end and name of each range that a number is shown as; without them the number itself is shown."""
 
     def to_json(self) -> dict[str, Any]:
         """For the page."""
@@ -44,12 +46,29 @@ def of_fit(name: str) -> Column:
 
 FIT = (
     of_fit("trust"),
-    Column("age_years", "Age", "years", 1, help="Age phenotype on Anny's WHO calibration, where the word adult is 16"),
+    Column(
+        "age_years",
+        "Age",
+        "",
+        1,
+        groups=AGE_GROUPS,
+        help="Class of the fitted age. Years would mislead: the word adult "
+        "stands for a body that is fully grown, which Anny's calibration calls 16 years; adults are all from 14 to 64",
+    ),
     Column("gender", "Gender", "", 2, help="0 male .. 1 female"),
     of_fit("height_m"),
     of_fit("depth_m"),
     Column("x_m", "Sideways", "m", 2, help="Camera x of the root bone"),
+    Column("seen_keypoints", "Keypoints seen", "of 17", 0, "low", "How many keypoints the fit was given"),
     of_fit("reprojection_px"),
+    Column(
+        "start_reprojection_px",
+        "Reprojection at the start",
+        "px",
+        1,
+        "",
+        "The same for the body that the fit started from",
+    ),
     Column(
         "reprojection_share",
         "Reprojection share",
@@ -90,7 +109,9 @@ def fit_columns(fit: SceneFit) -> Columns:
         "height_m": fit.height_m,
         "depth_m": fit.depth_m,
         "x_m": fit.transl[:, 0],
+        "seen_keypoints": seen(fit).sum(1),
         "reprojection_px": fit.reprojection_px,
+        "start_reprojection_px": fit.start_reprojection_px,
         "reprojection_share": share,
         "moved_m": np.linalg.norm(np.asarray(fit.transl, np.float64) - fit.start_transl, axis=1),
     }

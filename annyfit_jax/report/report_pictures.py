@@ -43,23 +43,27 @@ class Painter:
         self._points: Callable = jax.jit(anny.points)
         self._surface = surface_points(model, nothing, mesh.vertices)
 
-    def vertices(self, fit: SceneFit) -> Float[np.ndarray, "n 3000 3"]:
-        """Camera space, metres; NaN for people without a fit."""
+    def vertices(self, fit: SceneFit, *, start: bool = False) -> Float[np.ndarray, "n 3000 3"]:
+        """Of the fitted bodies, or of those they started from. Camera space, metres; NaN for people without a fit."""
         rows = drawable(fit)
         out = np.full((len(fit), int(self.faces.max()) + 1, 3), np.nan)
         if len(rows):
-            out[rows] = in_chunks(lambda p: self._points(self._surface, p), fit.parameters.select(rows))
+            out[rows] = in_chunks(
+                lambda p: self._points(self._surface, p), (fit.start if start else fit.parameters).select(rows)
+            )
         return out
 
     def files(self, fit: SceneFit, photo: Photo | None) -> dict[str, bytes]:
         """Content by file name: what there is to see of a scene in which somebody is fitted.
 
-        `overlay.jpg`, `keypoints.jpg`, `top.png`, `side.png`, `thumb.jpg`, `model.js` (see `model_script`) and, where there is
-        one, `photo.jpg`.
+        `overlay.jpg`, `keypoints.jpg`, `top.png`, `side.png`, `thumb.jpg`, `model.js` (see `model_script`), where there is one
+        `photo.jpg`, and where the start is known `start.jpg`.
         """
         vertices = self.vertices(fit)
         page = scene_page(fit, vertices, self.faces, packed=photo)
         out = _drawings(page, vertices)
+        if np.isfinite(fit.start.transl[drawable(fit)]).all():
+            out["start.jpg"] = encoded(_start_picture(page, self.vertices(fit, start=True)))
         out["model.js"] = model_script(fit, vertices[drawable(fit)], self.faces).encode()
         return out
 
@@ -84,10 +88,19 @@ def _drawings(page: ScenePage, vertices: np.ndarray) -> dict[str, bytes]:
     return out
 
 
+def _start_picture(page: ScenePage, vertices: Float[np.ndarray, "n V 3"]) -> Photo:
+    """The bodies that the fit started from, over the photo."""
+    photo, intrinsics, _ = page_photo(page, MAX_SIDE)
+    height, width = photo.shape[:2]
+    large = np.diag([_SUPERSAMPLING, _SUPERSAMPLING, 1.0]) @ intrinsics
+    raster = rasterise(vertices, page.faces, large, (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
+    return drawing.overlay(photo, raster, vertices, page.faces)
+
+
 def model_script(fit: SceneFit, vertices: Float[np.ndarray, "m V 3"], faces: np.ndarray) -> str:
     """A script `Report.model(name, base64)` with the scene as binary glTF: Y up, origin at the camera, K in its extras."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.glb"
-        export_glb(fit, path, vertices, faces, camera_to_frame("camera"), "camera")
+        export_glb(fit, path, vertices, faces, camera_to_frame("camera"), "camera", normals=False)
         content = base64.b64encode(path.read_bytes()).decode()
     return f"Report.model({to_json(fit.name)},{to_json(content)});\n"

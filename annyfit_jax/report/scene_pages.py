@@ -12,10 +12,12 @@ from absl import logging
 from jaxtyping import UInt8
 
 from annyfit_jax.inputs.photos import read_photo
+from annyfit_jax.metrics.word_scores import age_group
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.camera import project
+from annyfit_jax.people.lens import straightened
 from annyfit_jax.people.scene import SceneError
-from annyfit_jax.people.words import age_class, gender_class
+from annyfit_jax.people.words import gender_class
 from annyfit_jax.records import fit_files
 from annyfit_jax.records.file_names import file_stem
 from annyfit_jax.records.fit_files import SceneFit
@@ -23,8 +25,9 @@ from annyfit_jax.viz import ScenePage, write_page
 from annyfit_jax.viz.page import overlay_picture
 
 _INTRO = (
-    "<p>Bodies fitted by <code>annyfit-jax</code> in camera space, in metres. Age runs from 0 (baby) over 0.33 (child) and "
-    "0.66 (adult) to 1 (elder); gender from 0 (male) to 1 (female). One colour per person.</p>"
+    "<p>Bodies fitted by <code>annyfit-jax</code> in camera space, in metres. An age is the class whose body is nearest, with "
+    "the years that Anny gives to it: a grown body is an adult's, whatever the face says. Gender runs from 0 (male) to 1 "
+    "(female). One colour per person.</p>"
 )
 
 
@@ -104,7 +107,7 @@ def scene_page(
         people.append(
             {
                 "id": str(fit.person_ids[i]),
-                "age": f"{fit.shape[i, 1]:.2f} ({age_class(float(fit.shape[i, 1]))})" if fitted else "",
+                "age": age_group(float(fit.shape[i, 1])) if fitted else "",
                 "gender": f"{fit.shape[i, 0]:.2f} ({gender_class(float(fit.shape[i, 0]))})" if fitted else "",
                 "height_m": float(fit.height_m[i]),
                 "depth_m": float(fit.depth_m[i]),
@@ -114,6 +117,7 @@ def scene_page(
             }
         )
     photo, missing = load_photo(fit.image_path) if packed is None else (packed, "")
+    photo = None if photo is None else straightened(photo, fit.lens, fit.K)
     width, height = (int(side) for side in fit.image_size)
     if photo is not None and photo.shape[:2] != (height, width):
         missing = f"no photo: it has {photo.shape[1]} x {photo.shape[0]} pixels, the scene {width} x {height}"

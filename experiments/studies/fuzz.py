@@ -236,7 +236,7 @@ def coco(_: Path) -> Case:
         if not isinstance(shown, dict) or not isinstance(shown.get("file_name"), str) or not isinstance(odd, dict):
             return False  # refused when the file is opened
         people = [{"id": 1, "keypoints": _K17}, {**odd, "id": odd.get("id", 1)}]
-        index = reader._Index("c.json", [shown], [people], confidences=False)
+        index = reader.AnnotationIndex("c.json", [shown], [people], confidences=False)
         try:
             scene = reader._SceneReader(index, 0, "a", {}, options).scene()
             validate_scene(scene, "c.json")

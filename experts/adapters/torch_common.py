@@ -17,7 +17,7 @@ from annyfit_jax.records.files import sha256
 from experts.checkpoint_licences import card_of
 from experts.interfaces import Card, ExpertError, is_out_of_memory
 
-INSTALL = "pip install 'annyfit-jax[experts]'"
+INSTALL = "pip install -e '.[experts]', in the folder of this project"
 _MEMORY_SHARE = 0.8
 _LARGEST_BATCH = 64
 _CPU_BATCH = 4

@@ -65,3 +65,12 @@ def test_derivative_against_differences(x64, angle):
         move = step * np.eye(3)[a]
         ends = [Rotation.from_rotvec(vectors + sign * move).as_matrix() for sign in (1, -1)]
         assert max_abs(got[..., a], (ends[0] - ends[1]) / (2 * step)) <= 1e-8
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-7, 1e-3, 1.0, np.pi, 5.0])
+def test_composition_against_scipy(dtype, angle):
+    first, then = axes_of(20) * angle, axes_of(20)[::-1] * 1.3
+    got = np.array(rotations.compose(jnp.asarray(first.T, dtype), jnp.asarray(then.T, dtype)), np.float64).T
+    assert np.linalg.norm(got, axis=1).max() <= np.pi + 1e-6
+    apart = Rotation.from_rotvec(got).inv() * Rotation.from_rotvec(first) * Rotation.from_rotvec(then)
+    assert apart.magnitude().max() < (1e-12 if dtype == jnp.float64 else 2e-6)

@@ -794,7 +794,7 @@ def test_a_missing_extra_is_named_with_the_command():
     except ImportError:
         pass
     for cue in ("detector", "segmenter", "keypoints", "depth", "words"):
-        with pytest.raises(ExpertError, match=r"pip install 'annyfit-jax\[experts\]'"):
+        with pytest.raises(ExpertError, match=r"pip install -e '\.\[experts\]'"):
             getattr(build("large"), cue).load()
 
 

@@ -81,6 +81,7 @@ def done(tmp_path_factory):
     places = [f"--run={folder / 'run'}", f"--config={folder / 'config.py'}", f"--images={folder / 'photos'}"]
     result = call(*places, f"--output={folder / 'out'}", *OPTIONS)
     assert result.returncode == 0, result.stderr
+    assert "the training is not finished, step 0 of" in result.stderr
     return config, variables, folder, places
 
 

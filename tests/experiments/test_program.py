@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import logging
 import os
 import re
 import subprocess
@@ -246,6 +247,16 @@ def test_configs_by_name(tmp_path, monkeypatch):
         program.find_config("elsewhere/annyfit_plus.py")
     (tmp_path / "annyfit_plus.py").write_text("")
     assert program.find_config("annyfit_plus.py") == "annyfit_plus.py", "a file that is there comes first"
+
+
+def test_the_start_is_quiet_unless_the_user_wants_to_see_it(monkeypatch):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    program._quieten_start()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    program._quieten_start()
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
+    assert not logging.getLogger("jax._src.xla_bridge").isEnabledFor(logging.INFO)
 
 
 @pytest.mark.parametrize(("told", "expected"), [({}, "kept"), ({"JAX_COMPILATION_CACHE_DIR": "x"}, None)])

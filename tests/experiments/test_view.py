@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,14 @@ class Screen:
         self.things: dict[str, Handle] = {}
         self.controls: dict[str, Handle] = {}
         self.scene = self.gui = self
+
+    def on_client_connect(self, action) -> None:
+        self.greeting = action
+
+    def get_clients(self) -> dict[int, Any]:
+        return {0: self.browser}
+
+    browser = SimpleNamespace(camera=SimpleNamespace())
 
     def set_up_direction(self, direction: str) -> None:
         self.up = direction
@@ -107,6 +116,20 @@ def test_a_scene_replaces_the_one_before(fits):
     assert not screen.things[f"/{switch.name}"].visible
     viewer.show(99)
     assert viewer._current == len(fits.names) - 1
+
+
+def test_the_view_opens_at_the_camera_of_the_photo(fits):
+    screen = Screen()
+    viewer = fit_viewer.Viewer(screen, fits)
+    viewer.show(fits.names.index("trio"))
+    fit = fits.load("trio")
+    newcomer = SimpleNamespace(camera=SimpleNamespace())
+    screen.greeting(newcomer)
+    for camera in (screen.browser.camera, newcomer.camera):
+        assert camera.position == (0.0, 0.0, 0.0)
+        assert camera.look_at[:2] == (0.0, 0.0) and camera.look_at[2] < 0
+        assert camera.up_direction == (0.0, 1.0, 0.0)
+        assert np.tan(camera.fov / 2) == pytest.approx(fit.image_size[1] / 2 / fit.K[1, 1])
 
 
 @pytest.mark.process

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +66,9 @@ def load_glb(path) -> trimesh.Scene:
 
 
 def vertex_colours(mesh) -> np.ndarray:
-    """(V, 4) uint8."""
-    return np.asarray(mesh.visual.vertex_colors)
+    """(V, 4) uint8, as trimesh keeps them beside a material or without one."""
+    visual = mesh.visual
+    return np.asarray(visual.vertex_colors if hasattr(visual, "vertex_colors") else visual.vertex_attributes["color"])
 
 
 # ------------------------------------------------------------------------------------------------ npz
@@ -154,8 +156,22 @@ def test_glb_colours_are_distinct_and_those_of_the_pictures(output, tmp_path):
     written, _ = export_fits(str(output), str(tmp_path), "glb")
     scene = load_glb(written[0])
     for row, name in enumerate(("person_7", "person_left one")):
-        colours = np.unique(np.asarray(scene.geometry[name].visual.vertex_colors), axis=0)
+        colours = np.unique(vertex_colours(scene.geometry[name]), axis=0)
         np.testing.assert_array_equal(colours, [[*palette(3)[row], 255]])
+
+
+def test_glb_meshes_have_normals_and_a_rough_material(output, tmp_path):
+    written, _ = export_fits(str(output), str(tmp_path), "glb")
+    content = Path(written[0]).read_bytes()
+    tree = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
+    for mesh in tree["meshes"]:
+        (primitive,) = mesh["primitives"]
+        assert {"POSITION", "NORMAL", "COLOR_0"} <= set(primitive["attributes"])
+        surface = tree["materials"][primitive["material"]]["pbrMetallicRoughness"]
+        assert surface["metallicFactor"] == 0.0
+    mesh = load_glb(written[0]).geometry["person_7"]
+    computed = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).vertex_normals
+    assert ((mesh.vertex_normals * computed).sum(1) > 0.99).all()
 
 
 def test_glb_camera_and_facts(fit, output, tmp_path):

@@ -24,7 +24,7 @@ from PIL import Image
 
 from annyfit_jax.inputs import cue_dataset, cue_schema, cue_source, open_input
 from annyfit_jax.inputs.scene_source import InputOptions
-from annyfit_jax.people.scene import BodyParameters, Scene, SceneError
+from annyfit_jax.people.scene import COCO17, BodyParameters, Scene, SceneError
 from annyfit_jax.records import codecs, wire
 from annyfit_jax.records.files import temporary_name
 
@@ -527,7 +527,10 @@ def test_pack_program(tmp_path):
             {"id": 2, "file_name": "b.jpg", "width": SIZE[0], "height": SIZE[1]},
             {"id": 3, "file_name": "c.jpg"},
         ],
-        "annotations": [{"id": i, "image_id": i, "keypoints": keypoints, "age": "toddler"} for i in (1, 2, 3)],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "keypoints": keypoints, "age": "toddler"} for i in (1, 2, 3)
+        ],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO17)}],
     }
     (tmp_path / "coco.json").write_text(json.dumps(content))
     (tmp_path / "from.json").write_text(

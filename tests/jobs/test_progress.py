@@ -107,3 +107,34 @@ def test_a_job_without_it_writes_none(tmp_path):
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_the_time_left_does_not_count_compiling(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("annyfit_jax.jobs.progress.time.monotonic", lambda: now[0])
+    progress = Progress(tmp_path, ALONE, 30, every_s=1e9)
+    now[0] += 64.0
+    progress.compiled(60.0)
+    for index in range(20):
+        progress.add(row(index, ["ok"]))
+    assert progress.snapshot("running")["seconds_left"] == 2.0  # ten scenes at five a second
+    assert progress.snapshot("running")["seconds"] == 64.0
+
+
+def test_scenes_of_a_batch_that_is_fitted_are_not_left(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("annyfit_jax.jobs.progress.time.monotonic", lambda: now[0])
+    progress = Progress(tmp_path, ALONE, 12, every_s=1e9)
+    now[0] += 10.0
+    progress.fitted(30, 32, 10)
+    progress.add(row(0, ["ok"]))
+    assert progress.snapshot("running")["seconds_left"] == 2.0
+
+
+def test_a_run_that_finds_everything_done_says_so(tmp_path, caplog):
+    progress = Progress(tmp_path, ALONE, 6, every_s=1e9)
+    progress.found(6)
+    with caplog.at_level("INFO"):
+        progress.report("finished")
+    assert "6/6 scenes were finished before" in caplog.text
+    assert "0 people" not in caplog.text

@@ -191,6 +191,17 @@ def test_another_job_is_refused(tmp_path, change, message):
     assert (tmp_path / "job.json").read_bytes() == before
 
 
+def test_another_config_is_refused_by_the_settings_that_differ(tmp_path):
+    stage = {"name": "pose", "steps": 400, "weights": {"words": 10.0, "dense": 1.0}}
+    other = {**stage, "steps": 300, "weights": {"words": 50.0, "dense": 1.0}}
+    open_job(tmp_path, identity(configs={"c1": {"stages": [stage], "solver": "adam"}}))
+    with pytest.raises(JobError) as caught:
+        open_job(tmp_path, identity(configs={"c2": {"stages": [other], "solver": "adam"}}))
+    assert "config: stages.pose.steps (400 there, 300 here)" in str(caught.value)
+    assert "config: stages.pose.weights.words (10.0 there, 50.0 here)" in str(caught.value)
+    assert "c1" not in str(caught.value) and "dense" not in str(caught.value)
+
+
 def test_overwrite_removes_the_job_and_nothing_else(done, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(done, folder)

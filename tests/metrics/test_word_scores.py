@@ -36,3 +36,14 @@ def test_a_constant_answer_scores_the_published_figures():
     assert metrics.f1_macro(np.zeros(1000, int), adults, 4) == pytest.approx(0.2329, abs=5e-4)
     sexes = np.repeat([0, 1], [5345, 4655])
     assert metrics.f1_macro(np.zeros(10000, int), sexes, 2) == pytest.approx(0.3483, abs=5e-4)
+
+
+def test_a_class_of_age_has_the_years_of_the_calibration_and_no_false_precision():
+    groups = [metrics.word_scores.age_group(age) for age in metrics.word_scores.AGE_ANCHORS]
+    assert groups[0] == "baby (0 to 1 years)"
+    assert groups[4] == "adult (14 to 64 years)"
+    assert groups[5] == "senior (from 64 years)"
+    uppers = [upper for upper, _ in metrics.word_scores.AGE_GROUPS]
+    assert uppers == sorted(uppers)
+    with pytest.raises(ValueError):
+        metrics.word_scores.age_group(float("nan"))

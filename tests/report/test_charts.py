@@ -8,7 +8,8 @@ from export_cases import FITTED, NAMES, PEOPLE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annyfit_jax.report.charts import BINS, charts, failures, histogram, round_edges
+from annyfit_jax.metrics.word_scores import AGE_GROUPS
+from annyfit_jax.report.charts import BINS, charts, failures, grouped, histogram, round_edges
 from annyfit_jax.report.people_table import Table
 from annyfit_jax.report.report_columns import fit_columns
 
@@ -33,6 +34,16 @@ def test_histograms_count_everybody_known(values):
     known = np.isfinite(values).sum() if values else 0
     assert sum(chart["counts"]) == chart["known"] == known
     assert len(chart["edges"]) == len(chart["counts"]) + 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.one_of(st.floats(0, 110), st.just(float("nan"))), max_size=80))
+def test_groups_count_everybody_known_once(values):
+    drawn = grouped(np.array(values, float), AGE_GROUPS)
+    assert sum(bar["count"] for bar in drawn["bars"]) == drawn["known"] == np.isfinite(values).sum()
+    for bar in drawn["bars"]:
+        low, high = bar["from"] or -1.0, bar["to"] or np.inf
+        assert bar["count"] == sum(low < value <= high for value in values)
 
 
 def test_failures_count_people_scenes_and_who_was_set_aside(fits):

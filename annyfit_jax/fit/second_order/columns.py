@@ -10,6 +10,8 @@ from annyfit_jax.fit.fit_body import FitBody
 from annyfit_jax.fit.problem import Variables
 from annyfit_jax.fit.second_order.linear_plan import NUM_RIGID, Layout
 
+ROOT = slice(3, NUM_RIGID)
+"""Columns of the root's rotation vector."""
 DEPTH = 2
 """Column of the camera z of the root."""
 DEPTH_SCALE, FOCAL, PITCH, ROLL, GROUND = range(5)

@@ -147,6 +147,8 @@ def minimise(
     settings: LevenbergMarquardt,
     iterations: int,
     span: tuple[Array | int, Array | int] | None = None,
+    local: Callable[[System, Array], System] = lambda system, x: system,
+    moved: Callable[[Array, Array], Array] = jnp.add,
 ) -> Minimum:
     """A fixed number of iterations, and a last look at where they ended.
 
@@ -158,6 +160,7 @@ def minimise(
       bounds: lowest and highest value of each variable, infinite where there is none.
       iterations: of a whole search.
       span: only the evaluations from the first number up to before the second; number `iterations` is the last look.
+      local, moved: the model at x in the variables of a step, and x after a step; they are x and its sum by default.
     """
     low, high = bounds
     eps = float(jnp.finfo(state.x.dtype).eps)
@@ -165,16 +168,17 @@ def minimise(
     def iterate(index: Array, carry: Minimum) -> Minimum:
         state, memory, report, energies = carry
         here = evaluate(state.x, state.scene_x, memory, index)
-        system = here.system
-        # The step and the report of the end both need the evaluation and a factor: one loop body, compiled once, serves both.
         last = index == iterations
+        # `finish` is told the curvature by x itself.
+        system = jax.lax.cond(last, lambda: here.system, lambda: local(here.system, state.x))
+        # The step and the report of the end both need the evaluation and a factor: one loop body, compiled once, serves both.
         free = 1.0 - active_bounds(state.x, system.gradient, low, high).astype(state.x.dtype)
         factor, scale = factorize(
             system, jnp.where(last, 1.0, free), jnp.where(last, _LEAST_DAMPING * eps, state.damping)
         )
         report = jax.lax.cond(last, lambda: finish(here, factor, scale), lambda: report)
         change, scene_change, solved = step(system, scene, factor, scale)
-        trial = jnp.clip(state.x + change, low, high)
+        trial = jnp.clip(moved(state.x, change), low, high)
         scene_trial = state.scene_x + scene_change
         # Both sides with the scene's new unknowns: the person's own step decides.
         saved = here.energy_at(scene_trial) - energy(trial, scene_trial, here.memory)
@@ -183,13 +187,13 @@ def minimise(
         # Less damping makes the next step longer. It is lowered only after a step that saved enough of what its model promised.
         lower = jnp.where(saved >= _KEPT * promised, settings.lower_damping, 1.0)
         damping = state.damping * jnp.where(better, lower, settings.raise_damping)
-        moved = State(
+        new = State(
             x=jnp.where(better, trial, state.x),
             scene_x=scene_trial,
             damping=jnp.clip(damping, *_DAMPING_RANGE),
             promised=promised,
         )
-        state = jax.tree.map(lambda new, old: jnp.where(last, old, new), moved, state._replace(promised=moved.promised))
+        state = jax.tree.map(lambda new, old: jnp.where(last, old, new), new, state._replace(promised=new.promised))
         energies = jax.lax.dynamic_update_index_in_dim(energies, system.energy, index, 0)
         return Minimum(state, here.memory, report, energies)
 

@@ -162,13 +162,15 @@ def population_mean(
     body: MapBody, age: Float[Array, "N"], gender: Float[Array, "N"]
 ) -> tuple[Float[Array, "N"], Float[Array, "N"], Float[Array, "N"]]:
     """Mean height phenotype for age and gender phenotypes, and its derivatives by age and by gender."""
+    # The share of every segment that lies below the age, as hinges: products with small tables compile to less than lookups.
     knots, heights = body.population_age, body.population_height
-    last = len(knots) - 2
-    segment = jnp.clip(jnp.searchsorted(knots, age, side="left") - 1, 0, last)
-    share = (jnp.clip(age, knots[0], knots[-1]) - knots[segment]) / (knots[segment + 1] - knots[segment])
-    low, high = heights[:, segment], heights[:, segment + 1]
-    by_sex = low + share * (high - low)
-    slope = (high - low) / (knots[segment + 1] - knots[segment])
+    width, rise = jnp.diff(knots), jnp.diff(heights, axis=1)
+    beyond = (age - knots[:-1, None]) / width[:, None]
+    by_sex = heights[:, :1] + rise @ jnp.clip(beyond, 0.0, 1.0)
+    last = jnp.arange(len(width)) == len(width) - 1
+    first = jnp.arange(len(width)) == 0
+    inside = (beyond > 0) & (beyond <= 1) | (first[:, None] & (beyond <= 0)) | (last[:, None] & (beyond > 1))
+    slope = (rise / width) @ inside.astype(age.dtype)
     mean = by_sex[0] + gender * (by_sex[1] - by_sex[0])
     return mean, slope[0] + gender * (slope[1] - slope[0]), by_sex[1] - by_sex[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -10,7 +11,7 @@ from annyfit_jax.fit.problem import AnyArray, Problem, Variables
 from annyfit_jax.fit.second_order import robust
 from annyfit_jax.fit.second_order.map_body import MapBody, body_height, population_mean
 from annyfit_jax.fit.second_order.map_cues import MapCues
-from body_models import anny
+from body_models import anny, rotations
 
 _GENDER, _AGE, _HEIGHT = 0, 1, 4
 _ITERATIONS = 6
@@ -49,7 +50,8 @@ def closed_form_start(
         width = settings.robust_sigmas * settings.noise_share * jnp.asarray(cues.size_px)
         transl = refit_translation(about_root, observed, confidence, problem.cues.intrinsics, transl, width)
     transl = transl.at[2].max(NEAREST_M)
-    return Variables(transl, root, shape, pose), prepared
+    # At most half a turn: steps of the root need the inverse of a Jacobian that a full turn makes singular.
+    return Variables(transl, rotations.compose(jnp.zeros_like(root), root), shape, pose), prepared
 
 
 def named_shape(config: FitConfig, body: MapBody, cues: MapCues, shape: Float[Array, "S N"]) -> Float[Array, "S N"]:
@@ -107,10 +109,11 @@ def refit_translation(
         moved = jnp.stack([(b0 - a02 * depth) / safe0, (b1 - a12 * depth) / safe1, depth])
         return jnp.where(enough & jnp.isfinite(moved).all(0), moved, t)
 
-    t = start
-    # The first round weighs by confidence alone: the start may be metres off.
-    plain = (confidence / jnp.maximum(z + t[2], NEAREST_M)) ** 2
-    t = solve(t, fx**2 * plain, fy**2 * plain)
-    for _ in range(_ITERATIONS):
-        t = solve(t, *weights(t))
-    return t
+    def again(index: Array, t: Array) -> Array:
+        # The first round weighs by confidence alone: the start may be metres off.
+        plain = (confidence / jnp.maximum(z + t[2], NEAREST_M)) ** 2
+        wu, wv = weights(t)
+        first = index == 0
+        return solve(t, jnp.where(first, fx**2 * plain, wu), jnp.where(first, fy**2 * plain, wv))
+
+    return jax.lax.fori_loop(0, 1 + _ITERATIONS, again, start)

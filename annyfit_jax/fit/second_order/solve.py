@@ -17,7 +17,7 @@ from annyfit_jax.fit.config import FitConfig, MapObjective
 from annyfit_jax.fit.fit_body import FitBody
 from annyfit_jax.fit.objective import project
 from annyfit_jax.fit.problem import Capacity, Problem, Variables
-from annyfit_jax.fit.second_order import hypotheses, lm, map_objective, released, small_linear, uncertainty
+from annyfit_jax.fit.second_order import hypotheses, lm, map_objective, released, small_linear, turning, uncertainty
 from annyfit_jax.fit.second_order.columns import DEPTH, DEPTH_SCALE, FOCAL, NUM_SCENE, ROLL, bounds, pack, unpack
 from annyfit_jax.fit.second_order.frozen import Frozen, nothing_frozen
 from annyfit_jax.fit.second_order.map_body import MapBody, map_body
@@ -202,6 +202,7 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
             evaluate,
             lambda x, scene_x, memory: map_objective.energy(settings, context, memory.frozen, x, scene_x),
             finish, state, blank_memory, problem.scene, bounds(layout, body.fit), schedule, iterations, span,
+            turning.in_turns, turning.turned,
         )  # fmt: skip
 
     begin = jnp.broadcast_to(jnp.asarray(cues.scene_mean, dtype), (scenes, NUM_SCENE))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,9 +11,11 @@ from hypothesis import strategies as st
 from plain_photos import photo
 
 from annyfit_jax.people.camera import intrinsics_from_fov
+from annyfit_jax.people.lens import Lens
+from annyfit_jax.people.scene import SceneError
 from experts import expert_store
 from experts.adapters import cameras
-from experts.interfaces import Photo
+from experts.interfaces import ExpertError, Photo
 
 # ------------------------------------------------------------------------------------------------ cameras
 
@@ -64,3 +68,22 @@ def test_cameras_without_a_model(tmp_path):
     a, b = cameras.FromDepth().intrinsics([known, known], [estimated, None])
     np.testing.assert_array_equal(a, estimated)
     np.testing.assert_array_equal(b, intrinsics_from_fov((200, 100)))
+
+
+def test_a_calibration_file_gives_the_camera_of_each_photo_and_its_lens(tmp_path):
+    table = {"cam1": {"K": [[90, 0, 100], [0, 90, 50], [0, 0, 1]], "size": [200, 100], "dist": [0.1, 0, 0, 0, 0]}}
+    table["cam2"] = {"K": [[80, 0, 100], [0, 80, 50], [0, 0, 1]], "size": [400, 200]}
+    (tmp_path / "cameras.json").write_text(json.dumps(table))
+    expert = cameras.CalibrationFile(str(tmp_path / "cameras.json"))
+    photos = [Photo(name, f"/photos/{name}", photo().pixels, name) for name in ("cam1/a.jpg", "cam2/a.jpg")]
+    first, second = expert.intrinsics(photos, [None, None])
+    assert (first[0, 0], second[0, 0]) == (90, 40)
+    assert expert.lens_of("cam1/a.jpg") == Lens("brown", (0.1, 0.0, 0.0, 0.0, 0.0))
+    assert expert.lens_of("cam2/a.jpg") is None
+    assert len(expert.fingerprint()) == 64
+    with pytest.raises(SceneError, match=r"no camera belongs to 'b.jpg'"):
+        expert.lens_of("b.jpg")
+    with pytest.raises(ExpertError, match="cannot be read"):
+        cameras.CalibrationFile(str(tmp_path / "none.json")).load()
+    with pytest.raises(ExpertError, match=r"no file; give --set=camera.path=FILE"):
+        cameras.CalibrationFile().load()

@@ -188,13 +188,16 @@ def mirrored(scene: Scene) -> Scene:
 WAYS = {"as it is": lambda s: s, "cropped": cropped, "halved": halved, "turned": half_turned, "mirrored": mirrored}
 
 
-_NOT_YET = pytest.mark.xfail(reason="median 13 mm turned (90 % 61), 5 mm mirrored (90 % 9); aim 1 and 10", strict=True)
+_NOT_YET = pytest.mark.xfail(
+    reason="median 5 mm (90 % 9): Anny's own neck02 and neck03 are not symmetric at rest, so that mirrored poses of it differ",
+    strict=True,
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
-    ["cropped", "halved", pytest.param("turned", marks=_NOT_YET), pytest.param("mirrored", marks=_NOT_YET)],
+    ["cropped", "halved", "turned", pytest.param("mirrored", marks=_NOT_YET)],
 )
 def test_the_same_people_however_the_picture_is_cut(real, way):
     moved = []

@@ -21,6 +21,7 @@ from annyfit_jax.fit.second_order.map_cues import age_log_probabilities
 from annyfit_jax.fit.second_order.placement import refit_translation
 from annyfit_jax.people.scene import COCO17
 from annyfit_jax.people.words import AGE_CLASSES
+from body_models.rotations import rotvec_to_matrix
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +99,14 @@ def gm(squared, width):
     return 0.5 * width**2 * squared / (width**2 + squared)
 
 
+def rotation_left(rotvec, other):
+    """log(R R_other^T) from the skew part of the product."""
+    m = rotvec_to_matrix(rotvec) @ rotvec_to_matrix(other).T
+    skew = 0.5 * jnp.stack([m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]])
+    sine = jnp.sqrt((skew**2).sum() + 1e-30)
+    return skew * jnp.arctan2(sine, 0.5 * (jnp.trace(m) - 1.0)) / sine
+
+
 def plain_energy(case: dict[str, Any], x, scene_x, keypoints, dense):
     """The module's formula for one person after the other and one pair after the other; sum over all people and scenes."""
     settings, ctx, fz = case["config"].map, case["context"], case["model"].frozen
@@ -119,7 +128,8 @@ def plain_energy(case: dict[str, Any], x, scene_x, keypoints, dense):
             error = (image[:2] / image[2] - px) * confidence / noise
             seen = confidence >= settings.min_confidence
             energy += count * jnp.where(seen, gm((error**2).sum(0), settings.robust_sigmas), 0.0).sum()
-        energy += 0.5 * (reference.precision * (x - reference.mean) ** 2).sum()
+        off = (x - reference.mean).at[3:6].set(rotation_left(x[3:6], reference.mean[3:6]))
+        energy += 0.5 * (reference.precision * off**2).sum()
         prior, pose = ctx.body.pose_prior, x[12:]
         off = pose - prior.mean
         squared = settings.pose_prior_precision * jnp.einsum("ci,cij,cj->c", off, prior.precision, off)

@@ -7,24 +7,37 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from annyfit_jax.fit.config import MapObjective
-from annyfit_jax.fit.second_order.costs.base import Model, Tangents, View
+from annyfit_jax.fit.second_order.columns import NUM_SCENE, ROOT
+from annyfit_jax.fit.second_order.costs.base import Model, Rows, Tangents, View
 from annyfit_jax.fit.second_order.linear_plan import NUM_RIGID
+from body_models import rotations
 
 
 class _Reference:
-    """1/2 sum (x - mu)^2 / sd^2: the pose of a feed-forward estimate, build, words as points."""
+    """1/2 sum (x - mu)^2 / sd^2: the pose of a feed-forward estimate, build, words as points.
+
+    The root's difference is the rotation that is left, log(R R_mu^T): rotation vectors jump where they reach half a turn.
+    """
 
     name = "reference"
 
     def on(self, settings: MapObjective) -> bool:
         return True
 
+    def _off(self, view: View) -> Float[Array, "D N"]:
+        mean = view.reference.mean
+        return (view.x - mean).at[ROOT].set(rotations.compose(view.x[ROOT], -mean[ROOT]))
+
     def energy(self, view: View) -> Float[Array, "N"]:
-        return 0.5 * (view.reference.precision * (view.x - view.reference.mean) ** 2).sum(0)
+        return 0.5 * (view.reference.precision * self._off(view) ** 2).sum(0)
 
     def model(self, view: View, tangents: Tangents) -> Model:
-        push = view.reference.precision * (view.x - view.reference.mean)
-        return Model(self.energy(view), gradient=push, diagonal=view.reference.precision)
+        precision, off = view.reference.precision, self._off(view)
+        root = jnp.sqrt(precision[ROOT])
+        by_x = jnp.zeros((3, *off.shape), off.dtype).at[:, ROOT].set(root[:, None] * tangents.lin.root_axes)
+        rows = Rows(by_x, jnp.zeros((3, NUM_SCENE, off.shape[-1]), off.dtype), root * off[ROOT])
+        others = precision.at[ROOT].set(0.0)
+        return Model(self.energy(view), rows, gradient=others * off, diagonal=others)
 
 
 class _PoseMixture:
