@@ -16,8 +16,12 @@ SIZE = (160, 120)
 
 @pytest.mark.parametrize(
     ("intrinsics", "guessed"),
-    [(intrinsics_from_fov(SIZE, 60.0), True), (intrinsics_from_fov(SIZE, 50.0), False), (intrinsics_from_35mm(SIZE, 35.0), False)],
-)  # fmt: skip
+    [
+        (intrinsics_from_fov(SIZE, 60.0), True),
+        (intrinsics_from_fov(SIZE, 50.0), False),
+        (intrinsics_from_35mm(SIZE, 35.0), False),
+    ],
+)
 def test_a_focal_length_that_nothing_tells_is_estimated_by_the_fit(tmp_path, intrinsics, guessed):
     path = tmp_path / "a.png"
     Image.fromarray(np.zeros((SIZE[1], SIZE[0], 3), np.uint8)).save(path)
