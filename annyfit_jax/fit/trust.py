@@ -210,7 +210,7 @@ def _proportions(fit: SceneFit, extent: Float[np.ndarray, "n"]) -> Float[np.ndar
     noise = _PART_NOISE_PX + _PART_NOISE_SHARE * np.nan_to_num(extent)[:, None]
     out = np.full((len(fit), len(_PARTS)), np.nan)
     for part, (first, last) in enumerate(_PARTS):
-        i, j = np.triu_indices(last - first, 1) + np.int64(first)
+        i, j = (index + first for index in np.triu_indices(last - first, 1))
         pairs = known[:, i] & known[:, j]
         # What keypoints are off is added: the ratio of two short lengths says little.
         longer = (_lengths(seen[..., :2], i, j) + noise) / (_lengths(fitted, i, j) + noise)

@@ -245,7 +245,7 @@ def test_fits_that_do_not_say_what_they_saw_are_judged_by_their_keypoints():
 
 def test_the_seen_extent_measures_the_error_not_the_fitted_one():
     """A body as large as the picture for a person of 40 pixels: 12 pixels off are much."""
-    huge = good().fitted_keypoints_3d * np.float32([10, 10, 1])
+    huge = good().fitted_keypoints_3d * np.array([10, 10, 1], np.float32)
     small = np.array([40.0, 40.0, np.nan], np.float32)
     error = np.array([12.0, 12.0, np.nan], np.float32)
     found = trust.judge(good(fitted_keypoints_3d=huge, extent_px=small, reprojection_px=error))
@@ -255,7 +255,9 @@ def test_the_seen_extent_measures_the_error_not_the_fitted_one():
 def test_an_error_counts_also_where_nothing_is_known_of_what_was_seen():
     unknown = dict.fromkeys(("evidence", "extent_px"), np.full(PEOPLE, np.nan, np.float32))
     fit = good(
-        **unknown, keypoints_2d=np.zeros((PEOPLE, 17, 3), np.float32), reprojection_px=np.float32([1000, 1, np.nan])
+        **unknown,
+        keypoints_2d=np.zeros((PEOPLE, 17, 3), np.float32),
+        reprojection_px=np.array([1000, 1, np.nan], np.float32),
     )
     found = trust.judge(fit)
     assert found.score[0] < 0.01

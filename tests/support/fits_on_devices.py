@@ -28,7 +28,7 @@ def main(path: str, cache: str) -> None:
     fits = list(fitter.fit(scene(k % 4, name=f"scene{k}") for k in range(SCENES)))
     assert all(fit.ok.all() for fit in fits)
     arrays = {name: np.concatenate([getattr(fit, name) for fit in fits]) for name in PARAMETERS}
-    np.savez(path, devices=np.array(len(fitter.devices)), **arrays)
+    np.savez(path, allow_pickle=False, devices=np.array(len(fitter.devices)), **arrays)
 
 
 if __name__ == "__main__":
