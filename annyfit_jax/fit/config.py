@@ -117,7 +117,7 @@ class MapObjective:
     """Points below this confidence do not count; others count with their confidence squared."""
     pose_prior_precision: float = 0.25
     """What the mixture of poses counts for: the motion capture is of few people and activities."""
-    swap_nats: float = 4.0
+    swap_nats: float = 2.0
     """Cost of exchanged sides."""
     alternatives_nats: float = 1.0
     """Temperature of the posterior over the ends of several starts: how much their energies count for."""
