@@ -9,6 +9,7 @@ import numpy as np
 
 from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.keypoint_start import KeypointStart, calibrated_phenotypes
+from annyfit_jax.fit.landmark_start import METRES, PIXELS, LandmarkStart
 from annyfit_jax.inputs.cue_limits import without_impossible_cues
 from annyfit_jax.people.scene import BodyParameters, Scene, SceneError
 
@@ -35,6 +36,8 @@ class PreparedScene:
     """(m,) per person: what is missing or was repaired, e.g. `no_words`."""
     origin: str
     """`cue` or `keypoints`."""
+    landmarks: LandmarkStart | None = None
+    """A further start of the m people from their metric landmarks; None where the fit uses none."""
     from_cue: np.ndarray | None = None
     """(m,) bool: whose pose comes from a feed-forward estimate; None = everybody's where `origin` is `cue`, else nobody's."""
 
@@ -50,6 +53,7 @@ def select_people(scene: Scene, index: np.ndarray) -> Scene:
     def pick(array):
         return None if array is None else array[index]
 
+    landmarks = {name: np.asarray(scene.extra[name])[index] for name in (PIXELS, METRES) if name in scene.extra}
     ids = scene.person_ids or [str(i) for i in range(len(scene))]
     return replace(
         scene,
@@ -66,6 +70,7 @@ def select_people(scene: Scene, index: np.ndarray) -> Scene:
         distances=pick(scene.distances),
         boxes=pick(scene.boxes),
         masks=pick(scene.masks),
+        extra=scene.extra | landmarks,
     )
 
 
