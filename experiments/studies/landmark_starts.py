@@ -3,8 +3,8 @@
     annyfit precompute --images=DATA/photos --output=CUES
     python -m experiments.studies.landmark_starts --cues=CUES --data=DATA --output=OUT
 
-`DATA` holds `pose2sim.json` (COCO keypoints with intrinsics), `truth.json` (by annotation id: `j17` in camera axes, metres) and
-`Calib.qca.txt` (the lenses). The person of a photo whose keypoints lie nearest to an annotation's is that person; the others are
+`DATA` holds `pose2sim.json` (COCO keypoints with intrinsics), `truth.json` (by annotation id: `j17` in camera axes, metres)
+and `Calib.qca.txt` (the lenses). The person of a photo whose keypoints lie nearest to an annotation's is that person; the others are
 fitted too and not judged. The landmarks themselves are judged as they come, in metres.
 
 Writes OUT/<variant>/fits/*.npz with the annotations' ids, as tools that judge fits read them.
