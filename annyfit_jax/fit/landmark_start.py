@@ -18,13 +18,10 @@ from scipy.spatial.transform import Rotation
 
 from annyfit_jax.fit.keypoint_start import calibrated_phenotypes
 from annyfit_jax.people import anatomy
-from annyfit_jax.people.scene import COCO17, UNKNOWN_WORD, Scene, SceneError
+from annyfit_jax.people.scene import COCO17, LANDMARKS_M, LANDMARKS_PX, UNKNOWN_WORD, Scene, SceneError
 from body_models import anny
 
 NUM_LANDMARKS = 33
-PIXELS, METRES = "landmarks", "world_landmarks"
-"""Entries of `Scene.extra`: x, y in pixels with a confidence; metres about the middle of the hips, x right, y down, z away
-from the camera, for a camera that looks straight at the person."""
 COCO_OF_LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 """Which landmark is each of COCO's 17 keypoints."""
 _TOES = {"L": 31, "R": 32}
@@ -70,11 +67,11 @@ class LandmarkStarter:
 
     def __call__(self, scene: Scene) -> LandmarkStart | None:
         """Starts of all people of a scene, or None where it has no landmarks. Raises SceneError for arrays of another shape."""
-        if scene.extra.get(METRES) is None or scene.extra.get(PIXELS) is None:
+        if scene.extra.get(LANDMARKS_M) is None or scene.extra.get(LANDMARKS_PX) is None:
             return None
-        metres, pixels = (np.asarray(scene.extra[name], np.float64) for name in (METRES, PIXELS))
+        metres, pixels = (np.asarray(scene.extra[name], np.float64) for name in (LANDMARKS_M, LANDMARKS_PX))
         expected = (len(scene), NUM_LANDMARKS, 3)
-        for name, array in ((METRES, metres), (PIXELS, pixels)):
+        for name, array in ((LANDMARKS_M, metres), (LANDMARKS_PX, pixels)):
             if array.shape != expected:
                 raise SceneError(f"{scene.name}: extra.{name}: expected {expected}, got {array.shape}")
         root = np.full((len(scene), 3), np.nan)

@@ -9,9 +9,9 @@ import numpy as np
 
 from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.keypoint_start import KeypointStart, calibrated_phenotypes
-from annyfit_jax.fit.landmark_start import METRES, PIXELS, LandmarkStart
+from annyfit_jax.fit.landmark_start import LandmarkStart
 from annyfit_jax.inputs.cue_limits import without_impossible_cues
-from annyfit_jax.people.scene import BodyParameters, Scene, SceneError
+from annyfit_jax.people.scene import LANDMARKS_M, LANDMARKS_PX, BodyParameters, Scene, SceneError
 
 NUM_POSED_BONES = 162
 _PLACEHOLDER_DEPTH_M = 3.0
@@ -53,7 +53,9 @@ def select_people(scene: Scene, index: np.ndarray) -> Scene:
     def pick(array):
         return None if array is None else array[index]
 
-    landmarks = {name: np.asarray(scene.extra[name])[index] for name in (PIXELS, METRES) if name in scene.extra}
+    landmarks = {
+        name: np.asarray(scene.extra[name])[index] for name in (LANDMARKS_PX, LANDMARKS_M) if name in scene.extra
+    }
     ids = scene.person_ids or [str(i) for i in range(len(scene))]
     return replace(
         scene,

@@ -4,8 +4,8 @@
     python -m experiments.studies.landmark_starts --cues=CUES --data=DATA --output=OUT
 
 `DATA` holds `pose2sim.json` (COCO keypoints with intrinsics), `truth.json` (by annotation id: `j17` in camera axes, metres)
-and `Calib.qca.txt` (the lenses). The person of a photo whose keypoints lie nearest to an annotation's is that person; the others are
-fitted too and not judged. The landmarks themselves are judged as they come, in metres.
+and `Calib.qca.txt` (the lenses). The person of a photo whose keypoints lie nearest to an annotation's is that person; others
+are fitted too and not judged. The landmarks themselves are judged as they come, in metres.
 
 Writes OUT/<variant>/fits/*.npz with the annotations' ids, as tools that judge fits read them.
 """
@@ -24,12 +24,12 @@ from jaxtyping import Float
 
 from annyfit_jax.fit.config import load_config
 from annyfit_jax.fit.fitter import Fitter
-from annyfit_jax.fit.landmark_start import COCO_OF_LANDMARKS, METRES, PIXELS, line_of_sight
+from annyfit_jax.fit.landmark_start import COCO_OF_LANDMARKS, line_of_sight
 from annyfit_jax.inputs import open_input
 from annyfit_jax.inputs.calibrated_scene import calibrated
 from annyfit_jax.inputs.calibration import read_calibration
 from annyfit_jax.metrics.joint_errors import pa_mpjpe
-from annyfit_jax.people.scene import Scene
+from annyfit_jax.people.scene import LANDMARKS_M, LANDMARKS_PX, Scene
 from annyfit_jax.records import fit_files
 from annyfit_jax.records.settings import apply_overrides
 
@@ -73,11 +73,11 @@ def judge_landmarks(scenes: Sequence[Scene], truth: dict) -> dict[str, tuple[flo
     """Errors of the metric landmarks of every person with truth, by id, in the camera's axes."""
     result = {}
     for scene in scenes:
-        sight = line_of_sight(np.asarray(scene.extra[PIXELS], np.float64), scene.intrinsics)
+        sight = line_of_sight(np.asarray(scene.extra[LANDMARKS_PX], np.float64), scene.intrinsics)
         for row, person in enumerate(scene.person_ids):
             if person in truth:
                 joints = np.array(truth[person]["j17"], float)
-                points = scene.extra[METRES][row, list(COCO_OF_LANDMARKS)] @ sight[row].T
+                points = scene.extra[LANDMARKS_M][row, list(COCO_OF_LANDMARKS)] @ sight[row].T
                 if np.isfinite(joints[_HIPS]).all():
                     result[person] = errors(points, joints)
     return result

@@ -137,7 +137,8 @@ def main(_: list[str]) -> None:
         crowd = People(detections.boxes, detections.ids, detected_keypoints=detections.keypoints)
         points = people_rules.confident(experts.keypoints.keypoints([photo], [crowd])[0], photo.size)
         outlines = experts.segmenter.segment([photo], [crowd])[0] if len(crowd) else None
-        reasons = people_rules.reasons_to_skip(points, crowd.boxes, crowd.ids, experts.people)
+        drawn = None if outlines is None else outlines.masks
+        reasons = people_rules.reasons_to_skip(points, crowd.boxes, crowd.ids, experts.people, drawn)
         kept = np.array([i for i in range(len(crowd)) if i not in reasons], int)
         masks = np.zeros((0, *photo.pixels.shape[:2]), bool) if outlines is None else outlines.masks
         people = People(detections.boxes[kept], masks=masks[kept], keypoints=points[kept].reshape(-1, 17, 3))

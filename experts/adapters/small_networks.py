@@ -161,7 +161,7 @@ class BlazePoseOutlines(_Bundled):
         self._network = blazepose.BlazePose(self.path)
 
     def segment(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Outlines]:
-        """Masks that overlap nowhere, without islands, and landmarks per photo."""
+        """Masks without islands, which overlap only where crops show one and the same person twice, and landmarks per photo."""
         figures, squares = self._looked_at([
             (photo, box, None if crowd.detected_keypoints is None else np.asarray(crowd.detected_keypoints[row]))
             for photo, crowd in zip(photos, people, strict=True)

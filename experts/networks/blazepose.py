@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from annyfit_jax.fit.landmark_start import COCO_OF_LANDMARKS, NUM_LANDMARKS
 from experts.networks import frozen_graph
 from experts.networks.batched import BatchedNetwork
 from experts.networks.person_crops import Square, square_of
 
 SIZE = 256
-NUM_LANDMARKS = 33
 LANDMARKS = (
     "nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer", "left_ear",
     "right_ear", "mouth_left", "mouth_right", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist",
@@ -23,8 +23,6 @@ LANDMARKS = (
     "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_heel", "right_heel", "left_foot_index",
     "right_foot_index",
 )  # fmt: skip
-COCO_OF_LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
-"""Which landmark is each of COCO's 17 keypoints."""
 
 
 @dataclass(frozen=True)
