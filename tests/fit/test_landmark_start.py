@@ -71,7 +71,10 @@ def scene(model, place) -> Scene:
     return Scene(
         "people", SIZE, K, keypoints, np.zeros((3, NUM_DENSE, 3)), np.full(3, np.nan), np.full(3, -1), np.full(3, -1.0),
         np.full(3, -1.0),
-        extra={LANDMARKS_PX: pixels, LANDMARKS_M: metres, "root": turned.as_rotvec(), "pose": pose, "transl": transl, "joints": joints},
+        extra={
+            LANDMARKS_PX: pixels, LANDMARKS_M: metres, "root": turned.as_rotvec(), "pose": pose, "transl": transl,
+            "joints": joints,
+        },
     )  # fmt: skip
 
 

@@ -176,7 +176,7 @@ def test_a_start_from_landmarks_takes_the_last_place(searched):
     found = searched[0]
     known = np.array([1.0, 0.0] * (LENGTH // 2))
     root, pose = np.full((3, LENGTH), 0.5), np.full((3, found.variables.pose.shape[2], LENGTH), 0.25)
-    merged = jax.tree.map(np.asarray, hypotheses.with_landmarks(found, known, root, pose))
+    merged = hypotheses.with_landmarks(jax.tree.map(jnp.asarray, found), known, root, pose)
     for before, after in zip(jax.tree.leaves(found.variables), jax.tree.leaves(merged.variables), strict=True):
         np.testing.assert_array_equal(before[:-1], after[:-1])
         np.testing.assert_array_equal(before[-1, ..., 1::2], after[-1, ..., 1::2])
