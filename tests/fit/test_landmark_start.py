@@ -129,3 +129,10 @@ def test_landmarks_stay_with_their_people(scene):
     chosen = starts.select_people(scene, np.array([2, 0]))
     np.testing.assert_array_equal(chosen.extra[LANDMARKS_M], scene.extra[LANDMARKS_M][[2, 0]])
     np.testing.assert_array_equal(chosen.extra[LANDMARKS_PX], scene.extra[LANDMARKS_PX][[2, 0]])
+
+
+def test_landmarks_of_too_few_people_do_not_stop_a_fit_that_needs_none(scene):
+    extra = scene.extra | {LANDMARKS_M: scene.extra[LANDMARKS_M][:2]}
+    chosen = starts.select_people(dataclasses.replace(scene, extra=extra), np.array([0, 2]))
+    np.testing.assert_array_equal(chosen.extra[LANDMARKS_M], extra[LANDMARKS_M])
+    assert len(chosen.extra[LANDMARKS_PX]) == 2
