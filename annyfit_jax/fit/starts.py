@@ -53,8 +53,11 @@ def select_people(scene: Scene, index: np.ndarray) -> Scene:
     def pick(array):
         return None if array is None else array[index]
 
+    # Arrays of another length are left for the one who reads them to refuse.
     landmarks = {
-        name: np.asarray(scene.extra[name])[index] for name in (LANDMARKS_PX, LANDMARKS_M) if name in scene.extra
+        name: np.asarray(scene.extra[name])[index]
+        for name in (LANDMARKS_PX, LANDMARKS_M)
+        if np.shape(scene.extra.get(name))[:1] == (len(scene),)
     }
     ids = scene.person_ids or [str(i) for i in range(len(scene))]
     return replace(
