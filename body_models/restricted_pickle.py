@@ -54,6 +54,10 @@ class Stream(Protocol):
         """The next bytes, at most so many."""
         ...
 
+    def seek(self, position: int, /) -> Any:
+        """Goes on at this byte."""
+        ...
+
     def readline(self) -> bytes:
         """The next bytes up to and with a line break."""
         ...

@@ -12,7 +12,8 @@ from annyfit_jax.inputs import masks as masks_io
 from annyfit_jax.inputs.calibrated_scene import calibrated
 from annyfit_jax.inputs.cue_dataset import SetAside
 from annyfit_jax.inputs.photos import photo_size
-from annyfit_jax.people.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
+from annyfit_jax.people.camera import intrinsics_from_fov
+from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES, NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
 from experts import expert_cues, expert_store
 from experts.adapters.cameras import CalibrationFile
 from experts.expert_store import Entry
@@ -101,6 +102,10 @@ def scene_of(name: str, path: str, entries: dict[str, Entry], rules: Rules, note
     estimated = usable["depth"].arrays.get("intrinsics") if "depth" in usable else None
     if estimated is not None and np.array_equal(people.intrinsics, estimated):
         notes.append("intrinsics: estimated by the depth expert")
+    elif np.array_equal(people.intrinsics, intrinsics_from_fov(size, DEFAULT_FOV_DEGREES)):
+        notes.append(
+            f"intrinsics: a field of view of {DEFAULT_FOV_DEGREES:g} degrees, for nothing tells the focal length"
+        )
     return Scene(
         name=name,
         image_size=size,

@@ -27,6 +27,13 @@ window.Report = (() => {
     return Number.isFinite(value) ? value.toFixed(digits) : "–";
   }
 
+  // Names are data of others: controls and marks that turn the direction of text would show another name, nothing no link.
+  const MARKS = /[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+  function legible(name, most = 60) {
+    const letters = Array.from(name.replace(MARKS, "\ufffd"));
+    return (letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : letters.join("")) || "(no name)";
+  }
+
   // A number as its column shows it: the name of its range, where the column has ranges.
   function spelt(value, column) {
     if (!column.groups.length || !Number.isFinite(value)) return text(value, column.digits);
@@ -244,7 +251,7 @@ window.Report = (() => {
     const worst = info.columns.find((column) => column.key === info.worst_by);
     const value = worst ? extreme(worst.key)[worst.worse === "low" ? "low" : "high"][index] : NaN;
     return el("a", { class: "tile", href: sceneHref(index) }, thumbnail(index),
-      el("div", {}, store.names[index], el("div", { class: "soft" }, plural(store.count[index], "person", "people") +
+      el("div", {}, legible(store.names[index]), el("div", { class: "soft" }, plural(store.count[index], "person", "people") +
         (Number.isFinite(value) ? ` · ${text(value, worst.digits)} ${worst.unit}` : ""))));
   }
 
@@ -275,7 +282,7 @@ window.Report = (() => {
       el("button", { class: key === name ? "on" : null, onclick: () => go({ sort: key === name && down ? name : `-${name}` }) },
         label + (key === name ? (down ? " ↓" : " ↑") : "")));
     const rows = shown.map((scene) => el("tr", {},
-      el("td", {}, el("a", { href: sceneHref(scene, query) }, thumbnail(scene), store.names[scene])),
+      el("td", {}, el("a", { href: sceneHref(scene, query) }, thumbnail(scene), legible(store.names[scene]))),
       el("td", {}, String(store.count[scene])),
       el("td", {}, badge(store.status[scene])),
       ...info.columns.map((column) => {
@@ -340,7 +347,7 @@ window.Report = (() => {
       return false;
     });
     const rows = Array.from({ length: count }, (_, i) => el("tr", {},
-      el("td", {}, swatch(i), store.ids[first + i]), el("td", {}, badge(store.personStatus[first + i])),
+      el("td", {}, swatch(i), legible(store.ids[first + i])), el("td", {}, badge(store.personStatus[first + i])),
       ...known.map((column) => el("td", {}, spelt(store.columns[column.key][first + i], column))),
       el("td", { class: "text soft" }, store.notes.get(first + i) || "")));
     const table = el("div", { class: "scroll" }, el("table", {},
@@ -351,7 +358,7 @@ window.Report = (() => {
     const aside = store.aside.get(index);
     const pictures = info.pictures[index];
     main.replaceChildren(...[
-      el("div", { class: "row" }, el("h2", { style: "margin:0" }, store.names[index]), badge(store.status[index]),
+      el("div", { class: "row" }, el("h2", { style: "margin:0;overflow-wrap:anywhere" }, legible(store.names[index], 1000)), badge(store.status[index]),
         el("span", { class: "soft" }, store.reason.get(index) || ""), el("span", { class: "gap" }),
         el("a", { href: listHref({}, query) }, at < 0 ? "all scenes" : `${at + 1} of ${found.length}`), step(-1, "Previous"), step(1, "Next")),
       pictures ? gallery(index, pictures) : plainView(index),

@@ -106,7 +106,7 @@ class Selected(NamedTuple):
 
 def trusted(threshold: float) -> Callable[[SceneFit], Float[np.ndarray, "n"]]:
     """How much each person of a fit counts: 1 from a trust score of `threshold` on, else 0."""
-    return lambda fit: (trust.judge(fit).score >= threshold).astype(np.float32)
+    return lambda fit: (trust.scores(fit) >= threshold).astype(np.float32)
 
 
 def select(source: FitSource, weigh: Callable[[SceneFit], Float[np.ndarray, "n"]]) -> Selected:

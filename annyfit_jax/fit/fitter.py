@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from annyfit_jax.fit import adam, packing, second_order
+from annyfit_jax.fit import adam, evidence, packing, second_order, trust
 from annyfit_jax.fit import problem as problems
 from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.fit_body import anny_body
@@ -41,6 +41,8 @@ from about 48 people on; accelerators want as many as there are."""
 Device = Any
 """`jax.Device`, which type checkers cannot resolve."""
 _AXIS = "lists"
+_LAST_STEPS, _LITTLE_GAIN, _NO_LOSS = 20, 0.02, 1e-3
+"""First-order fits have converged where the last steps save less than this share of the loss, or next to nothing."""
 CAMERA = [PITCH, ROLL, GROUND]
 """Unknowns of a scene that a fit stores as `SceneFit.camera`."""
 
@@ -271,7 +273,8 @@ class Fitter:
         words[kept] = np.stack([scene.age, scene.gender], 1)
         names, curve = _loss_table(losses)
         start = prepared.start
-        return SceneFit(
+        cues = (scene.keypoints, scene.dense_keypoints, self.config.keypoint_confidence)
+        fit = SceneFit(
             name=scene.name,
             image_size=np.asarray(scene.image_size, np.int32),
             image_path=scene.image_path or "",
@@ -309,8 +312,11 @@ class Fitter:
             set_aside=np.array(scene.skipped, dtype=np.str_).reshape(-1, 2),
             depth_cue_m=spread(scene.median_depth),
             seen=spread((scene.keypoints[..., 2] >= self.config.keypoint_confidence).astype(np.float32)),
-            **_added(outcome, people, spread),
+            evidence=spread(evidence.joints_seen(*cues)),
+            extent_px=spread(evidence.extent_px(*cues)),
+            **_added(outcome, people, spread, _had_converged(losses)),
         )
+        return dataclasses.replace(fit, trust=np.where(fit.ok, trust.judge(fit).score, np.nan).astype(np.float32))
 
     def vertices(self, people: BodyParameters) -> np.ndarray:
         """(n, 13718, 3) float32 posed vertices in camera space; NaN for people with NaN parameters."""
@@ -349,10 +355,13 @@ def fit_lists(config: FitConfig, devices: tuple[Device, ...]) -> jax.stages.Wrap
     return jax.jit(spread, donate_argnames=("variables",), compiler_options=options)
 
 
-def _added(outcome: Any, people: slice, spread: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
-    """What only second-order fits know of their people: fields of `people.fitted.ADDED`."""
+def _added(
+    outcome: Any, people: slice, spread: Callable[[np.ndarray], np.ndarray], had_converged: float
+) -> dict[str, Any]:
+    """What second-order fits know of their people, fields of `people.fitted.ADDED`; of first-order fits only whether the scene
+    had converged."""
     if not isinstance(outcome, second_order.SecondOrderFit):
-        return {}
+        return {"converged": spread(np.full(people.stop - people.start, had_converged))}
     sd = uncertainty.calibrated(outcome.uncertainty)
     fields = {
         "depth_scale": outcome.depth_scale,
@@ -365,6 +374,16 @@ def _added(outcome: Any, people: slice, spread: Callable[[np.ndarray], np.ndarra
         "camera": np.asarray(outcome.camera)[CAMERA].T,
     }
     return {name: spread(np.asarray(values)[people]) for name, values in fields.items()}
+
+
+def _had_converged(losses: list[dict[str, np.ndarray]]) -> float:
+    """1 where the last steps of Adam gained little of a scene's loss, else 0; NaN without steps."""
+    totals = [np.sum(list(stage.values()), axis=0) for stage in losses if stage]
+    totals = [total for total in totals if len(total) > 1]
+    if not totals:
+        return np.nan
+    last = totals[-1][-_LAST_STEPS:].astype(np.float64)
+    return float(last[0] - last[-1] <= _LITTLE_GAIN * abs(last[-1]) + _NO_LOSS)
 
 
 def _fitted_intrinsics(scene: Scene, outcome: Any, people: slice) -> np.ndarray:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Bool
 
+from annyfit_jax.fit import evidence
 from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.keypoint_start import KeypointStart, calibrated_phenotypes
 from annyfit_jax.fit.landmark_start import LandmarkStart
 from annyfit_jax.inputs.cue_limits import without_impossible_cues
-from annyfit_jax.people.scene import LANDMARKS_M, LANDMARKS_PX, BodyParameters, Scene, SceneError
+from annyfit_jax.people.scene import LANDMARKS_M, LANDMARKS_PX, BodyParameters, NobodyToFit, Scene, SceneError
 
 NUM_POSED_BONES = 162
 _PLACEHOLDER_DEPTH_M = 3.0
@@ -83,21 +85,21 @@ def prepare(scene: Scene, config: FitConfig, starter: Callable[[Scene, float], K
     """Choose the people that can be fitted and give each a finite start in front of the camera.
 
     Cues that no photo can give are set aside first (`inputs.cue_limits`) and noted. People without any confident keypoint and
-    without dense points are set aside (`no_keypoints`). A start behind the camera or with non-finite values is replaced by the
-    keypoint start. Raises SceneError where nobody is left.
+    without dense points are set aside (`no_keypoints`), and so are those of whom too little is seen (`too_little_evidence`, see
+    `annyfit_jax.fit.evidence`), unless a feed-forward estimate that is started from supports a body. A start behind the camera
+    or with non-finite values is replaced by the keypoint start. Raises NobodyToFit, a SceneError, where nobody is left.
     """
     scene, impossible = without_impossible_cues(scene)
-    seen = np.asarray((scene.keypoints[:, :, 2] >= config.keypoint_confidence).any(1))
-    evidence = seen | (scene.dense_keypoints[:, :, 2] > 0).any(1)
-    skipped = {int(i): "no_keypoints" for i in np.flatnonzero(~evidence)}
+    reasons = _reasons_to_skip(scene, config)
+    skipped = {i: reason for i, reason in enumerate(reasons) if reason}
     skipped_ids = {i: scene.person_ids[i] if scene.person_ids else str(i) for i in skipped}
-    kept = np.flatnonzero(evidence)
+    kept = np.array([i for i, reason in enumerate(reasons) if not reason], int)
     if not len(kept):
-        raise SceneError(f"{scene.name}: nobody has a confident keypoint")
+        raise NobodyToFit(f"{scene.name}: nobody can be fitted: {', '.join(sorted(set(reasons)))}", reasons)
     if config.start == "cue" and scene.start is None:
         raise SceneError(f"{scene.name}: config.start='cue', but the input has no starting parameters")
     part = select_people(scene, kept)
-    seen = seen[kept]
+    seen = _confident(part, config)
     notes: list[list[str]] = [impossible[i] for i in kept]
     # The MAP fit searches for its starts itself, many at a time.
     search = _placeholder if config.searches_starts else lambda s: starter(s, config.keypoint_confidence).parameters
@@ -122,6 +124,25 @@ def prepare(scene: Scene, config: FitConfig, starter: Callable[[Scene, float], K
         if not seen[person]:
             notes[person].append("dense_points_only")
     return PreparedScene(part, start, kept, skipped, skipped_ids, notes, origin, from_cue)
+
+
+def _confident(scene: Scene, config: FitConfig) -> Bool[np.ndarray, "n"]:
+    """Who has a confident keypoint."""
+    return np.asarray((scene.keypoints[:, :, 2] >= config.keypoint_confidence).any(1))
+
+
+def _reasons_to_skip(scene: Scene, config: FitConfig) -> list[str]:
+    """Per person: why nobody can tell a body, or an empty string."""
+    shown = _confident(scene, config) | (scene.dense_keypoints[:, :, 2] > 0).any(1)
+    cues = (scene.keypoints, scene.dense_keypoints, config.keypoint_confidence)
+    enough = evidence.enough(evidence.joints_seen(*cues), evidence.extent_px(*cues))
+    supported = np.zeros(len(scene), bool)
+    if scene.start is not None and config.start != "keypoints":
+        supported = np.array([reason == "" for reason in _unusable(scene.start)], bool)
+    return [
+        "" if shown[i] and (enough[i] or supported[i]) else "too_little_evidence" if shown[i] else "no_keypoints"
+        for i in range(len(scene))
+    ]
 
 
 def _placeholder(scene: Scene) -> BodyParameters:

@@ -133,9 +133,11 @@ class _Loader(yaml.SafeLoader):
     """Plain YAML and OpenCV's tag for matrices."""
 
 
-_Loader.add_constructor(
-    "tag:yaml.org,2002:opencv-matrix", lambda loader, node: loader.construct_mapping(node, deep=True)
-)
+def _matrix(loader: yaml.SafeLoader, node: Any) -> dict:
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:opencv-matrix", _matrix)
 
 
 def _parsed(text: str, path: str) -> Any:

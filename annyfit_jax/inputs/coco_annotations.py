@@ -352,6 +352,8 @@ class _SceneReader:
         if any(isinstance(a.get("hand_label"), dict) for a in annotations):
             for name, entry in people.HAND_FIELDS.items():
                 extra[name] = np.array([people.hand_label(a, entry) for a in annotations], np.int64)
+        if odd := [str(a["id"]) for a in annotations if people.odd_hand_label(a)]:
+            self.notes.append(f"hand_label beyond any label, taken as unknown: {', '.join(odd)}")
         scene = Scene(
             name=self.name,
             image_size=image_size,

@@ -143,6 +143,13 @@ def hand_label(annotation: Mapping[str, Any], entry: str) -> int:
     return value if type(value) is int and abs(value) <= MAX_LAYER else -1
 
 
+def odd_hand_label(annotation: Mapping[str, Any]) -> bool:
+    """Whether an entry of the label by eye is no whole number, or beyond any."""
+    label = annotation.get("hand_label")
+    given = [label[entry] for entry in HAND_FIELDS.values() if entry in label] if isinstance(label, Mapping) else []
+    return any(value is not None and (type(value) is not int or abs(value) > MAX_LAYER) for value in given)
+
+
 def _hand_words(annotation: Mapping[str, Any]) -> dict[str, str]:
     age, gender = hand_label(annotation, "age"), hand_label(annotation, "gender")
     words = {}

@@ -22,6 +22,11 @@ MAX_TRANSL_M = 10_000.0
 MAX_ROTVEC = 100.0
 """Radians: some sixteen turns."""
 MAX_PHENOTYPE = 100.0
+IMPOSSIBLE = (
+    "keypoint_far_outside", "dense_point_far_outside", "depth_beyond_any_place", "depth_layer_beyond_any_place",
+    "start_beyond_any_body",
+)  # fmt: skip
+"""Notes of `without_impossible_cues` that tell of a broken cue, not only of one that was clipped."""
 
 
 def without_impossible_cues(scene: Scene) -> tuple[Scene, list[list[str]]]:

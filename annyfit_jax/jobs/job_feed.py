@@ -22,7 +22,7 @@ from annyfit_jax.jobs.claims import Claims
 from annyfit_jax.jobs.hosts import Process
 from annyfit_jax.jobs.job_rows import SceneInfo, SceneRow
 from annyfit_jax.jobs.ledger import Ledger
-from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.people.scene import NobodyToFit, Scene, SceneError
 from annyfit_jax.records.fit_files import SceneFit
 
 POLL_S = 0.5
@@ -265,9 +265,12 @@ class Feed:
                 try:
                     ready = job.fitter_of(config).prepare(scene)
                 except SceneError as error:
-                    unfit.append(
-                        job_rows.row_without_fit(info, "skipped:nothing_to_fit", str(error), job.asset_version)
-                    )
+                    row = job_rows.row_without_fit(info, "skipped:nothing_to_fit", str(error), job.asset_version)
+                    if isinstance(
+                        error, NobodyToFit
+                    ):  # people that the reader set aside stand behind, with their reasons
+                        row.status[: len(error.reasons)] = [f"skipped:{reason}" for reason in error.reasons]
+                    unfit.append(row)
                 except Exception as error:
                     logging.exception("%s: cannot be prepared", info.name)
                     unfit.append(failed_row(info, "prepare", error, job.asset_version))

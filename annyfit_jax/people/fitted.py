@@ -286,6 +286,29 @@ class SceneFit:
             meaning="distortion of the photo's lens, e.g. `brown k1 k2 p1 p2 k3`; all points are without it; empty = none",
         ),
     )  # fmt: skip
+    evidence: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", since=5, unit="joints", row=True, table=True, training="evidence", label="Evidence", digits=1, worse="low",
+            meaning="how many joints the cues show: keypoints by confidence, two at most of the face, dense points a tenth",
+        ),
+    )  # fmt: skip
+    extent_px: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", since=5, unit="pixels", row=True, table=True, training="extent_px", label="Size in the image", digits=0,
+            worse="low", meaning="larger side of the box around the keypoints and dense points that the fit was given",
+        ),
+    )  # fmt: skip
+    trust: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", since=5, unit="0 to 1", row=True, table=True, listed=("trust",), training="trust", exported="trust",
+            label="Trust", worse="low",
+            meaning="how far the fit can be relied on, from evidence, plausibility, agreement of the cues and convergence; NaN "
+            "without a fit",
+        ),
+    )  # fmt: skip
     vertices: np.ndarray | None = field(
         default=None,
         metadata=_is(

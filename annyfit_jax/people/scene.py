@@ -6,6 +6,7 @@ top-left corner of the image. `n` is the number of people.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,15 @@ of the hips, x right, y down, z away from the camera, for a camera that looks st
 
 class SceneError(ValueError):
     """A scene that cannot be used. The message names the file, the field and what was expected."""
+
+
+class NobodyToFit(SceneError):
+    """A scene in which nobody can be fitted, and why, person by person."""
+
+    def __init__(self, message: str, reasons: Sequence[str]) -> None:
+        super().__init__(message)
+        self.reasons = tuple(reasons)
+        """A word per person of the scene, as it follows `skipped:` in `SceneFit.status`."""
 
 
 @dataclass

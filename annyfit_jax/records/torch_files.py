@@ -5,7 +5,8 @@
 
 Training programs store more than weights (options, optimiser states, classes of their own). Everything that is not
 known data becomes an inert placeholder: nothing is imported or called, and a placeholder where a tensor was asked for is
-an error. Both layouts of `torch.save` are read: the zip archive (since 1.6) and the older stream of pickles.
+an error. Both layouts of `torch.save` are read: the zip archive (since 1.6) and the older stream of pickles. So are
+safetensors files, which hold tensors alone (`safetensors_files`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from annyfit_jax.records.files import replacing
+from annyfit_jax.records.safetensors_files import is_safetensors, read_tensors
 from body_models import torch_pickles
 from body_models.restricted_pickle import NUMPY, Budget, ForeignFileError, Names, Unknown, brief, mapped
 
@@ -38,7 +40,7 @@ def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, np.
     """The tensors of a PyTorch checkpoint by name.
 
     Args:
-      path: file written by `torch.save`.
+      path: file written by `torch.save`, or a safetensors file; the content decides, not the name.
       entry: key of the state dict in the saved dictionary ("ema_model", say). None: the saved object itself if all its
         values are tensors, else its entry "model" or "state_dict".
 
@@ -50,8 +52,11 @@ def read_state_dict(path: str | Path, entry: str | None = None) -> dict[str, np.
     path = Path(path)
     try:
         with mapped(path) as stream, path.open("rb") as file:
-            budget = Budget.for_file(path.stat().st_size)
-            if zipfile.is_zipfile(file):
+            size = path.stat().st_size
+            budget = Budget.for_file(size)
+            if is_safetensors(stream):
+                saved = read_tensors(stream, size, budget)
+            elif zipfile.is_zipfile(file):
                 saved = torch_pickles.read_zip(file, _KNOWN, budget, Unknown)
             else:
                 saved = torch_pickles.read_stream(stream, _KNOWN, budget, Unknown)

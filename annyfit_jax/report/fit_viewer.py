@@ -45,13 +45,14 @@ def bodies_of(fit: SceneFit, meshes: BodyMeshes, *, start: bool = False) -> list
 
 def table_of(fit: SceneFit) -> str:
     """People of a scene as a Markdown table."""
-    lines = ["| person | age | height | depth | px |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| person | age | height | depth | px | trust |", "| --- | --- | --- | --- | --- | --- |"]
     for i in range(len(fit)):
         if fit.status[i] == "ok":
+            trust = f"{fit.trust[i]:.2f}" if np.isfinite(fit.trust[i]) else ""
             size = f"{age_group(float(fit.shape[i, 1]))} | {fit.height_m[i]:.2f} m | {fit.depth_m[i]:.2f} m"
-            cells = f"{size} | {fit.reprojection_px[i]:.1f}"
+            cells = f"{size} | {fit.reprojection_px[i]:.1f} | {trust}"
         else:
-            cells = f"{fit.status[i]} | | |"
+            cells = f"{fit.status[i]} | | | |"
         lines.append(f"| {fit.person_ids[i]} | {cells} |")
     return "\n".join(lines)
 

@@ -45,6 +45,7 @@ def of_fit(name: str) -> Column:
 
 
 FIT = (
+    of_fit("trust"),
     Column(
         "age_years",
         "Age",
@@ -78,11 +79,8 @@ FIT = (
     ),
     Column("moved_m", "Moved", "m", 2, "high", "Distance of the root from where the fit started"),
 )
-TRUST = (
-    Column("trust", "Trust", "", 2, "low", "Probability that the fit is good"),
-    *(of_fit(name) for name, fact in FACTS.items() if fact.label and name in ADDED),
-)
-"""Attributes of a fit, shown where a fit has them with a number per person (or per joint)."""
+ADDED_TO_FIT = tuple(of_fit(name) for name, fact in FACTS.items() if fact.label and name in ADDED and name != "trust")
+"""Fields of later versions, a number per person (or per joint), unknown in older fits."""
 CUES = (
     Column("cue_gap", "Depth cue gap", "%", 1, "", "Fitted depth of the visible surface against the scaled depth cue"),
 )
@@ -95,16 +93,17 @@ ERRORS = (
     Column("age_err", "Age error", "years", 1, "", "Fit less truth"),
 )
 """Against exact truth."""
-ALL = (*FIT, *TRUST, *CUES, *ERRORS)
+ALL = (*FIT, *ADDED_TO_FIT, *CUES, *ERRORS)
 
 
 def fit_columns(fit: SceneFit) -> Columns:
-    """`FIT`, `CUES` and what there is of `TRUST`, for the n people of a fit."""
+    """`FIT`, `ADDED_TO_FIT` and `CUES`, for the n people of a fit."""
     x0, y0, x1, y1 = boxes(fit).T
     with np.errstate(invalid="ignore", divide="ignore"):
         share = 100.0 * fit.reprojection_px / np.maximum(np.maximum(x1 - x0, y1 - y0), 1.0)
     known = np.isfinite(fit.shape[:, 1])
     columns = {
+        "trust": fit.trust,
         "age_years": np.where(known, age_years(fit.shape[:, 1]), np.nan),
         "gender": fit.shape[:, 0],
         "height_m": fit.height_m,
@@ -116,11 +115,9 @@ def fit_columns(fit: SceneFit) -> Columns:
         "reprojection_share": share,
         "moved_m": np.linalg.norm(np.asarray(fit.transl, np.float64) - fit.start_transl, axis=1),
     }
-    for column in TRUST:
-        values = getattr(fit, column.key, None)
-        if values is not None:
-            values = np.asarray(values, np.float64)
-            columns[column.key] = np.sqrt((values**2).mean(-1)) if values.ndim == 2 else values
+    for column in ADDED_TO_FIT:
+        values = np.asarray(getattr(fit, column.key), np.float64)
+        columns[column.key] = np.sqrt((values**2).mean(-1)) if values.ndim == 2 else values
     with np.errstate(invalid="ignore", divide="ignore"):
         columns["cue_gap"] = 100.0 * (fit.visible_depth_m / (fit.depth_cue_m * fit.depth_scale) - 1.0)
     return {key: np.asarray(values, np.float64) for key, values in columns.items()}

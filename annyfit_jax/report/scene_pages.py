@@ -112,6 +112,7 @@ def scene_page(
                 "height_m": float(fit.height_m[i]),
                 "depth_m": float(fit.depth_m[i]),
                 "reprojection_px": float(fit.reprojection_px[i]),
+                "trust": float(fit.trust[i]),
                 "status": str(fit.status[i]),
             }
         )

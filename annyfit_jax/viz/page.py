@@ -24,7 +24,7 @@ _VIEW_SIZE = (960, 720)
 _SUPERSAMPLING = 2
 _COLUMNS = (
     ("id", "Person"), ("age", "Age"), ("gender", "Gender"), ("height_m", "Height (m)"), ("depth_m", "Depth (m)"),
-    ("reprojection_px", "Reprojection (px)"), ("status", "Status"),
+    ("reprojection_px", "Reprojection (px)"), ("trust", "Trust"), ("status", "Status"),
 )  # fmt: skip
 _GOOD_STATUS = {"ok", "fitted", "converged"}
 
@@ -45,7 +45,7 @@ class ScenePage:
     projected: Float[np.ndarray, "n 17 2"] | None
     """The fitted bodies' keypoints."""
     people: list[dict[str, Any]]
-    """One per person: id, age, gender, height_m, depth_m, reprojection_px, status. Absent, None, NaN: a dash."""
+    """One per person: id, age, gender, height_m, depth_m, reprojection_px, trust, status. Absent, None, NaN: a dash."""
     credit_html: str = ""
     """Photographer and licence. Trusted HTML: it is inserted as it is, so that it can hold links."""
     notes: list[str] = field(default_factory=list)

@@ -22,6 +22,7 @@ from annyfit_jax.records import fit_files
 from body_models import anny
 
 NPZ_KEYS = {
+    "trust",
     "root_rotvec", "transl", "pose", "shape", "K", "status", "person_ids", "notes", "image_size", "image_path", "name",
     "height_m", "depth_m", "reprojection_px", "keypoints_2d", "keypoints_3d", "camera_from_frame", "bone_labels",
     "phenotype_labels", "asset_version", "config_hash", "frame",

@@ -11,7 +11,7 @@ from fit_cases import released_config, trajectory
 
 from annyfit_jax.fit.starts import prepare
 from annyfit_jax.people import anatomy
-from annyfit_jax.people.scene import BodyParameters, SceneError
+from annyfit_jax.people.scene import BodyParameters, NobodyToFit, SceneError
 from body_models import anny
 
 
@@ -36,8 +36,38 @@ def test_people_without_evidence_are_set_aside_by_name(starter):
     np.testing.assert_array_equal(prepared.start.transl, np.asarray(start.transl)[[0, 2]])
     keypoints[:, :, 2] = 0.0
     dense[:, :, 2] = 0.0
-    with pytest.raises(SceneError, match="nobody has a confident keypoint"):
+    with pytest.raises(NobodyToFit, match="nobody can be fitted: no_keypoints") as caught:
         prepare(dataclasses.replace(scene, keypoints=keypoints, dense_keypoints=dense), released_config(), starter)
+    assert caught.value.reasons == ("no_keypoints",) * 3
+
+
+@pytest.mark.parametrize(
+    ("kept", "scale", "sees"),
+    [
+        ((0,), 1.0, False),
+        ((0, 1, 2, 3, 4), 1.0, False),
+        ((5, 6), 1.0, False),
+        ((5, 6, 11), 1.0, True),
+        (range(17), 0.01, False),
+    ],
+)
+def test_too_little_evidence_gets_no_body_without_a_start(starter, kept, scale, sees):
+    """A nose, a face, two shoulders, or a whole person of a few pixels: no body, unless somebody brings one."""
+    scene, start = trajectory(1)
+    keypoints, dense = np.array(scene.keypoints), np.array(scene.dense_keypoints)
+    dense[1, :, 2] = 0.0
+    keypoints[1, :, 2] = 0.0
+    keypoints[1, list(kept), 2] = 1.0
+    keypoints[1, :, :2] = 100.0 + scale * 40.0 * np.stack([np.arange(17), np.arange(17) % 5], 1)
+    bare = dataclasses.replace(scene, keypoints=keypoints, dense_keypoints=dense, start=None, masks=None)
+    expected = {} if sees else {1: "too_little_evidence"}
+    assert prepare(bare, released_config(), starter).skipped == expected
+    supported = dataclasses.replace(bare, start=start)
+    assert prepare(supported, released_config(), starter).skipped == {}
+    ignored = dataclasses.replace(released_config(), start="keypoints")
+    assert prepare(supported, ignored, starter).skipped == expected
+    start = dataclasses.replace(start, transl=np.where(np.arange(3)[:, None] == 1, np.nan, start.transl))
+    assert prepare(dataclasses.replace(bare, start=start), released_config(), starter).skipped == expected
 
 
 def test_unusable_starts_are_repaired_and_noted(starter):

@@ -87,6 +87,8 @@ def test_a_label_by_eye_of_another_kind_is_none(coco, label):
     scene = open_input(coco({"hand_label": {"age": label, "gender": label, "depth_id": label}})).load(1)
     assert scene.person_ids == ["11", "20"]
     assert scene.extra["hand_age"].tolist() == [-1, -1]
+    noted = "hand_label beyond any label, taken as unknown: " in " ".join(scene.notes)
+    assert noted == (label is not None)  # null is a usual way to say nothing
 
 
 BAD_IMAGES: dict[str, dict] = {

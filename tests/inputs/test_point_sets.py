@@ -1,6 +1,7 @@
 """Named point sets: names, orders, and which set the points of a file are."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def people_of(path: str) -> list[np.ndarray]:
 
 
 def reordered(person: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    known = dict(zip(COCO17, person, strict=True))
+    known: dict[str, Any] = dict(zip(COCO17, person, strict=True))
     rows = []
     for name in names:
         if name in known:

@@ -27,7 +27,7 @@ from annyfit_jax.jobs.job_plan import Identity, JobError, Plan, hash_names, open
 from annyfit_jax.jobs.ledger import Ledger
 from annyfit_jax.jobs.progress import Progress
 from annyfit_jax.jobs.runner import Interrupted, Runner
-from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.people.scene import NobodyToFit, Scene, SceneError
 from annyfit_jax.records import fit_files as results
 from annyfit_jax.records import wire
 from annyfit_jax.records.settings import apply_overrides, config_hash
@@ -276,7 +276,9 @@ def test_people_that_cannot_be_started_are_skipped(tmp_path):
     class Picky(FakeFitter):
         def prepare(self, scene: Scene) -> Scene:
             if scene.name == "scene0003":
-                raise SceneError("scene0003: nobody has a confident keypoint")
+                raise SceneError("scene0003: config.start='cue', but the input has no starting parameters")
+            if scene.name == "scene0004":
+                raise NobodyToFit("scene0004: nobody can be fitted", ["too_little_evidence"])
             if scene.name == "scene0002":
                 raise ZeroDivisionError("a bug")
             return scene
@@ -285,7 +287,9 @@ def test_people_that_cannot_be_started_are_skipped(tmp_path):
     by_name = {row.name: row for row in job_status.finished_rows(tmp_path)}
     assert by_name["scene0003"].status == ["skipped:nothing_to_fit"] * 4
     assert by_name["scene0002"].status == ["failed:prepare:ZeroDivisionError"] * 3
-    assert by_name["scene0004"].status == ["ok"]
+    assert by_name["scene0004"].scene_status == "skipped:nothing_to_fit"
+    assert by_name["scene0004"].status == ["skipped:too_little_evidence"]
+    assert by_name["scene0001"].status == ["ok", "ok"]
 
 
 def test_scenes_of_two_configs_are_batched_apart(tmp_path):

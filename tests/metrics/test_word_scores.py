@@ -7,6 +7,7 @@ import pytest
 from metric_recordings import read_json
 
 from annyfit_jax import metrics
+from annyfit_jax.metrics import word_scores
 
 
 @pytest.mark.parametrize(("name", "classes"), [("age", 4), ("gender", 2)])
@@ -39,11 +40,11 @@ def test_a_constant_answer_scores_the_published_figures():
 
 
 def test_a_class_of_age_has_the_years_of_the_calibration_and_no_false_precision():
-    groups = [metrics.word_scores.age_group(age) for age in metrics.word_scores.AGE_ANCHORS]
+    groups = [word_scores.age_group(age) for age in word_scores.AGE_ANCHORS]
     assert groups[0] == "baby (0 to 1 years)"
     assert groups[4] == "adult (14 to 64 years)"
     assert groups[5] == "senior (from 64 years)"
-    uppers = [upper for upper, _ in metrics.word_scores.AGE_GROUPS]
+    uppers = [upper for upper, _ in word_scores.AGE_GROUPS]
     assert uppers == sorted(uppers)
     with pytest.raises(ValueError):
-        metrics.word_scores.age_group(float("nan"))
+        word_scores.age_group(float("nan"))

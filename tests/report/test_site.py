@@ -83,21 +83,20 @@ def test_columns_are_those_of_the_fit(fits):
     for i in range(len(fit)):
         side = np.ptp(fit.keypoints_2d[i, seen[i], :2], axis=0).max()
         assert columns["reprojection_share"][i] == pytest.approx(100 * fit.reprojection_px[i] / side, rel=1e-5)
-    assert "trust" not in columns
+    np.testing.assert_allclose(columns["trust"], fit.trust)
     with_start = replace(fit, start_transl=fit.transl + np.array([0.0, 0.3, 0.4], np.float32))
     np.testing.assert_allclose(fit_columns(with_start)["moved_m"], 0.5, rtol=1e-4)
 
 
 def test_trust_and_deviations_are_shown_where_a_fit_has_them(fits):
     fit = fits.load("trio")
-    fit.trust = np.array([0.9, 0.5, 0.1])
+    trust = np.array([0.9, 0.5, 0.1], np.float32)
     joints = np.zeros((3, 17), np.float32)
     joints[:, :] = [[0.1], [0.2], [0.3]]
     some = {"depth_cue_m": [2.0, 2.0, np.nan], "depth_scale": [1.5, 1.5, 1.5], "visible_depth_m": [3.0, 3.3, 3.0]}
-    known = replace(fit, sd_joints_m=joints, **{k: np.array(v, np.float32) for k, v in some.items()})
-    known.trust = fit.trust  # pyright: ignore[reportAttributeAccessIssue]
+    known = replace(fit, trust=trust, sd_joints_m=joints, **{k: np.array(v, np.float32) for k, v in some.items()})
     columns = fit_columns(known)
-    np.testing.assert_allclose(columns["trust"], fit.trust)
+    np.testing.assert_allclose(columns["trust"], trust)
     np.testing.assert_allclose(columns["sd_joints_m"], [0.1, 0.2, 0.3], rtol=1e-5)
     np.testing.assert_allclose(columns["cue_gap"], [0.0, 10.0, np.nan], atol=1e-4)
 
@@ -295,17 +294,62 @@ def test_nothing_is_asked_of_a_network(page):
     ],
 )
 def test_a_browser_shows_every_view_without_an_error(page, view, expected, tmp_path):
+    shown = browse(page / "index.html", view, tmp_path)
+    for text in expected:
+        assert text in shown, text
+
+
+def browse(page: Path, view: str, folder: Path) -> str:
+    """The elements that a browser makes of a view; nothing may stand in its console."""
     assert CHROMIUM is not None
     command = [
         CHROMIUM, "--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-        f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000", "--enable-logging=stderr", "--dump-dom",
-        (page / "index.html").as_uri() + view,
+        f"--user-data-dir={folder / 'browser'}", "--virtual-time-budget=8000", "--enable-logging=stderr", "--dump-dom",
+        page.as_uri() + view,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "CONSOLE" not in done.stderr, done.stderr[-2000:]
-    for text in expected:
-        assert text in done.stdout, text
+    return done.stdout
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "'\"><img src=x onerror=alert(2)>",
+    "",
+    "x" * 300,
+    "\u202egpj.exe",
+    "__proto__",
+    "../../a",
+]
+
+
+class Hostile(Made):
+    """The same fit under names that are none of a photo."""
+
+    names = property(lambda self: tuple(HOSTILE))  # pyright: ignore[reportAssignmentType]
+
+    def outcome(self, name: str) -> Outcome:
+        return Outcome(replace(self.fit, name=name, person_ids=np.array(["<b onclick=alert(3)>", "", "constructor"])))
+
+
+@pytest.mark.process
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_shows_hostile_names_as_text(fits, tmp_path):
+    """Names become no elements, do not turn the text around them, and leave room for the other columns."""
+    page = write_report(Hostile(fits.load("trio"), len(HOSTILE)), tmp_path / "r", ReportOptions(pictures=0))
+    for view, expected in (
+        (
+            "#/scenes?sort=trust",
+            ["&lt;script&gt;alert(1)&lt;/script&gt;", "(no name)", "\ufffdgpj.exe", "xxx…", "__proto__"],
+        ),
+        ("#/scene/0", ["&lt;b onclick=alert(3)&gt;", "(no name)", "constructor"]),
+    ):
+        shown = browse(page, view, tmp_path)
+        for text in expected:
+            assert text in shown, text
+        for text in ("<script>alert", "<img src=x", "<b onclick", "\u202e", "x" * 100):
+            assert text not in shown, text
 
 
 def run_program(*flags: str) -> subprocess.CompletedProcess[str]:
@@ -320,6 +364,6 @@ def test_program_writes_a_report_and_names_what_is_wrong(fits, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     (summary,) = called(tmp_path / "r" / "data" / "summary.js")
     assert (summary["title"], summary["scenes"]) == ("T", len(NAMES))
-    wrong = run_program(f"--fits={fits.location}", f"--output={tmp_path}/r", "--pictures=0", "--worst_by=trust")
+    wrong = run_program(f"--fits={fits.location}", f"--output={tmp_path}/r", "--pictures=0", "--worst_by=mpjpe_abs")
     assert wrong.returncode == 2
     assert "reprojection_share" in wrong.stderr

@@ -126,7 +126,7 @@ def fake_fit(scene: Scene, offset: float = 0.0) -> SceneFit:
         fitted_keypoints_3d=scene.keypoints.astype(np.float32), loss_names=np.array(["keypoints"]),
         loss_curve=np.zeros((2, 1), np.float32), bone_labels=np.array(["bone"]), phenotype_labels=np.array(["age"]),
         asset_version="fake", config_hash=CONFIG_HASH, config_json="{}", scene_notes=np.array(["note"]),
-        set_aside=np.array(scene.skipped, dtype=np.str_).reshape(-1, 2),
+        set_aside=np.array(scene.skipped, dtype=np.str_).reshape(-1, 2), trust=value % 1,
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def test_page_escapes_what_users_wrote(tmp_path, small_views):
 def test_table_lists_failed_people_that_are_not_drawn(tmp_path, small_views):
     scene = scene_page(people=2)
     scene.vertices[1] = np.nan
-    lost = {"height_m": np.nan, "depth_m": None, "reprojection_px": np.float32(7), "status": "skipped"}
+    lost = {"height_m": np.nan, "depth_m": None, "reprojection_px": np.float32(7), "trust": 0.0, "status": "skipped"}
     scene.people[1] = person_row(id="lost", **lost)
     text = write_page(tmp_path, [scene], "t").read_text(encoding="utf-8")
     row = text[text.index("lost") : text.index("</tr>", text.index("lost"))]

@@ -257,8 +257,10 @@ def test_a_file_of_an_older_version_is_read_without_it(tmp_path, fits):
     np.testing.assert_array_equal(back.transl, fits["all cues"].transl)
 
 
-def test_first_order_fits_leave_it_out(last_stage):
-    assert fitting._added(last_stage[2], slice(0, 1), np.asarray) == {}
+def test_first_order_fits_know_only_whether_they_had_converged(last_stage):
+    found = fitting._added(last_stage[2], slice(0, 2), np.asarray, 1.0)
+    assert set(found) == {"converged"}
+    np.testing.assert_array_equal(found["converged"], [1.0, 1.0])
 
 
 def test_a_body_without_phenotypes_is_refused(fitter):
