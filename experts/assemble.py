@@ -132,7 +132,7 @@ def scene_of(name: str, path: str, entries: dict[str, Entry], rules: Rules, note
 
 
 def _medians(
-    depth_map: np.ndarray | None, masks: np.ndarray | None, kept: np.ndarray, nobody: Sequence[int]
+    depth_map: np.ndarray | None, masks: np.ndarray | None, kept: np.ndarray, nobody: Sequence[int] = ()
 ) -> np.ndarray:
     """(n,) median depth inside each eroded mask where no other mask lies, of anybody detected but duplicates (`nobody`);
     NaN = unknown.
