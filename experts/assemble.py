@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,7 +17,7 @@ from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES, NUM_DENSE, UNKNOWN_WOR
 from experts import expert_cues, expert_store
 from experts.adapters.cameras import CalibrationFile
 from experts.expert_store import Entry
-from experts.people_rules import Rules, reasons_to_skip
+from experts.people_rules import DUPLICATE, Rules, reasons_to_skip
 from experts.pipeline import Stages
 
 REQUIRED = ("detector", "keypoints", "camera")
@@ -82,7 +82,7 @@ def scene_of(name: str, path: str, entries: dict[str, Entry], rules: Rules, note
     if not len(people):
         raise SceneError("no people" + "".join(f"; {person}: {reason}" for person, reason in skipped[:3]))
     assert people.keypoints is not None and people.intrinsics is not None
-    reasons = reasons_to_skip(people.keypoints, people.boxes, people.ids, rules)
+    reasons = reasons_to_skip(people.keypoints, people.boxes, people.ids, rules, people.masks)
     skipped += [(people.ids[i], reason) for i, reason in sorted(reasons.items())]
     kept = np.array([i for i in range(len(people)) if i not in reasons], int)
     if not len(kept):
@@ -115,7 +115,7 @@ def scene_of(name: str, path: str, entries: dict[str, Entry], rules: Rules, note
         dense_keypoints=usable["dense"].arrays["dense"][kept]
         if "dense" in usable
         else np.zeros((len(kept), NUM_DENSE, 3)),
-        median_depth=_medians(depth_map, people.masks, kept),
+        median_depth=_medians(depth_map, people.masks, kept, [i for i in reasons if reasons[i].startswith(DUPLICATE)]),
         depth_layer=np.full(len(kept), -1, np.int64),
         age=anchors["age"],
         gender=anchors["gender"],
@@ -131,8 +131,12 @@ def scene_of(name: str, path: str, entries: dict[str, Entry], rules: Rules, note
     )
 
 
-def _medians(depth_map: np.ndarray | None, masks: np.ndarray | None, kept: np.ndarray) -> np.ndarray:
-    """(n,) median depth inside each eroded mask where no other mask, of anybody detected, lies; NaN = unknown."""
+def _medians(
+    depth_map: np.ndarray | None, masks: np.ndarray | None, kept: np.ndarray, nobody: Sequence[int] = ()
+) -> np.ndarray:
+    """(n,) median depth inside each eroded mask where no other mask lies, of anybody detected but duplicates (`nobody`);
+    NaN = unknown.
+    """
     medians = np.full(len(kept), np.nan)
     if depth_map is None or masks is None:
         return medians
@@ -147,7 +151,7 @@ def _medians(depth_map: np.ndarray | None, masks: np.ndarray | None, kept: np.nd
             slice(max(columns[0] - margin, 0), columns[-1] + 1 + margin),
         )
         near = masks[:, *window]
-        others = near[np.arange(len(masks)) != person]
+        others = near[np.setdiff1d(np.arange(len(masks)), [person, *nobody])]
         depth = depth_map[window].astype(np.float64)
         (medians[row],) = masks_io.median_depths(depth, near[person : person + 1], others)
     return medians

@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from annyfit_jax.people.boxes import pairwise_iou
 from experts.interfaces import Detections
+
+DUPLICATE = "duplicate"
+"""How the reasons begin for which somebody is another person once more."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Rules:
     """People with fewer seen keypoints (of the 17) are set aside."""
     duplicate_keypoints: float = 0.05
     """Two people whose common seen keypoints differ on average by less than this share of the box are one."""
+    duplicate_mask: float = 0.85
+    """So are two whose masks overlap by more than this (IoU), and whose keypoints differ by less than `duplicate_pose`."""
+    duplicate_pose: float = 0.25
+    """Share of the box, as for `duplicate_keypoints`: half a body that was found twice, with legs in another place."""
 
 
 def match_boxes(
@@ -101,9 +108,13 @@ def confident(keypoints: Float[np.ndarray, "n k 3"], size: tuple[int, int]) -> F
 
 
 def reasons_to_skip(
-    keypoints: Float[np.ndarray, "n k 3"], boxes: Float[np.ndarray, "n 4"], ids: list[str], rules: Rules
+    keypoints: Float[np.ndarray, "n k 3"],
+    boxes: Float[np.ndarray, "n 4"],
+    ids: list[str],
+    rules: Rules,
+    masks: Bool[np.ndarray, "n height width"] | None = None,
 ) -> dict[int, str]:
-    """Person -> why nobody can be fitted there: too few keypoints, or a duplicate of somebody kept before."""
+    """Person -> why nobody can be fitted there: too few keypoints, or a duplicate of somebody kept before (`DUPLICATE`)."""
     points = np.asarray(keypoints, np.float64)[:, :17]
     seen = points[..., 2] >= rules.keypoint_confidence
     reasons: dict[int, str] = {}
@@ -117,8 +128,15 @@ def reasons_to_skip(
         for j in kept:
             common = seen[i] & seen[j]
             apart = np.linalg.norm(points[i, :, :2] - points[j, :, :2], axis=-1)[common]
-            if common.sum() >= rules.min_keypoints and apart.mean() < rules.duplicate_keypoints * side:
-                reasons[int(i)] = f"duplicate of person {ids[j]} (keypoints)"
+            if common.sum() < rules.min_keypoints:
+                continue
+            if apart.mean() < rules.duplicate_keypoints * side:
+                reasons[int(i)] = f"{DUPLICATE} of person {ids[j]} (keypoints)"
+                break
+            if masks is None or apart.mean() >= rules.duplicate_pose * side:
+                continue
+            if (masks[i] & masks[j]).sum() > rules.duplicate_mask * (masks[i] | masks[j]).sum():
+                reasons[int(i)] = f"{DUPLICATE} of person {ids[j]} (mask)"
                 break
         else:
             kept.append(int(i))

@@ -62,6 +62,9 @@ class MapObjective:
     starts: int = 4
     """Starts of a person whose pose is not known (2D keypoints alone), solved together; the lowest energy is kept, the others
     become uncertainty. Feed-forward estimates are their own only start."""
+    landmark_start: bool = False
+    """One more start from metric landmarks (`fit.landmark_start`) for people who have them. Off: on 16 photos of a real man
+    it found lower energies, but no lower errors (`experiments/results/photo_networks.md`)."""
     refit_start: bool = True
     """Closed-form robust refit of the translation on the rays of all points, words inserted."""
     rescale_start: bool = True

@@ -22,6 +22,7 @@ from annyfit_jax.fit import problem as problems
 from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.fit_body import anny_body
 from annyfit_jax.fit.keypoint_start import KeypointStart, KeypointStarter
+from annyfit_jax.fit.landmark_start import LandmarkStarter
 from annyfit_jax.fit.objective import check_terms
 from annyfit_jax.fit.problem import Capacity
 from annyfit_jax.fit.second_order import uncertainty
@@ -116,7 +117,14 @@ class Fitter:
 
     def prepare(self, scene: Scene) -> PreparedScene:
         """Start of a scene; raises SceneError where nobody can be fitted."""
-        return prepare(scene, self.config, lambda part, confidence: self.starter(part, confidence))
+        ready = prepare(scene, self.config, lambda part, confidence: self.starter(part, confidence))
+        if not (self.config.searches_starts and self.config.map.landmark_start):
+            return ready
+        return dataclasses.replace(ready, landmarks=self._landmark_starter(ready.scene))
+
+    @functools.cached_property
+    def _landmark_starter(self) -> LandmarkStarter:
+        return LandmarkStarter(self.model)
 
     def fit(self, scenes: Iterable[Scene]) -> Iterator[SceneFit]:
         """Fit scenes, in order. Raises SceneError at a scene that cannot be fitted: `prepare` first to know."""

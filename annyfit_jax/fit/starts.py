@@ -11,8 +11,9 @@ from jaxtyping import Bool
 from annyfit_jax.fit import evidence
 from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.keypoint_start import KeypointStart, calibrated_phenotypes
+from annyfit_jax.fit.landmark_start import LandmarkStart
 from annyfit_jax.inputs.cue_limits import without_impossible_cues
-from annyfit_jax.people.scene import BodyParameters, NobodyToFit, Scene, SceneError
+from annyfit_jax.people.scene import LANDMARKS_M, LANDMARKS_PX, BodyParameters, NobodyToFit, Scene, SceneError
 
 NUM_POSED_BONES = 162
 _PLACEHOLDER_DEPTH_M = 3.0
@@ -37,6 +38,8 @@ class PreparedScene:
     """(m,) per person: what is missing or was repaired, e.g. `no_words`."""
     origin: str
     """`cue` or `keypoints`."""
+    landmarks: LandmarkStart | None = None
+    """A further start of the m people from their metric landmarks; None where the fit uses none."""
     from_cue: np.ndarray | None = None
     """(m,) bool: whose pose comes from a feed-forward estimate; None = everybody's where `origin` is `cue`, else nobody's."""
 
@@ -52,6 +55,12 @@ def select_people(scene: Scene, index: np.ndarray) -> Scene:
     def pick(array):
         return None if array is None else array[index]
 
+    # Arrays of another length are left for the one who reads them to refuse.
+    landmarks = {
+        name: np.asarray(scene.extra[name])[index]
+        for name in (LANDMARKS_PX, LANDMARKS_M)
+        if np.shape(scene.extra.get(name))[:1] == (len(scene),)
+    }
     ids = scene.person_ids or [str(i) for i in range(len(scene))]
     return replace(
         scene,
@@ -68,6 +77,7 @@ def select_people(scene: Scene, index: np.ndarray) -> Scene:
         distances=pick(scene.distances),
         boxes=pick(scene.boxes),
         masks=pick(scene.masks),
+        extra=scene.extra | landmarks,
     )
 
 

@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 
 from annyfit_jax.inputs.validate import NUM_JOINTS, NUM_PHENOTYPES, NUM_POSED_BONES, checked_image_size
-from annyfit_jax.people.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
+from annyfit_jax.people.scene import (
+    LANDMARKS_M,
+    LANDMARKS_PX,
+    NUM_DENSE,
+    UNKNOWN_WORD,
+    BodyParameters,
+    Scene,
+    SceneError,
+)
 from annyfit_jax.people.words import AGE_CLASSES, GENDER_CLASSES
 from annyfit_jax.records import codecs, wire
 from annyfit_jax.records.wire import Field, Record
@@ -125,7 +133,8 @@ def features(version: int = SCHEMA_VERSION):
 
 
 def content_hash(scene: Scene) -> str:
-    """SHA-256 (hex) of what a fit reads: image size, intrinsics, person ids, keypoints, dense points, depths, words, start.
+    """SHA-256 (hex) of what a fit reads: image size, intrinsics, person ids, keypoints, dense points, depths, words, start,
+    measured facts, landmarks.
 
     Not in it: the name, boxes, photo, masks and depth map (they act through the median depths), truth, notes. Equal before
     and after packing, and for float32 and float64 arrays of equal values.
@@ -161,6 +170,9 @@ def _facts(scene: Scene) -> dict[str, Any]:
         facts["camera"] = sorted((name, [float(number) for number in pair]) for name, pair in scene.camera.items())
     if scene.keypoint_convention != Scene.keypoint_convention:
         facts["keypoint_convention"] = scene.keypoint_convention
+    for name in (LANDMARKS_PX, LANDMARKS_M):
+        if name in scene.extra:
+            facts[name] = np.asarray(scene.extra[name], np.float64).tolist()
     return facts
 
 

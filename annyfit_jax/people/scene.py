@@ -20,6 +20,9 @@ COCO17 = (
 NUM_DENSE = 138
 DEFAULT_FOV_DEGREES = 60.0
 UNKNOWN_WORD = -1.0
+LANDMARKS_PX, LANDMARKS_M = "landmarks", "world_landmarks"
+"""Entries of `Scene.extra` with BlazePose's 33 landmarks, (n, 33, 3): x, y in pixels with a confidence; metres about the middle
+of the hips, x right, y down, z away from the camera, for a camera that looks straight at the person."""
 
 
 class SceneError(ValueError):

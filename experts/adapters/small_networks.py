@@ -5,6 +5,7 @@ How they are put together says `experts.networks.people_finder`; how well they d
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,8 @@ class BlazePoseOutlines(_Bundled):
     """File of experiments.builders.build_networks (the heavy network); empty: the bundled one."""
     turn: bool = True
     """Turn crops so that the body stands upright, where keypoints say how it leans."""
+    disagreement: float = 0.06
+    """Mean distance of landmarks from keypoints, in longer sides of the box, from which a leaning person is looked at again."""
     threshold: float = 0.5
     """Probability from which a pixel is the person's."""
 
@@ -158,16 +161,13 @@ class BlazePoseOutlines(_Bundled):
         self._network = blazepose.BlazePose(self.path)
 
     def segment(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Outlines]:
-        """Masks that overlap nowhere, without islands, and landmarks per photo."""
-        network = self._loaded()
-        squares, crops = [], []
-        for photo, crowd in zip(photos, people, strict=True):
-            for row, box in enumerate(crowd.boxes):
-                points = None if crowd.detected_keypoints is None else crowd.detected_keypoints[row]
-                square = blazepose.square_along(box, points if self.turn else None)
-                squares.append(square)
-                crops.append(person_crops.crop(photo.pixels, square, blazepose.SIZE, person_crops.grown(box, 0.1)))
-        figures, start, result = network(crops), 0, []
+        """Masks without islands, which overlap only where crops show one and the same person twice, and landmarks per photo."""
+        figures, squares = self._looked_at([
+            (photo, box, None if crowd.detected_keypoints is None else np.asarray(crowd.detected_keypoints[row]))
+            for photo, crowd in zip(photos, people, strict=True)
+            for row, box in enumerate(crowd.boxes)
+        ])  # fmt: skip
+        start, result = 0, []
         for photo, crowd in zip(photos, people, strict=True):
             rows = range(start, start + len(crowd))
             start += len(crowd)
@@ -181,3 +181,43 @@ class BlazePoseOutlines(_Bundled):
                 world[k] = blazepose.turned_back(figures.world[i], squares[i].angle)
             result.append(Outlines(cleaned(masks), landmarks, world))
         return result
+
+    def _looked_at(
+        self, tasks: Sequence[tuple[Photo, np.ndarray, np.ndarray | None]]
+    ) -> tuple[blazepose.Figures, list[person_crops.Square]]:
+        """The figure of every (photo, box, keypoints or None) and its square. Where landmarks and keypoints disagree, the
+        person is looked at again in crops turned otherwise, and the crop in which they agree best counts.
+        """
+        network = self._loaded()
+
+        def look(at: Sequence[tuple[int, person_crops.Square]]) -> blazepose.Figures:
+            crops = []
+            for i, square in at:
+                photo, box, _ = tasks[i]
+                crops.append(person_crops.crop(photo.pixels, square, blazepose.SIZE, person_crops.grown(box, 0.1)))
+            return network(crops)
+
+        def off(i: int, square: person_crops.Square, landmarks: np.ndarray) -> float:
+            _, box, points = tasks[i]
+            placed = square.to_photo(landmarks[:, :2], blazepose.SIZE)
+            return 0.0 if points is None else blazepose.disagreement(placed, points, box)
+
+        squares = [blazepose.square_along(box, points if self.turn else None) for _, box, points in tasks]
+        figures = look(list(enumerate(squares)))
+        lowest = [off(i, square, figures.landmarks[i]) for i, square in enumerate(squares)]
+        again = [
+            (i, square)
+            for i, (_, box, points) in enumerate(tasks)
+            if self.turn and points is not None and lowest[i] > self.disagreement
+            for square in blazepose.further_squares(box, points, squares[i])
+        ]
+        if again:
+            further = look(again)
+            parts = [np.array(part) for part in dataclasses.astuple(figures)]
+            for k, (i, square) in enumerate(again):
+                if (value := off(i, square, further.landmarks[k])) < lowest[i]:
+                    lowest[i], squares[i] = value, square
+                    for whole, part in zip(parts, dataclasses.astuple(further), strict=True):
+                        whole[i] = part[k]
+            figures = blazepose.Figures(*parts)
+        return figures, squares

@@ -4,27 +4,18 @@ crops of 256 pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from annyfit_jax.fit.landmark_start import COCO_OF_LANDMARKS, NUM_LANDMARKS
 from experts.networks import frozen_graph
 from experts.networks.batched import BatchedNetwork
 from experts.networks.person_crops import Square, square_of
 
 SIZE = 256
-NUM_LANDMARKS = 33
-LANDMARKS = (
-    "nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer", "left_ear",
-    "right_ear", "mouth_left", "mouth_right", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist",
-    "right_wrist", "left_pinky", "right_pinky", "left_index", "right_index", "left_thumb", "right_thumb", "left_hip",
-    "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_heel", "right_heel", "left_foot_index",
-    "right_foot_index",
-)  # fmt: skip
-COCO_OF_LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
-"""Which landmark is each of COCO's 17 keypoints."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ class BlazePose:
 
 _SCALE = 1.25
 """Side of a crop in longer sides of the box."""
-_SURE = 0.5
+_SURE, _UNSURE = 0.5, 0.2
 
 
 def square_along(box: Float[np.ndarray, "4"], keypoints: Float[np.ndarray, "17 3"] | None) -> Square:
@@ -67,14 +58,40 @@ def square_along(box: Float[np.ndarray, "4"], keypoints: Float[np.ndarray, "17 3
     MediaPipe does it.
     """
     upright = square_of(box, _SCALE)
-    if keypoints is None or (keypoints[[5, 6, 11, 12], 2] < _SURE).any():
-        return upright
-    shoulders, hips = keypoints[5:7, :2].mean(0), keypoints[11:13, :2].mean(0)
-    up = shoulders - hips
-    if np.linalg.norm(up) < 0.1 * upright.side:  # seen from above or below: no direction to turn to
-        return upright
-    angle = float(np.arctan2(up[0], -up[1]))
-    return Square(upright.centre, upright.side, angle if abs(angle) > _LEAN else 0.0)
+    angle = None if keypoints is None else _lean(keypoints, upright.side, _SURE)
+    return upright if angle is None or abs(angle) <= _LEAN else replace(upright, angle=angle)
+
+
+def further_squares(box: Float[np.ndarray, "4"], keypoints: Float[np.ndarray, "17 3"], first: Square) -> list[Square]:
+    """Squares for a second look at somebody whose landmarks do not lie on the keypoints: turned half as far as the body
+    leans, as far as it leans where the keypoints were too unsure for the first look, and not at all.
+    """
+    upright = square_of(box, _SCALE)
+    angle = _lean(keypoints, upright.side, _UNSURE)
+    if angle is None or abs(angle) <= _LEAN:
+        return []
+    return [replace(upright, angle=turn) for turn in (angle / 2, angle if first.angle == 0.0 else 0.0)]
+
+
+def disagreement(
+    landmarks: Float[np.ndarray, "33 2"], keypoints: Float[np.ndarray, "17 3"], box: Float[np.ndarray, "4"]
+) -> float:
+    """Mean distance of landmarks from another network's keypoints (pixels, confidence), in longer sides of the box; 0 where
+    those show nothing.
+    """
+    weight = np.where(keypoints[:, 2] > _UNSURE, keypoints[:, 2], 0.0)
+    off = np.linalg.norm(landmarks[list(COCO_OF_LANDMARKS)] - keypoints[:, :2], axis=-1)
+    return float((weight * off).sum() / max(weight.sum(), 1e-6) / max(box[2] - box[0], box[3] - box[1], 1.0))
+
+
+def _lean(keypoints: Float[np.ndarray, "17 3"], side: float, sure: float) -> float | None:
+    """Radians from the photo's up to the way from hips to shoulders; None where keypoints do not say."""
+    if (keypoints[[5, 6, 11, 12], 2] < sure).any():
+        return None
+    up = keypoints[5:7, :2].mean(0) - keypoints[11:13, :2].mean(0)
+    if np.linalg.norm(up) < 0.1 * side:  # seen from above or below: no direction to turn to
+        return None
+    return float(np.arctan2(up[0], -up[1]))
 
 
 _LEAN = np.deg2rad(15)

@@ -286,3 +286,42 @@ def test_islands_go_and_a_person_behind_a_post_stays_whole():
     mask[0, 95:98, 90:94] = True
     np.testing.assert_array_equal(masks_of_crops.cleaned(mask), whole)
     assert not masks_of_crops.cleaned(np.zeros((1, 5, 5), bool)).any()
+
+
+def test_one_person_in_two_crops_keeps_the_mask_twice():
+    """Crops that show the same pixels are no rivals; a third person beside them keeps hers."""
+    logits = np.full((3, 256, 256), -9.0)
+    logits[:, 64:192, 64:192] = [[[4.0]], [[5.0]], [[6.0]]]
+    squares = [person_crops.Square((x, 50.0), 80.0) for x in (60.0, 61.0, 90.0)]
+    boxes = np.array([[20.0, 10, 100, 90], [22, 10, 100, 90], [50, 10, 130, 90]])
+    masks = masks_of_crops.photo_masks(logits, squares, boxes, (200, 100), 0.5)
+    np.testing.assert_array_equal(masks[0], masks[1])
+    assert masks[0].sum() > 900
+    assert not (masks[0] & masks[2]).any()
+    assert masks[2].sum() > 1500
+
+
+@pytest.mark.parametrize("sure", [0.9, 0.3])
+def test_a_second_look_turns_the_crop_otherwise(sure):
+    """Half as far and not at all; as far as the body leans where the first look did not dare to."""
+    points = np.full((17, 3), sure)
+    points[5:7, :2], points[11:13, :2] = [[190, 90], [210, 110]], [[90, 190], [110, 210]]  # by 45 degrees
+    box = np.array([80.0, 60, 220, 240])
+    first = blazepose.square_along(box, points)
+    turns = [square.angle for square in blazepose.further_squares(box, points, first)]
+    lean = np.pi / 4
+    np.testing.assert_allclose([first.angle, *turns], [lean, lean / 2, 0.0] if sure > 0.5 else [0.0, lean / 2, lean])
+    points[5:7, :2] = [[90, 80], [110, 80]]
+    assert blazepose.further_squares(box, points, blazepose.square_along(box, points)) == []
+
+
+def test_disagreement_is_a_share_of_the_box_over_seen_keypoints():
+    points = np.zeros((17, 3))
+    points[:4] = [[10, 10, 1.0], [20, 10, 1.0], [30, 10, 0.5], [40, 10, 0.1]]
+    landmarks = np.zeros((33, 2))
+    landmarks[list(blazepose.COCO_OF_LANDMARKS)] = points[:, :2] + [3.0, 4.0]
+    landmarks[blazepose.COCO_OF_LANDMARKS[2]] += [0.0, 5.0]  # 9 and 3 away: 9.49, half the weight
+    landmarks[blazepose.COCO_OF_LANDMARKS[3]] += 500.0  # hardly seen
+    box = np.array([0.0, 0, 50, 100])
+    assert blazepose.disagreement(landmarks, points, box) == pytest.approx((5 + 5 + 0.5 * np.hypot(3, 9)) / 2.5 / 100)
+    assert blazepose.disagreement(landmarks, np.zeros((17, 3)), box) == 0.0

@@ -54,3 +54,20 @@ def test_keypoints_outside_or_not_finite_do_not_count():
     assert (made[0, :, 2] > 0).tolist() == [True, False, False, False, False, True]
     assert np.isfinite(made).all()
     assert np.isnan(points).any()  # the input is left alone
+
+
+def test_half_a_body_found_twice_is_known_by_its_mask():
+    """Legs in another place: the poses alone are too far apart, the mask is the same."""
+    rng = np.random.default_rng(1)
+    points = np.dstack([rng.uniform(0, 100, (4, 17)), rng.uniform(0, 100, (4, 17)), np.full((4, 17), 0.8)])
+    points[1] = points[0] + [15.0, 0, -0.1]
+    boxes = np.tile([0.0, 0, 100, 100], (4, 1))
+    masks = np.zeros((4, 100, 100), bool)
+    masks[0, 10:90, 30:60] = masks[2, 10:90, 30:60] = True  # somebody else in the same pixels: another pose
+    masks[1, 10:86, 30:60] = True
+    ids = ["a", "b", "c", "d"]
+    assert reasons_to_skip(points, boxes, ids, Rules()) == {}
+    assert reasons_to_skip(points, boxes, ids, Rules(), masks) == {1: "duplicate of person a (mask)"}
+    masks[1, 10:60] = False
+    assert reasons_to_skip(points, boxes, ids, Rules(), masks) == {}
+    assert reasons_to_skip(points, boxes, ids, Rules(), np.zeros_like(masks)) == {}

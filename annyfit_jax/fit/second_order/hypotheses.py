@@ -177,6 +177,17 @@ def search(
     return Starts(variables, jnp.asarray(reading)[chosen], jnp.asarray(_MODES, dtype)[mode])
 
 
+def with_landmarks(
+    found: Starts, known: Float[Array, "N"], root_rotvec: Float[Array, "3 N"], pose: Float[Array, "3 B N"]
+) -> Starts:
+    """The last start is that of the landmarks, of people who have them, in the place and size of the best one found."""
+    here = jnp.asarray(known) > 0
+    v = found.variables
+    last = Variables(v.transl[0], jnp.asarray(root_rotvec), v.shape[0], jnp.asarray(pose))
+    variables = Variables(*(x.at[-1].set(jnp.where(here, new, x[-1])) for x, new in zip(v, last, strict=True)))
+    return found._replace(variables=variables, reading=found.reading.at[-1].set(jnp.where(here, 0, found.reading[-1])))
+
+
 def _postures(body: MapBody, cues: MapCues) -> tuple[Float[Array, "P 3 B"], Float[Array, "P N"], list[int]]:
     """Postures to try, their log weights for each person, and which of them are symmetric, standing and sitting.
 

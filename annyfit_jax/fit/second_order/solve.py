@@ -16,7 +16,7 @@ from annyfit_jax.fit import problem as problems
 from annyfit_jax.fit.config import FitConfig, MapObjective
 from annyfit_jax.fit.fit_body import FitBody
 from annyfit_jax.fit.objective import project
-from annyfit_jax.fit.problem import Capacity, Problem, Variables
+from annyfit_jax.fit.problem import AnyArray, Capacity, Problem, Variables
 from annyfit_jax.fit.second_order import hypotheses, lm, map_objective, released, small_linear, turning, uncertainty
 from annyfit_jax.fit.second_order.columns import DEPTH, DEPTH_SCALE, FOCAL, NUM_SCENE, ROLL, bounds, pack, unpack
 from annyfit_jax.fit.second_order.frozen import Frozen, nothing_frozen
@@ -31,12 +31,22 @@ from annyfit_jax.people.scene import COCO17
 from body_models.anny import AnnyModel
 
 
+class LandmarkStarts(NamedTuple):
+    """A start of N people from their metric landmarks."""
+
+    known: Shaped[AnyArray, "N"]
+    root_rotvec: Float[AnyArray, "3 N"]
+    pose: Float[AnyArray, "3 B N"]
+
+
 @struct.dataclass
 class MapProblem:
     """Constants of one batch."""
 
     problem: Problem
     cues: MapCues
+    landmarks: LandmarkStarts | None = None
+    """What takes the place of the last start, of people who have landmarks."""
     starts: int = struct.field(pytree_node=False, default=1)
     """Starts of every person."""
     searched: bool = struct.field(pytree_node=False, default=False)
@@ -52,6 +62,8 @@ class Kind(NamedTuple):
     """Somebody's pose is not known: several starts."""
     crowd: bool
     """There may be more than one person."""
+    landmarks: bool = False
+    """Somebody whose pose is not known has metric landmarks: one start more."""
 
 
 def kind_of(ready: PreparedScene, config: FitConfig) -> Kind:
@@ -60,7 +72,8 @@ def kind_of(ready: PreparedScene, config: FitConfig) -> Kind:
         return Kind(True, False, True)
     scene = ready.scene
     surface = bool((scene.dense_keypoints[..., 2] > 0).any()) or bool(np.isfinite(scene.median_depth).any())
-    return Kind(surface, not bool(ready.knows_pose.all()), surface or len(scene) > 1)
+    landmarks = ready.landmarks is not None and bool((ready.landmarks.known & ~ready.knows_pose).any())
+    return Kind(surface, not bool(ready.knows_pose.all()), surface or len(scene) > 1, landmarks)
 
 
 class SecondOrderFit(NamedTuple):
@@ -109,9 +122,32 @@ def assemble(
     scenes = [ready.scene for ready in prepared]
     capacity = capacity or problems.capacity_of(scenes)
     problem, variables = problems.assemble(scenes, [ready.start for ready in prepared], config, capacity, dtype)
-    search = any(kind_of(ready, config).search for ready in prepared)
+    kinds = [kind_of(ready, config) for ready in prepared]
+    search, marked = any(kind.search for kind in kinds), any(kind.landmarks for kind in kinds)
     cues = assemble_cues(prepared, config, capacity, dtype)
-    return MapProblem(problem, cues, config.map.starts if search else 1, search), variables
+    landmarks = _landmark_starts(prepared, capacity, dtype) if marked else None
+    return MapProblem(problem, cues, landmarks, config.map.starts + marked if search else 1, search), variables
+
+
+def _landmark_starts(prepared: Sequence[PreparedScene], capacity: Capacity, dtype: DTypeLike) -> LandmarkStarts:
+    """People last, padded; zeros where there are no landmarks."""
+    starts = [(ready.landmarks, ready.start) for ready in prepared]
+    root, pose = (
+        np.concatenate(
+            [
+                np.full(getattr(own, name).shape, np.nan) if marks is None else getattr(marks, name)
+                for marks, own in starts
+            ]
+        )
+        for name in ("root_rotvec", "pose")
+    )
+    known = np.isfinite(root).all(-1) & np.isfinite(pose).all((1, 2))
+
+    def people_last(array: np.ndarray) -> np.ndarray:
+        filled = np.where(known.reshape(-1, *[1] * (array.ndim - 1)), array, 0.0).astype(dtype)
+        return np.ascontiguousarray(np.pad(filled.T, [(0, 0)] * (array.ndim - 1) + [(0, capacity.people - len(array))]))
+
+    return LandmarkStarts(people_last(known), people_last(root), people_last(pose))
 
 
 def solve(config: FitConfig, body: MapBody | ReleasedBody, problem: MapProblem, variables: Variables) -> SecondOrderFit:
@@ -290,6 +326,8 @@ def _starts(config: FitConfig, body: MapBody, given: MapProblem, variables: Vari
         )
     shape = named_shape(config, body, cues, jnp.asarray(variables.shape))
     found = hypotheses.search(config, body, problem, cues, shape, count)
+    if given.landmarks is not None:
+        found = hypotheses.with_landmarks(found, *given.landmarks)
     merged = Variables(*(jnp.where(known, a, b) for a, b in zip(own, found.variables, strict=True)))
     return hypotheses.Starts(merged, jnp.where(known, 0, found.reading), found.roll_mode)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import require_shared
 
 from annyfit_jax.inputs.masks import decode_segmentation
 from annyfit_jax.inputs.photos import names_photos, photo_paths, read_photo
@@ -15,6 +16,7 @@ from annyfit_jax.people.scene import SceneError
 from experts import expert_cues, people_rules, pipeline
 from experts.adapters import small_networks
 from experts.interfaces import Card, Detections, ExpertError, Outlines, People, Photo
+from experts.networks import blazepose
 from experts.people_rules import Rules
 from experts.registry import SETS, build, check_licences
 
@@ -171,3 +173,23 @@ def test_photos_are_named_by_folder_file_or_pattern(tmp_path):
     assert names_photos(every[0])
     assert not names_photos(tmp_path / "notes.txt")
     assert not names_photos(tmp_path / "annotations.json")
+
+
+def test_a_leaning_person_is_looked_at_again(experts):
+    """A man who leans over: his landmarks lie on his keypoints only in the crop that is turned less."""
+    path = require_shared("data/pose2sim/photos") / "single_f065_c2.jpg"
+    lab = Photo("lab", str(path), read_photo(path))
+    found = people_rules.select_detections(experts.detector.detect([lab])[0], lab.size, Rules())
+    sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(1)
+    man = int(sides.argmax())
+    assert found.keypoints is not None
+    box, points = found.boxes[man], found.keypoints[man]
+    people = People(box[None], ["man"], detected_keypoints=points[None])
+    off = []
+    for limit in (1.0, small_networks.BlazePoseOutlines.disagreement):
+        expert = small_networks.BlazePoseOutlines(disagreement=limit)
+        expert.load()
+        (outlines,) = expert.segment([lab], [people])
+        off.append(blazepose.disagreement(outlines.landmarks[0, :, :2], points, box))
+    assert off[0] > 0.2
+    assert off[1] < 0.05

@@ -15,12 +15,13 @@ from second_order_cases import plus_config
 
 from annyfit_jax.fit import packing, second_order
 from annyfit_jax.fit.fitter import Fitter
+from annyfit_jax.fit.landmark_start import COCO_OF_LANDMARKS
 from annyfit_jax.fit.second_order import hypotheses
 from annyfit_jax.fit.second_order.placement import named_shape
 from annyfit_jax.fit.starts import prepare
 from annyfit_jax.inputs import open_input
 from annyfit_jax.people.camera import project
-from annyfit_jax.people.scene import NUM_DENSE, Scene
+from annyfit_jax.people.scene import LANDMARKS_M, LANDMARKS_PX, NUM_DENSE, Scene
 from annyfit_jax.records.fit_files import SceneFit
 from body_models import anny
 
@@ -125,6 +126,73 @@ def test_rotation_vectors_of_matrices():
     for rotation in (turns, close, Rotation.identity(1)):
         found = np.asarray(hypotheses._rotvec(jnp.asarray(np.moveaxis(rotation.as_matrix(), 0, -1), jnp.float32))).T
         assert (Rotation.from_rotvec(found) * rotation.inv()).magnitude().max() < 2e-3
+
+
+# ------------------------------------------------------------------------------------------------ landmarks
+
+
+@pytest.fixture(scope="module")
+def marked(fitter, standing) -> Scene:
+    """The scene with landmarks of the first two people alone."""
+    root, pose = standing.extra["root"], np.array(np.tile(np.asarray(fitter.body.pose_rest).T, (len(standing), 1, 1)))
+    points = anny.contract(fitter.model, np.asarray(fitter.model.keypoint_regressor)[:17])
+    shape = np.tile([0.0, 0.72, 0.5, 0.5, 0.39, 0.5], (len(standing), 1))
+    params = (jnp.asarray(a, jnp.float32) for a in (shape, root, pose, standing.extra["transl"]))
+    joints = np.asarray(jax.jit(anny.points)(points, anny.Params(*params)), np.float64)
+    pixels, metres = (np.zeros((len(standing), 33, 3)) for _ in range(2))
+    every = list(COCO_OF_LANDMARKS)
+    pixels[:, every] = standing.keypoints
+    metres[:, every] = joints - joints[:, [11, 12]].mean(1, keepdims=True)
+    metres[:, 31:33] = metres[:, 27:29] + [0.0, 0.1, 0.0]
+    metres[2:] = 0.0
+    return dataclasses.replace(standing, extra=standing.extra | {LANDMARKS_PX: pixels, LANDMARKS_M: metres})
+
+
+@pytest.fixture(scope="module")
+def with_landmarks() -> Fitter:
+    return Fitter(plus_config(f"person_lengths=[{LENGTH}]", "map.landmark_start=true"), anny.load(), jax.devices()[:1])
+
+
+def test_landmarks_are_one_start_more_and_only_for_scenes_that_have_them(fitter, with_landmarks, standing, marked):
+    capacity = packing.capacity(LENGTH)
+
+    def assembled(own: Fitter, scene: Scene):
+        ready = own.prepare(scene)
+        return second_order.kind_of(ready, own.config), second_order.assemble([ready], own.config, capacity)[0]
+
+    kind, problem = assembled(with_landmarks, marked)
+    assert kind == second_order.Kind(False, True, True, True)
+    assert problem.starts == with_landmarks.config.map.starts + 1
+    assert problem.landmarks.known.tolist() == [1, 1] + [0] * (LENGTH - 2)
+    assert (problem.landmarks.pose[..., 2:] == 0).all()
+    usual = assembled(fitter, standing)
+    for other in (assembled(with_landmarks, standing), assembled(fitter, marked)):  # the same program, the same numbers
+        assert other[0] == usual[0]
+        assert jax.tree.structure(other[1]) == jax.tree.structure(usual[1])
+        jax.tree.map(np.testing.assert_array_equal, other[1], usual[1])
+
+
+def test_a_start_from_landmarks_takes_the_last_place(searched):
+    found = searched[0]
+    known = np.array([1.0, 0.0] * (LENGTH // 2))
+    root, pose = np.full((3, LENGTH), 0.5), np.full((3, found.variables.pose.shape[2], LENGTH), 0.25)
+    merged = hypotheses.with_landmarks(jax.tree.map(jnp.asarray, found), known, root, pose)
+    for before, after in zip(jax.tree.leaves(found.variables), jax.tree.leaves(merged.variables), strict=True):
+        np.testing.assert_array_equal(before[:-1], after[:-1])
+        np.testing.assert_array_equal(before[-1, ..., 1::2], after[-1, ..., 1::2])
+    assert (merged.variables.root_rotvec[-1, :, ::2] == 0.5).all()
+    assert (merged.variables.pose[-1, ..., ::2] == 0.25).all()
+    np.testing.assert_array_equal(merged.variables.transl[-1, :, ::2], found.variables.transl[0, :, ::2])
+    assert (merged.reading[-1, ::2] == 0).all()
+
+
+@pytest.mark.slow
+def test_people_with_landmarks_are_fitted(with_landmarks, marked):
+    (fit,) = with_landmarks.fit([marked])
+    assert (fit.status == "ok").all()
+    off = Rotation.from_rotvec(fit.root_rotvec) * Rotation.from_rotvec(marked.extra["root"]).inv()
+    assert np.degrees(off.magnitude())[:2].max() < 25.0
+    assert fit.reprojection_px.max() < 5.0
 
 
 # ------------------------------------------------------------------------------------------------ other platforms
