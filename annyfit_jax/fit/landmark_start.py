@@ -46,7 +46,7 @@ class LandmarkStart:
     @property
     def known(self) -> np.ndarray:
         """(n,) bool."""
-        return np.isfinite(self.root_rotvec).all(-1)
+        return np.asarray(np.isfinite(self.root_rotvec).all(-1))
 
 
 class LandmarkStarter:
@@ -150,7 +150,7 @@ def usable(metres: Float[np.ndarray, "n 33 3"]) -> np.ndarray:
         :, [_J["left_hip"], _J["right_hip"]]
     ].mean(1)
     lengths.append(np.linalg.norm(trunk, axis=-1))
-    return np.isfinite(metres).all((1, 2)) & (np.stack(lengths) > _SHORTEST_M).all(0)
+    return np.asarray(np.isfinite(metres).all((1, 2)) & (np.stack(lengths) > _SHORTEST_M).all(0))
 
 
 def line_of_sight(
@@ -184,7 +184,7 @@ def _trunk(points: Float[np.ndarray, "*n 17 3"], part: str) -> Float[np.ndarray,
         name: (points[..., _J[f"left_{name}"], :], points[..., _J[f"right_{name}"], :]) for name in ("hip", "shoulder")
     }
     left, right = pair[part]
-    return _axes(left - right, sum(pair["shoulder"]) - sum(pair["hip"]))
+    return _axes(left - right, np.add(*pair["shoulder"]) - np.add(*pair["hip"]))
 
 
 def _face(points: Float[np.ndarray, "*n 17 3"]) -> Float[np.ndarray, "*n 3 3"]:

@@ -56,11 +56,8 @@ def select_people(scene: Scene, index: np.ndarray) -> Scene:
         return None if array is None else array[index]
 
     # Arrays of another length are left for the one who reads them to refuse.
-    landmarks = {
-        name: np.asarray(scene.extra[name])[index]
-        for name in (LANDMARKS_PX, LANDMARKS_M)
-        if np.shape(scene.extra.get(name))[:1] == (len(scene),)
-    }
+    arrays = {name: np.asarray(scene.extra[name]) for name in (LANDMARKS_PX, LANDMARKS_M) if name in scene.extra}
+    landmarks = {name: array[index] for name, array in arrays.items() if array.shape[:1] == (len(scene),)}
     ids = scene.person_ids or [str(i) for i in range(len(scene))]
     return replace(
         scene,
@@ -123,7 +120,7 @@ def prepare(scene: Scene, config: FitConfig, starter: Callable[[Scene, float], K
             notes[person].append("no_words")
         if not seen[person]:
             notes[person].append("dense_points_only")
-    return PreparedScene(part, start, kept, skipped, skipped_ids, notes, origin, from_cue)
+    return PreparedScene(part, start, kept, skipped, skipped_ids, notes, origin, from_cue=from_cue)
 
 
 def _confident(scene: Scene, config: FitConfig) -> Bool[np.ndarray, "n"]:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from scipy.spatial.transform import Rotation
 
 from annyfit_jax.fit.config import FitConfig, MapObjective
-from annyfit_jax.fit.problem import Problem, Variables
+from annyfit_jax.fit.problem import AnyArray, Problem, Variables
 from annyfit_jax.fit.second_order.columns import up
 from annyfit_jax.fit.second_order.costs.gravity import AXES
 from annyfit_jax.fit.second_order.map_body import MapBody, pose_prior_arrays
@@ -178,13 +178,15 @@ def search(
 
 
 def with_landmarks(
-    found: Starts, known: Float[Array, "N"], root_rotvec: Float[Array, "3 N"], pose: Float[Array, "3 B N"]
+    found: Starts, known: Float[AnyArray, "N"], root_rotvec: Float[AnyArray, "3 N"], pose: Float[AnyArray, "3 B N"]
 ) -> Starts:
     """The last start is that of the landmarks, of people who have them, in the place and size of the best one found."""
     here = jnp.asarray(known) > 0
     v = found.variables
     last = Variables(v.transl[0], jnp.asarray(root_rotvec), v.shape[0], jnp.asarray(pose))
-    variables = Variables(*(x.at[-1].set(jnp.where(here, new, x[-1])) for x, new in zip(v, last, strict=True)))
+    variables = Variables(
+        *(jnp.asarray(x).at[-1].set(jnp.where(here, new, x[-1])) for x, new in zip(v, last, strict=True))
+    )
     return found._replace(variables=variables, reading=found.reading.at[-1].set(jnp.where(here, 0, found.reading[-1])))
 
 

@@ -141,7 +141,7 @@ def _landmark_starts(prepared: Sequence[PreparedScene], capacity: Capacity, dtyp
         )
         for name in ("root_rotvec", "pose")
     )
-    known = np.isfinite(root).all(-1) & np.isfinite(pose).all((1, 2))
+    known = np.asarray(np.isfinite(root).all(-1) & np.isfinite(pose).all((1, 2)))
 
     def people_last(array: np.ndarray) -> np.ndarray:
         filled = np.where(known.reshape(-1, *[1] * (array.ndim - 1)), array, 0.0).astype(dtype)

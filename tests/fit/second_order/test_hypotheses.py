@@ -163,6 +163,7 @@ def test_landmarks_are_one_start_more_and_only_for_scenes_that_have_them(fitter,
     kind, problem = assembled(with_landmarks, marked)
     assert kind == second_order.Kind(False, True, True, True)
     assert problem.starts == with_landmarks.config.map.starts + 1
+    assert problem.landmarks is not None
     assert problem.landmarks.known.tolist() == [1, 1] + [0] * (LENGTH - 2)
     assert (problem.landmarks.pose[..., 2:] == 0).all()
     usual = assembled(fitter, standing)
