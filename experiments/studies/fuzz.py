@@ -420,11 +420,26 @@ def pictures(_: Path) -> Case:
 
 def checkpoints(folder: Path) -> Case:
     """PyTorch files, read without PyTorch."""
-    from annyfit_jax.records.torch_files import CheckpointError, read_state_dict, write_state_dict
+    from annyfit_jax.records.torch_files import write_state_dict
 
     path = folder / "a.pt"
     write_state_dict(path, {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.ones(2, np.float16)})
-    good = path.read_bytes()
+    return _state_dicts(path, path.read_bytes())
+
+
+def safetensors(folder: Path) -> Case:
+    """Safetensors files."""
+    header = {
+        "w": {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, 48]},
+        "b": {"dtype": "F16", "shape": [2], "data_offsets": [48, 52]},
+    }
+    text = json.dumps(header).encode()
+    good = len(text).to_bytes(8, "little") + text + bytes(range(52))
+    return _state_dicts(folder / "a.safetensors", good)
+
+
+def _state_dicts(path: Path, good: bytes) -> Case:
+    from annyfit_jax.records.torch_files import CheckpointError, read_state_dict
 
     def case(rng: random.Random) -> bool:
         path.write_bytes(hostile_bytes(rng, good))
@@ -476,6 +491,7 @@ AREAS = {
     "cue_records": Area("records of cue datasets", 30_000, cue_records),
     "pictures": Area("photos", 30_000, pictures),
     "checkpoints": Area("PyTorch files", 20_000, checkpoints),
+    "safetensors": Area("safetensors files", 20_000, safetensors),
     "scene_files": Area("scene .npz files", 15_000, scene_files),
 }
 
