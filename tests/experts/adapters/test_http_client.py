@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import socket
 import threading
 import time
@@ -437,9 +438,17 @@ class RawServer:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
-            received = b""
-            while b"\r\n\r\n" not in received:
-                received += connection.recv(65536)
+            # The whole request is read: a socket that is closed with bytes unread resets the connection under its answer.
+            received, wanted = b"", None
+            while wanted is None or len(received) < wanted:
+                part = connection.recv(65536)
+                received += part
+                if not part:
+                    break
+                if wanted is None and b"\r\n\r\n" in received:
+                    head = received.split(b"\r\n\r\n")[0]
+                    length = re.search(rb"(?im)^content-length: *(\d+)", head)
+                    wanted = len(head) + 4 + (int(length[1]) if length else 0)
             self.requests.append(received)
             self._reply(connection)
 
