@@ -380,6 +380,7 @@ def test_the_code_of_tutorial_3_reads_results(finished_job, capsys):
     assert np.asarray(names["vertices"]).shape[1:] == (13718, 3)
 
 
+@pytest.mark.slow
 def test_the_term_of_tutorial_4_pulls_people_upright(tmp_path, monkeypatch):
     shutil.copytree(REPO / "experiments" / "configs", tmp_path / "experiments" / "configs")
     shutil.copytree(REPO / "experiments" / "demo_data", tmp_path / "experiments" / "demo_data")

@@ -70,6 +70,7 @@ def test_near_people_are_near(demo):
     assert right.mean() >= 0.95
 
 
+@pytest.mark.slow
 def test_an_impossible_cue_stays_with_its_person(model):
     """A keypoint at 1e30, a depth of 1e38 and a layer of 2^60 change nothing for whoever stands beside, and are noted."""
     fitter = Fitter(short_config(), model)

@@ -83,6 +83,7 @@ def test_the_square_holds_the_picture():
     np.testing.assert_array_equal(image[84:], np.broadcast_to(black, (28, 112, 3)))
 
 
+@pytest.mark.slow
 def test_the_body_stands_where_the_network_puts_the_head():
     """`anny.forward` of the parameters, a different path than the one under test, has its head there."""
     key = jax.random.split(jax.random.key(0), 4)

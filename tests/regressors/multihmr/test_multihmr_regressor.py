@@ -63,6 +63,7 @@ def forward(fields: dict[str, np.ndarray]) -> anny.Output:
     return anny.forward(constants().model, anny.Params(*(jnp.asarray(x, jnp.float32) for x in params)))
 
 
+@pytest.mark.slow
 def test_true_bodies_are_the_body_model(monkeypatch):
     """What the loss takes for truth is what `anny.forward` makes of the parameters."""
     from annyfit_jax.regressors.multihmr import multihmr_regressor as module
@@ -201,6 +202,7 @@ def test_steps_bring_the_loss_down():
     assert found.bodies.transl.shape == (4, 4, 3)
 
 
+@pytest.mark.slow
 def test_predictions_are_fits(tmp_path):
     """They store, load, and project onto the heads that the network found; the camera of the photo is used."""
     from annyfit_jax.records import fit_files
