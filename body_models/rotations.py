@@ -44,9 +44,9 @@ def rotvec_to_matrix_axes_first(rotvec: Float[Array, "3 *batch"]) -> Float[Array
     return jnp.stack([jnp.stack(row) for row in rows])
 
 
-def compose(first: Float[Array, "3 *batch"], then: Float[Array, "3 *batch"]) -> Float[Array, "3 *batch"]:
-    """Rotation vector of R(first) R(then), angle at most pi; through quaternions, exact at every angle."""
-    (wa, va), (wb, vb) = _quaternion(first), _quaternion(then)
+def compose(outer: Float[Array, "3 *batch"], inner: Float[Array, "3 *batch"]) -> Float[Array, "3 *batch"]:
+    """Rotation vector of R(outer) R(inner), angle at most pi; through quaternions, exact at every angle."""
+    (wa, va), (wb, vb) = _quaternion(outer), _quaternion(inner)
     w = wa * wb - (va * vb).sum(0)
     v = wa * vb + wb * va + jnp.cross(va, vb, axis=0)
     v = jnp.where(w < 0, -v, v)

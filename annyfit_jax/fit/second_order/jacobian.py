@@ -72,12 +72,30 @@ def left_jacobian(rotvec: Float[Array, "3 *batch"]) -> Float[Array, "3 3 *batch"
         1.0 / 6.0 - squared / 120.0 * (1.0 - squared / 42.0 * (1.0 - squared / 72.0 * (1.0 - squared / 110.0))),
         (angle - jnp.sin(angle)) / (angle * safe),
     )
+    return _of_skew(rotvec, b, c)
+
+
+def inverse_left_jacobian(rotvec: Float[Array, "3 *batch"]) -> Float[Array, "3 3 *batch"]:
+    """J^-1 = I - [v]x / 2 + c [v]x^2, c = (1 - (t/2) cot(t/2)) / t^2, t = |v| < 2 pi (Sola et al. 2018, eq. 146)."""
+    squared = (rotvec**2).sum(0)
+    small = squared < 0.04
+    half = 0.5 * jnp.sqrt(jnp.where(small, 1.0, squared))
+    c = jnp.where(
+        small,
+        1.0 / 12.0 + squared / 720.0 * (1.0 + squared / 42.0 * (1.0 + squared / 40.0)),
+        (1.0 - half * jnp.cos(half) / jnp.sin(half)) / jnp.where(small, 1.0, squared),
+    )
+    return _of_skew(rotvec, -0.5, c)
+
+
+def _of_skew(rotvec: Float[Array, "3 *batch"], b: Array | float, c: Array) -> Float[Array, "3 3 *batch"]:
+    """I + b [v]x + c [v]x^2."""
     x, y, z = rotvec
     zero = jnp.zeros_like(x)
     skew = jnp.stack([jnp.stack([zero, -z, y]), jnp.stack([z, zero, -x]), jnp.stack([-y, x, zero])])
     outer = rotvec[:, None] * rotvec[None]
     eye = jnp.eye(3, dtype=rotvec.dtype).reshape(3, 3, *(1,) * (rotvec.ndim - 1))
-    return eye * (1.0 - c * squared) + b * skew + c * outer
+    return eye * (1.0 - c * (rotvec**2).sum(0)) + b * skew + c * outer
 
 
 def hat_slopes(value: Float[Array, "*batch"], anchors: tuple[float, ...]) -> list[Float[Array, "*batch"]]:

@@ -24,7 +24,7 @@ def vectors(*angles: float) -> np.ndarray:
 def test_the_inverse_of_the_left_jacobian(angle):
     with jax.enable_x64(True):
         v = jnp.asarray(vectors(angle, -angle))
-        product = jnp.einsum("ijn,jkn->ikn", turning.inverse_left_jacobian(v), jacobian.left_jacobian(v))
+        product = jnp.einsum("ijn,jkn->ikn", jacobian.inverse_left_jacobian(v), jacobian.left_jacobian(v))
     assert max_abs(product, np.repeat(np.eye(3)[..., None], 2, -1)) < 1e-11
 
 
@@ -48,7 +48,7 @@ def test_the_model_is_the_same_function_of_the_step():
         x = jnp.asarray(rng.normal(size=(D, N)))
         local = turning.in_turns(system, x)
         step = jnp.asarray(rng.normal(size=(D, N)))
-        inverse = turning.inverse_left_jacobian(x[turning.ROOT])
+        inverse = jacobian.inverse_left_jacobian(x[turning.ROOT])
         added = step.at[turning.ROOT].set(jnp.einsum("ijn,jn->in", inverse, step[turning.ROOT]))
 
     def parts(s: System, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
