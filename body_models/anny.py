@@ -574,6 +574,14 @@ def rest(
     )
 
 
+def rest_tips(model: AnnyModel, phenotypes: Float[Array, "*batch phenotype"]) -> Float[Array, "*batch bone 3"]:
+    """Where each bone ends at rest, in the model frame (Z up), metres; without local changes."""
+    _check_phenotypes(model.rest, phenotypes)
+    z = coefficients(model.rest, phenotypes.reshape(-1, phenotypes.shape[-1]).T, None)
+    tips = linear.evaluate(model.heads, z) + linear.evaluate(model.axes, z)
+    return tips.transpose(2, 1, 0).reshape(*phenotypes.shape[:-1], NUM_BONES, 3)
+
+
 def _rest_poses(model: AnnyModel, z: Array) -> Float[Array, "3 4 bone person"]:
     heads = linear.evaluate(model.heads, z)
     axes = linear.evaluate(model.axes, z)

@@ -7,6 +7,9 @@
     annyfit export --fits=OUT --format=npz --output=DIR                  # parameters, <scene>.npz
     annyfit export --fits=OUT --format=glb --output=DIR --scenes=a,b     # meshes, <scene>.glb
     annyfit export --fits=OUT --format=ply --output=DIR --frame=world    # meshes, <scene>.ply
+    annyfit export --fits=OUT --format=obj --output=DIR --for=unreal     # meshes, <scene>.obj
+    annyfit export --fits=OUT --format=glb --output=DIR --skinned        # meshes with bones, to be posed further
+    annyfit export --fits=OUT --format=bvh --output=DIR                  # skeletons, <scene>_person_<id>.bvh
 
 What each format holds is said in `annyfit_jax.exports`; frames and axes of the files per scene in its `scene_files`. .glb and
 .ply open upright in Blender: in a .glb each person is a mesh of its own (`person_<id>`), a .ply has all people in one mesh.
@@ -18,13 +21,18 @@ is given again; of the other formats a file is there complete or not at all.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from absl import flags
 
 from experiments import program
 
+if TYPE_CHECKING:
+    from annyfit_jax.exports.skinned_export import Skinned
+
 FLAGS = flags.FLAGS
 _NAMES_SHOWN = 20
-_FORMATS = ("npz", "glb", "ply", "parquet", "coco", "humandata", "tfds")
+_FORMATS = ("npz", "glb", "ply", "obj", "bvh", "parquet", "coco", "humandata", "tfds")
 
 
 def define_flags() -> program.Usage:
@@ -35,19 +43,34 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_list("scenes", [], "Names of scenes; all by default."),
                 flags.DEFINE_string(
                     "images", "",
-                    "Folder of the photos. tfds: store them (a cue dataset serves too); coco, humandata: name them so.",
+                    "Folder of the photos. tfds: store them (a cue dataset serves too); coco, humandata: name them so; "
+                    "--photo_plane: show them.",
                 ),
             ),
             "Result": (
                 flags.DEFINE_string("output", "", "Folder to write; parquet and coco: file or folder."),
                 flags.DEFINE_enum("format", "npz", _FORMATS, "What to write."),
                 flags.DEFINE_enum(
-                    "frame", "camera", ["camera", "world"], "npz, glb, ply: origin at the camera or on the floor."
+                    "frame", "camera", ["camera", "world"],
+                    "npz, glb, ply, obj, bvh: origin at the camera or on the floor.",
                 ),
                 flags.DEFINE_integer("scenes_per_shard", 512, "tfds: scenes per shard.", lower_bound=1),
                 flags.DEFINE_integer("people_per_file", 10_000, "humandata: people per file.", lower_bound=1),
                 flags.DEFINE_string("smplx_model", "", "humandata: SMPLX_NEUTRAL.npz, for fits of SMPL-X."),
                 flags.DEFINE_float("log_every_s", 10.0, "Seconds between progress lines.", lower_bound=0.0),
+            ),
+            "Bones": (
+                flags.DEFINE_bool("skinned", False, "glb: meshes with bones, weights and the pose as turns of the bones."),
+                flags.DEFINE_enum(
+                    "for", "blender", ["blender", "unity", "unreal"],
+                    "Whose names of bones, influences per vertex, axes and units: glb with bones, bvh, obj.",
+                ),
+                flags.DEFINE_bool("per_person", False, "With --skinned: a file for each person."),
+                flags.DEFINE_bool("photo_plane", False, "With --skinned: the photo behind the people; needs --images."),
+                flags.DEFINE_integer(
+                    "influences", 0, "With --skinned: weights per vertex, 12 = all; 0 = as --for says.",
+                    lower_bound=0, upper_bound=12,
+                ),
             ),
             "Machine": (program.compile_cache_flag(),),
         },
@@ -61,10 +84,24 @@ def main() -> None:
     written, empty = export_fits(
         FLAGS.fits, FLAGS.output, FLAGS.format, FLAGS.scenes, FLAGS.frame, images=FLAGS.images,
         scenes_per_shard=FLAGS.scenes_per_shard, people_per_file=FLAGS.people_per_file, smplx_model=FLAGS.smplx_model,
-        log_every_s=FLAGS.log_every_s,
+        log_every_s=FLAGS.log_every_s, program=FLAGS["for"].value, skinned=_skinned(),
     )  # fmt: skip
     nobody = f"; nobody fitted in {', '.join(empty[:_NAMES_SHOWN])}" if empty else ""
     print(f"{len(written)} files: {FLAGS.output}{nobody}")
+
+
+def _skinned() -> Skinned | None:
+    """How a `.glb` with bones is written. Raises ValueError for flags that only have a meaning there."""
+    from annyfit_jax.exports.skinned_export import Skinned
+
+    asked = [name for name in ("per_person", "photo_plane", "influences") if FLAGS[name].value]
+    if not FLAGS.skinned:
+        if asked:
+            raise ValueError(f"--{asked[0]} needs --skinned")
+        return None
+    if FLAGS.photo_plane and not FLAGS.images:
+        raise ValueError("--photo_plane needs --images, the folder of the photos or the cue dataset that has them")
+    return Skinned(FLAGS.per_person, FLAGS.images if FLAGS.photo_plane else "", FLAGS.influences)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def test_a_wrong_command_is_found():
         return Command("here", program, arguments)
 
     wrong = [
-        command("export", "--fits=a", "--format=obj"),
+        command("export", "--fits=a", "--format=fbx"),
         command("export", "--input=a"),
         command("fit", "--limit=0"),
         command("pack", "--overwrite"),

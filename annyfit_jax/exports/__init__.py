@@ -3,7 +3,11 @@
 | module | what it writes |
 |---|---|
 | `export_fits` | one function in front of the writers: a format by its name |
-| `scene_files` | a file per scene: parameters as `.npz`, meshes as `.glb` and `.ply` |
+| `scene_files` | a file per scene: parameters as `.npz`, meshes as `.glb`, `.ply` and `.obj` |
+| `skinned_export`, `skinned_files` | people with bones: skinned `.glb`, `.bvh`; scene after scene, and the writers |
+| `rigs` | bones, weights and bind pose of a person |
+| `other_programs` | what Blender, Unity and Unreal expect: names, influences, axes, units |
+| `glb_writer` | the container of binary glTF |
 | `tables` | one Parquet table of all people, for pandas, Polars, DuckDB |
 | `coco_export` | one COCO keypoints JSON with the parameters |
 | `humandata_export` | HumanData `.npz`, the layout that MMHuman3D and AiOS read |

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import logging
 
 from annyfit_jax.exports import exported_people, scene_files
+from annyfit_jax.exports.other_programs import PROGRAMS
 from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
 from annyfit_jax.records.fit_files import SceneFit
 
+if TYPE_CHECKING:
+    from annyfit_jax.exports.skinned_export import Skinned
+
 _TABLE_NAMES = {"parquet": "people.parquet", "coco": "annotations.json"}
 """Formats of one file, and its name where --output is a folder."""
-FORMATS = (*scene_files.FORMATS, "parquet", "coco", "humandata", "tfds")
+FORMATS = (*scene_files.FORMATS, "bvh", "parquet", "coco", "humandata", "tfds")
 _NAMES_SHOWN = 20
 
 
@@ -28,6 +34,8 @@ def export_fits(
     scenes_per_shard: int = 512,
     people_per_file: int = 10_000,
     smplx_model: str = "",
+    program: str = "blender",
+    skinned: Skinned | None = None,
     log_every_s: float = 10.0,
 ) -> tuple[list[Path], list[str]]:
     """Writes fits in one of `FORMATS`; returns the files written and the names of scenes without a mesh.
@@ -36,9 +44,11 @@ def export_fits(
       fits: output of a job, folder of fits, or one fit (`open_fits`).
       output: folder; of `parquet` and `coco` a file or a folder.
       scenes: names; all by default.
-      frame: `npz`, `glb`, `ply`: origin at the camera or on the floor.
-      images: folder of the photos, or for `tfds` a cue dataset that has them.
+      frame: `npz`, `glb`, `ply`, `obj`, `bvh`: origin at the camera or on the floor.
+      images: folder of the photos, or for `tfds` and `photo_plane` a cue dataset that has them.
       smplx_model: `humandata`: the user's model file, for fits of SMPL-X.
+      program: one of `other_programs.PROGRAMS`, for which `glb` with bones, `bvh` and `obj` are.
+      skinned: `glb` with bones, and how.
 
     Raises FileNotFoundError without fits, FitFileError on a broken one, ValueError on an unknown format, frame or scene,
     DatasetError where the folder holds another dataset.
@@ -47,6 +57,10 @@ def export_fits(
         raise ValueError(f"--format={file_format}: expected one of {', '.join(FORMATS)}")
     if frame not in scene_files.FRAMES:
         raise ValueError(f"--frame={frame}: expected one of {', '.join(scene_files.FRAMES)}")
+    if program not in PROGRAMS:
+        raise ValueError(f"--for={program}: expected one of {', '.join(PROGRAMS)}")
+    if skinned and file_format != "glb":
+        raise ValueError("--skinned is for --format=glb")
     source = open_fits(fits, details=False)
     known = set(source.names) if scenes else set()
     unknown = [name for name in scenes if name not in known]
@@ -63,8 +77,13 @@ def export_fits(
     def fitted() -> Iterator[SceneFit]:
         return (outcome.fit for outcome in outcomes() if outcome.fitted)
 
+    if skinned or file_format == "bvh":
+        from annyfit_jax.exports.skinned_export import export_skinned
+
+        kept = (outcome for outcome in outcomes() if outcome.fitted)
+        return export_skinned(source, kept, Path(output), frame, PROGRAMS[program], skinned)
     if file_format in scene_files.FORMATS:
-        return _scene_files(source, fitted(), Path(output), file_format, frame)
+        return _scene_files(source, fitted(), Path(output), file_format, frame, program)
     if file_format == "tfds":
         return _training_set(source, output, scenes, images, scenes_per_shard), []
     if file_format == "humandata":
@@ -73,7 +92,7 @@ def export_fits(
 
 
 def _scene_files(
-    source: FitSource, fits: Iterable[SceneFit], folder: Path, file_format: str, frame: str
+    source: FitSource, fits: Iterable[SceneFit], folder: Path, file_format: str, frame: str, program: str
 ) -> tuple[list[Path], list[str]]:
     from annyfit_jax.people.body_meshes import BodyMeshes
     from annyfit_jax.records.file_names import file_stem, write_table
@@ -85,11 +104,7 @@ def _scene_files(
     for fit in fits:
         rows, vertices = scene_files.drawable(fit), None
         if meshes is not None:
-            if fit.asset_version != meshes.model.labels.asset_version:
-                raise ValueError(
-                    f"{source.where(fit.name)}: asset_version {fit.asset_version}, but this program's body is "
-                    f"{meshes.model.labels.asset_version}"
-                )
+            scene_files.check_body(source.where(fit.name), fit, meshes.model.labels.asset_version)
             vertices = meshes.vertices(fit.parameters.select(rows))
         transform = scene_files.camera_to_frame(frame, vertices)
         path = folder / f"{file_stem(fit.name)}.{file_format}"
@@ -99,7 +114,11 @@ def _scene_files(
             empty.append(fit.name)
             continue
         else:
-            write = scene_files.export_glb if file_format == "glb" else scene_files.export_ply
+            write = {
+                "glb": scene_files.export_glb,
+                "ply": scene_files.export_ply,
+                "obj": functools.partial(scene_files.export_obj, program=PROGRAMS[program]),
+            }[file_format]
             write(fit, path, vertices, meshes.faces, transform, frame)
         written.append(path)
         if file_stem(fit.name) != fit.name:

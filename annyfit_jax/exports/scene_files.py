@@ -1,4 +1,4 @@
-"""A file per scene: parameters as plain `.npz`, meshes as `.glb` and `.ply`. Metres everywhere.
+"""A file per scene: parameters as plain `.npz`, meshes as `.glb`, `.ply` and `.obj`. Metres, but for `.obj` for Unreal.
 
 Frames (right-handed; all three show an upright photo's people upright):
 
@@ -7,6 +7,8 @@ Frames (right-handed; all three show an upright photo's people upright):
 | camera axes | right | down | forward, away from the viewer | `.npz` with frame `camera`; everything inside this project |
 | Y up (glTF) | right | up | towards the viewer | `.glb`; `.npz` with frame `world` |
 | Z up (Blender) | right | away from the viewer | up | `.ply`, which importers take as it is |
+
+`.obj` has the axes and units of the program that it is for (`other_programs`). Meshes with bones are in `skinned_files`.
 
 Blender turns glTF's Y up into its own Z up, so a scene lies at the same place in Blender whichever format it came by. The
 origin is the camera's centre (`camera`), or the point of the floor straight below it (`world`), where the camera is taken as
@@ -23,10 +25,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from annyfit_jax.exports.exported_people import number
+from annyfit_jax.exports.other_programs import PROGRAMS, OtherProgram
 from annyfit_jax.people.fitted import FACTS, SceneFit
 from annyfit_jax.records.files import write_bytes, write_npz
 
-FORMATS = ("npz", "glb", "ply")
+FORMATS = ("npz", "glb", "ply", "obj")
 FRAMES = ("camera", "world")
 Y_UP = np.diag([1.0, -1.0, -1.0])
 """Camera axes to glTF axes: half a turn about x."""
@@ -48,6 +51,12 @@ def drawable(fit: SceneFit) -> Int[np.ndarray, "m"]:
     return np.flatnonzero(np.all(finite, axis=0))
 
 
+def check_body(where: str, fit: SceneFit, asset_version: str) -> None:
+    """Raises ValueError where a fit is not one of this program's body."""
+    if fit.asset_version != asset_version:
+        raise ValueError(f"{where}: asset_version {fit.asset_version}, but this program's body is {asset_version}")
+
+
 # ------------------------------------------------------------------------------------------------ frames
 
 
@@ -67,6 +76,11 @@ def camera_to_frame(frame: str, vertices: Float[np.ndarray, "m V 3"] | None = No
         transform[:3, :3] = Y_UP
         transform[1, 3] = down.max() if down.size else 0.0
     return transform
+
+
+def to_gltf_axes(transform: Float[np.ndarray, "4 4"], frame: str) -> Float[np.ndarray, "4 4"]:
+    """Camera axes to glTF's, with the origin of the frame; `transform` as of `camera_to_frame`. `world` has these axes."""
+    return transform if frame == "world" else _homogeneous(Y_UP)
 
 
 def move(points: Float[np.ndarray, "*batch 3"], transform: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "*batch 3"]:
@@ -168,14 +182,13 @@ def export_glb(
 
     rows = drawable(fit)
     _check_vertices(vertices, rows, fit)
-    # From the frame to glTF axes: the world frame has them already.
-    to_gltf = transform if frame == "world" else _homogeneous(Y_UP)
+    to_gltf = to_gltf_axes(transform, frame)
     scene = trimesh.Scene()
-    for row, name, points, colour in zip(rows, node_names(fit, rows), vertices, _colours(fit)[rows]):
+    for row, name, points, colour in zip(rows, node_names(fit, rows), vertices, colours(fit)[rows]):
         mesh = trimesh.Trimesh(
             move(points, to_gltf), faces, process=False, vertex_colors=np.tile(colour, (len(points), 1))
         )
-        mesh.metadata = _person_facts(fit, int(row))
+        mesh.metadata = person_facts(fit, int(row))
         scene.add_geometry(mesh, node_name=name, geom_name=name)
     width, height = (float(x) for x in fit.image_size)
     fx, fy = float(fit.K[0, 0]), float(fit.K[1, 1])
@@ -183,16 +196,7 @@ def export_glb(
     scene.camera = Camera(name="camera", resolution=(int(width), int(height)), fov=fov)
     # A glTF camera looks along -z with y up: the camera axes turned by Y_UP, at the camera's centre.
     scene.camera_transform = to_gltf @ _homogeneous(Y_UP)
-    scene.metadata.update(
-        {
-            "name": fit.name,
-            "axes": "metres; x right, y up, z towards the viewer; origin: "
-            + ("the camera" if frame == "camera" else "on the floor below the camera"),
-            "K": np.asarray(fit.K, float).tolist(),
-            "image_size": [int(width), int(height)],
-            "people": [_person_facts(fit, row) for row in range(len(fit))],
-        }
-    )
+    scene.metadata.update(scene_facts(fit, frame))
 
     def finish(tree: dict) -> None:
         # trimesh writes the ratio of the angles; glTF wants that of the picture's sides (at unit distance).
@@ -222,13 +226,13 @@ def export_ply(
 
     rows = drawable(fit)
     _check_vertices(vertices, rows, fit)
-    count, colours = vertices.shape[1], _colours(fit)[rows]
+    count, shades = vertices.shape[1], colours(fit)[rows]
     z_up = _homogeneous(Z_UP) @ (_homogeneous(Y_UP) @ transform if frame == "world" else np.eye(4))
     merged = trimesh.Trimesh(
         move(vertices, z_up).reshape(-1, 3),
         (np.asarray(faces)[None] + count * np.arange(len(rows))[:, None, None]).reshape(-1, 3),
         process=False,
-        vertex_colors=np.repeat(colours, count, axis=0),
+        vertex_colors=np.repeat(shades, count, axis=0),
     )
     origin = "the camera" if frame == "camera" else "on the floor below the camera"
     comments = [
@@ -240,6 +244,35 @@ def export_ply(
     magic, encoding, rest = header.split(b"\n", 2)
     lines = b"".join(b"comment " + " ".join(c.split()).encode("ascii", "replace") + b"\n" for c in comments)
     write_bytes(path, magic + b"\n" + encoding + b"\n" + lines + rest + b"end_header\n" + body)
+
+
+def export_obj(
+    fit: SceneFit,
+    path: str | Path,
+    vertices: Float[np.ndarray, "m V 3"],
+    faces: Int[np.ndarray, "F 3"],
+    transform: Float[np.ndarray, "4 4"],
+    frame: str,
+    *,
+    program: OtherProgram = PROGRAMS["blender"],
+) -> None:
+    """Write one `.obj`, atomically: an object `person_<id>` per drawable person, with normals and coloured vertices.
+
+    Arguments as for `export_glb`; `program` decides axes and units, which a comment at the head of the file names.
+    """
+    import trimesh
+
+    rows = drawable(fit)
+    _check_vertices(vertices, rows, fit)
+    scene = trimesh.Scene()
+    points = program.units_per_metre * move(vertices, to_gltf_axes(transform, frame)) @ program.axes.T
+    for name, body, colour in zip(node_names(fit, rows), points, colours(fit)[rows]):
+        shade = np.tile(colour, (len(body), 1))
+        scene.add_geometry(trimesh.Trimesh(body, faces, process=False, vertex_colors=shade), geom_name=name)
+    origin = "the camera" if frame == "camera" else "on the floor below the camera"
+    head = f"annyfit-jax; {program.unit}; {program.axes_text}; origin {origin}"
+    text = scene.export(file_type="obj", include_normals=True, header=head)
+    write_bytes(path, text.encode() if isinstance(text, str) else cast(bytes, text))
 
 
 def node_names(fit: SceneFit, rows: Sequence[int] | np.ndarray) -> list[str]:
@@ -254,14 +287,27 @@ def _homogeneous(rotation: np.ndarray) -> np.ndarray:
     return transform
 
 
-def _colours(fit: SceneFit) -> np.ndarray:
+def colours(fit: SceneFit) -> np.ndarray:
     """(n, 4) uint8: the colour of each person of the scene in the pictures, opaque."""
     from annyfit_jax.viz import palette
 
     return np.concatenate([palette(len(fit)), np.full((len(fit), 1), 255, np.uint8)], axis=1)
 
 
-def _person_facts(fit: SceneFit, row: int) -> dict:
+def scene_facts(fit: SceneFit, frame: str) -> dict:
+    """What the extras of a glTF scene say: name, axes, intrinsics, and every person with status and numbers."""
+    return {
+        "name": fit.name,
+        "axes": "metres; x right, y up, z towards the viewer; origin: "
+        + ("the camera" if frame == "camera" else "on the floor below the camera"),
+        "K": np.asarray(fit.K, float).tolist(),
+        "image_size": [int(side) for side in fit.image_size],
+        "people": [person_facts(fit, row) for row in range(len(fit))],
+    }
+
+
+def person_facts(fit: SceneFit, row: int) -> dict:
+    """Status, numbers and phenotypes of a person as JSON holds them."""
     return {
         "person_id": str(fit.person_ids[row]),
         "status": str(fit.status[row]),

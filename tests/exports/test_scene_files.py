@@ -217,6 +217,19 @@ def test_ply_header_documents_axes_and_people(output, tmp_path):
     assert "in order: person_7 person_left one" in header
 
 
+@pytest.mark.parametrize(("program", "scale"), [("blender", 1.0), ("unreal", 100.0)])
+def test_obj_has_an_object_per_person_in_the_programs_axes(output, vertices, tmp_path, program, scale):
+    written, _ = export_fits(str(output), str(tmp_path), "obj", program=program)
+    head = written[0].read_text().splitlines()[0]
+    assert ("metres; x right, y up" if scale == 1.0 else "centimetres; x right, y away") in head
+    axes = np.diag([1.0, -1.0, -1.0]) if scale == 1.0 else np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+    lines = [line.split() for line in written[0].read_text().splitlines()]
+    points = np.array([line[1:4] for line in lines if line[:1] == ["v"]], float)
+    assert max_abs(points, scale * vertices.reshape(-1, 3) @ axes.T) < 1e-4
+    assert [line[1:] for line in lines if line[:1] == ["o"]] == [["person_7"], ["person_left", "one"]]
+    assert sum(line[:1] == ["vn"] for line in lines) == len(points)
+
+
 def test_triangles_face_outwards(output, tmp_path):
     written, _ = export_fits(str(output), str(tmp_path), "glb")
     mesh = load_glb(written[0]).geometry["person_7"]
@@ -245,7 +258,7 @@ def test_a_scene_without_anybody_is_left_out_of_the_meshes(output, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"file_format": "obj"}, "--format=obj: expected one of npz, glb, ply"),
+        ({"file_format": "fbx"}, "--format=fbx: expected one of npz, glb, ply, obj, bvh"),
         ({"frame": "moon"}, "--frame=moon: expected one of camera, world"),
         ({"scenes": ["photo", "other"]}, "--scenes: no fit of other"),
     ],
