@@ -84,7 +84,7 @@ def main() -> None:
     written, empty = export_fits(
         FLAGS.fits, FLAGS.output, FLAGS.format, FLAGS.scenes, FLAGS.frame, images=FLAGS.images,
         scenes_per_shard=FLAGS.scenes_per_shard, people_per_file=FLAGS.people_per_file, smplx_model=FLAGS.smplx_model,
-        log_every_s=FLAGS.log_every_s, program=FLAGS["for"].value, skinned=_skinned(),
+        log_every_s=FLAGS.log_every_s, program=getattr(FLAGS, "for"), skinned=_skinned(),
     )  # fmt: skip
     nobody = f"; nobody fitted in {', '.join(empty[:_NAMES_SHOWN])}" if empty else ""
     print(f"{len(written)} files: {FLAGS.output}{nobody}")

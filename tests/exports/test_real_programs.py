@@ -243,8 +243,8 @@ def test_three_js_shows_the_fitted_pose(served, write, vertices, fit, meshes):
     folder, address, told = served
     shutil.copy(write("glb", "unity") / "photo.glb", folder / "photo.glb")
     options = ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}")
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([browser, *options, "--remote-debugging-port=0", address], **silent) as process:
+    command = [browser, *options, "--remote-debugging-port=0", address]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             found = json.loads(told.get(timeout=HANG_S))
         finally:
