@@ -739,3 +739,20 @@ def points_people_last(
     in_body = contraction.evaluate(mp.contraction, rotation, shift, z)
     root = rotations.rotvec_to_matrix_axes_first(root_rotvec)
     return contraction.place(in_body, mp.contraction.weight_sum, heads[:, 0], root, translation)
+
+
+def points_and_turns(
+    mp: AnnyPoints, phenotypes: Float[Array, "phenotype person"], pose_rotvec: Float[Array, "3 162 person"]
+) -> tuple[Float[Array, "3 point person"], Float[Array, "bone 3 3 person"]]:
+    """Points about the root's head before the root turns and moves, and how every bone (tree order) has turned from rest.
+
+    Both in the body's own axes; the root's turn is the identity.
+    """
+    tree = mp.layout.tree
+    z = coefficients(mp.rest, phenotypes, None)
+    heads = linear.evaluate(mp.heads, z)
+    pose = kinematics.gather(pose_rotvec, tuple(b - 1 for b in tree.order[1:]), 1)
+    rotation, shift = _posed(tree, linear.evaluate(mp.axes, z), mp.roll, pose, heads)
+    in_body = contraction.evaluate(mp.contraction, rotation, shift, z)
+    about = in_body - mp.contraction.weight_sum[:, None, None] * heads[:, 0]
+    return jnp.swapaxes(about, 0, 1), rotation

@@ -32,6 +32,8 @@ class OptimiserConfig:
     """Steps after which the step size drops."""
     drop: float = 0.1
     """What it is multiplied by at each milestone."""
+    cosine_steps: int = 0
+    """Steps over which the step size falls to a hundredth along half a cosine; 0: it falls at the milestones alone."""
     ema: float = 0.9997
     """The averaged variables keep this much of themselves in each step."""
 

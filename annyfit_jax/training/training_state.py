@@ -6,6 +6,7 @@ checkpoints work on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from annyfit_jax.training.protocol import Constants, Group, Regressor, Variables
 from annyfit_jax.training.training_config import OptimiserConfig
 
 DATA_AXIS = "data"
+_COSINE_END = 0.01
+"""Share of the step size that is left at the end of a cosine."""
 Flat = dict[str, Array]
 
 
@@ -62,11 +65,16 @@ def groups_by_name(regressor: Regressor, variables: Variables) -> dict[str, Grou
 
 
 def schedule(config: OptimiserConfig) -> optax.Schedule:
-    """Step size of the group `rest` by step: warm-up, then drops at the milestones."""
+    """Step size of the group `rest` by step: warm-up, then drops at the milestones, and half a cosine where asked for."""
     drops = optax.piecewise_constant_schedule(config.lr, dict.fromkeys(config.milestones, config.drop))
-    if not config.warmup_steps:
+    factors: list[optax.Schedule] = [drops]
+    if config.warmup_steps:
+        factors.append(lambda step: jnp.minimum(1.0, (step + 1) / config.warmup_steps))
+    if config.cosine_steps:
+        factors.append(optax.cosine_decay_schedule(1.0, config.cosine_steps, _COSINE_END))
+    if len(factors) == 1:
         return drops
-    return lambda step: drops(step) * jnp.minimum(1.0, (step + 1) / config.warmup_steps)
+    return lambda step: math.prod(factor(step) for factor in factors)
 
 
 def optimiser(config: OptimiserConfig, groups: Mapping[str, Group]) -> optax.GradientTransformation:
