@@ -60,8 +60,14 @@ class MapObjective:
     """
 
     starts: int = 4
-    """Starts of a person whose pose is not known (2D keypoints alone), solved together; the lowest energy is kept, the others
-    become uncertainty. Feed-forward estimates are their own only start."""
+    """Searched starts of a person whose pose is not known (2D keypoints alone); the lowest energy is kept, the others become
+    uncertainty. Feed-forward estimates are their own only start. 0: no search, `lifted` starts alone."""
+    lifted: int = 0
+    """Starts of such a person from the likeliest hypotheses of the lifter (`annyfit_jax.lifting`), beside the searched ones."""
+    lifted_ages: bool = False
+    """People without an age word start at the age that the lifter reads from their proportions, not as adults."""
+    lifter_nats: float = 0.0
+    """What the lifter's own log density of a pose counts for where the best of several starts is chosen; 0: not at all."""
     landmark_start: bool = False
     """One more start from metric landmarks (`fit.landmark_start`) for people who have them. Off: on 16 photos of a real man
     it found lower energies, but no lower errors (`experiments/results/photo_networks.md`)."""
@@ -231,6 +237,10 @@ class FitConfig:
             )
         if self.mesh not in ("sampled", "exact"):
             raise ValueError(f"config.mesh must be 'sampled' or 'exact', got {self.mesh!r}")
+        if self.map.starts < 0 or self.map.lifted < 0:
+            raise ValueError(
+                f"config.map: starts and lifted must not be negative, got {self.map.starts} and {self.map.lifted}"
+            )
         if self.start not in ("auto", "cue", "keypoints"):
             raise ValueError(f"config.start must be 'auto', 'cue' or 'keypoints', got {self.start!r}")
         _check_tables(self.map)

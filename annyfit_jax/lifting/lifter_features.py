@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from annyfit_jax.people.scene import COCO17
@@ -54,9 +53,7 @@ class Seen(NamedTuple):
 def nothing_told(people: int) -> Told:
     """Of people of whom nothing else is known."""
     zero = jnp.zeros((people,))
-    return Told(
-        jnp.zeros((people, NUM_AGES)), jnp.zeros((people, 2)), zero, zero, zero, jnp.zeros((people, 3)), zero
-    )
+    return Told(jnp.zeros((people, NUM_AGES)), jnp.zeros((people, 2)), zero, zero, zero, jnp.zeros((people, 3)), zero)
 
 
 def line_of_sight(centre: Float[Array, "n 2"]) -> Float[Array, "n 3 3"]:
@@ -99,13 +96,3 @@ def see(rays: Float[Array, "n 17 2"], confidence: Float[Array, "n 17"], told: To
 def _box(points: Float[Array, "n 17 2"], seen: Float[Array, "n 17"]) -> tuple[Array, Array]:
     away = _LARGE * (1.0 - seen[..., None])
     return (points + away).min(1), (points - away).max(1)
-
-
-def _exchanged() -> np.ndarray:
-    other = {"left": "right", "right": "left"}
-    twin = [f"{other[side]}_{part}" if (side := n.split("_")[0]) in other and (part := n[len(side) + 1 :]) else n for n in COCO17]
-    return np.array([COCO17.index(name) for name in twin])
-
-
-EXCHANGED = _exchanged()
-"""(17,) the keypoint of the other side."""

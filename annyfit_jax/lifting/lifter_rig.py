@@ -125,7 +125,9 @@ def keypoints(
     """Keypoints about the middle of the hips, in the axes that `root` leads to, metres."""
     n, count = root.shape[:2]
     bones = jnp.swapaxes(turns, -1, -2).reshape(n, count, 3 * NUM_BONES, 3)
-    in_body = jnp.einsum("njq,nkqi->nkji", segment[:, :, 1:].reshape(n, -1, 3 * NUM_BONES), bones) + segment[:, None, :, 0]
+    in_body = (
+        jnp.einsum("njq,nkqi->nkji", segment[:, :, 1:].reshape(n, -1, 3 * NUM_BONES), bones) + segment[:, None, :, 0]
+    )
     return jnp.einsum("nkij,nkmj->nkmi", root, in_body)
 
 
@@ -153,4 +155,3 @@ def local_rotations(
     eye = jnp.broadcast_to(jnp.eye(3, dtype=turns.dtype), (*turns.shape[:-3], 1, 3, 3))
     above = jnp.concatenate([eye, turns], -3)[..., np.array(rig.layout.parents), :, :]
     return jnp.swapaxes(rest, -1, -2) @ jnp.swapaxes(above, -1, -2) @ turns @ rest
-

@@ -9,12 +9,13 @@ import jax
 from absl import logging
 
 from annyfit_jax.inputs.photos import list_photos, read_photo, scene_names
+from annyfit_jax.inputs.scene_source import SceneSource
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records import fit_files
 from annyfit_jax.records.files import json_lines, write_bytes
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.training import training_state as states
-from annyfit_jax.training.protocol import Predictor, Variables
+from annyfit_jax.training.protocol import Predictor, ScenePredictor, Variables
 from annyfit_jax.training.training_checkpoints import Checkpoints
 from annyfit_jax.training.training_config import TrainConfig
 from annyfit_jax.training.training_loop import claim
@@ -86,6 +87,34 @@ def predict_photos(predictor: Predictor, images: str | Path, output: str | Path)
             f"{images}: none of the {len(photos)} photos can be read; the reasons are in {output / 'set_aside.jsonl'}"
         )
     return Predicted(len(photos) - len(aside), len(rows), len(aside))
+
+
+def predict_scenes(predictor: ScenePredictor, source: SceneSource, output: str | Path) -> Predicted:
+    """As `predict_photos`, from the keypoints of scenes: `fits/<scene>.npz`, `people.jsonl`, `set_aside.jsonl`.
+
+    Raises SceneError where nobody of any scene can be told.
+    """
+    output = Path(output)
+    (output / "fits").mkdir(parents=True, exist_ok=True)
+    rows, aside = [], []
+    for index, name in enumerate(source.names):
+        path = output / "fits" / f"{name}.npz"
+        if path.is_file():
+            fit = fit_files.load(path)
+        else:
+            try:
+                fit = predictor.fit(source.load(index))
+            except SceneError as error:
+                logging.warning("%s", error)
+                aside.append({"name": name, "reason": str(error)})
+                continue
+            fit_files.save(fit, path)
+        rows += _rows(fit)
+    write_bytes(output / "people.jsonl", b"".join(json_lines(rows)))
+    write_bytes(output / "set_aside.jsonl", b"".join(json_lines(aside)))
+    if len(aside) == len(source.names):
+        raise SceneError(f"nobody of {len(aside)} scenes can be told; the reasons are in {output / 'set_aside.jsonl'}")
+    return Predicted(len(source.names) - len(aside), len(rows), len(aside))
 
 
 def _rows(fit: SceneFit) -> list[dict[str, object]]:

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from annyfit_jax.people.scene import Scene
 from annyfit_jax.records.fit_files import SceneFit
 
 Group = Literal["frozen", "backbone", "rest"]
@@ -61,6 +62,14 @@ class Predictor(Protocol):
         ...
 
 
+class ScenePredictor(Protocol):
+    """A network at work on keypoints: a scene in, its people out."""
+
+    def fit(self, scene: Scene) -> SceneFit:
+        """The people of a scene in the format of fits. Raises SceneError where nobody can be told."""
+        ...
+
+
 class Regressor(Protocol[Batch_contra, Prediction_co]):
     """A network that regresses people from an image, with the loss it is trained on."""
 
@@ -96,6 +105,19 @@ class Regressor(Protocol[Batch_contra, Prediction_co]):
     def predictor(self, variables: Variables, options: PredictOptions | None = None) -> Predictor:
         """The network at work on photos. Raises ValueError where it cannot be, or does not know one of the options."""
         raise ValueError(f"{type(self).__name__} makes no predictions from photos")
+
+    @property
+    def reads_scenes(self) -> bool:
+        """Whether the network predicts from the keypoints of scenes (`scene_predictor`), not from photos."""
+        return type(self).scene_predictor is not Regressor.scene_predictor
+
+    def scene_predictor(self, variables: Variables, options: PredictOptions | None = None) -> ScenePredictor:
+        """The network at work on scenes. Raises ValueError where it cannot be, or does not know one of the options."""
+        raise ValueError(f"{type(self).__name__} makes no predictions from keypoints")
+
+    def shipped_variables(self) -> Variables:
+        """The weights that come with the installation. Raises ValueError where there are none of this network."""
+        raise ValueError(f"no weights of {type(self).__name__} are shipped; give --run or --checkpoint")
 
     @property
     def draws_pictures(self) -> bool:

@@ -92,6 +92,8 @@ def optimiser(config: OptimiserConfig, groups: Mapping[str, Group]) -> optax.Gra
         "backbone": adamw(config.backbone),
         "rest": adamw(1.0),
     }
+    # `optax.flatten` cannot make a vector of no variables.
+    by_group = {name: transform for name, transform in by_group.items() if name in set(groups.values())}
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.multi_transform(by_group, dict(groups)))
 
 

@@ -11,7 +11,7 @@ from annyfit_jax.regressors.lifter.lifter_regressor import LifterRegressor
 from annyfit_jax.regressors.lifter.lifter_views import LifterData
 from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
 
-STEPS = 16_000
+STEPS = 10_000
 
 
 def get_config() -> TrainConfig:

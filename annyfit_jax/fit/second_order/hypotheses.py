@@ -23,11 +23,15 @@ from scipy.spatial.transform import Rotation
 
 from annyfit_jax.fit.config import FitConfig, MapObjective
 from annyfit_jax.fit.problem import AnyArray, Problem, Variables
-from annyfit_jax.fit.second_order.columns import up
+from annyfit_jax.fit.second_order.columns import FOCAL, PITCH, ROLL, up
 from annyfit_jax.fit.second_order.costs.gravity import AXES
 from annyfit_jax.fit.second_order.map_body import MapBody, pose_prior_arrays
-from annyfit_jax.fit.second_order.map_cues import MapCues
+from annyfit_jax.fit.second_order.map_cues import FIXED, MapCues
+from annyfit_jax.lifting import lift
+from annyfit_jax.lifting.lift import Hypotheses, Reading
+from annyfit_jax.lifting.lifter_features import Told
 from annyfit_jax.people.scene import COCO17
+from annyfit_jax.people.words import AGE_CLASSES
 from body_models import anny
 
 _J = {name: i for i, name in enumerate(COCO17)}
@@ -51,6 +55,7 @@ _MODE_NATS = np.array([0.0, 6.5, 0.0, 6.5])
 person who lies on the side is more likely than a picture turned by a quarter."""
 _FACE_SOFT, _FACE_MOST = 0.25, 3.0
 _NEAREST_M = 0.3
+_ANYWHERE_M = 3.0
 
 
 def _exchange(*parts: str) -> np.ndarray:
@@ -79,6 +84,15 @@ class Starts(NamedTuple):
     """Row of `READINGS`."""
     roll_mode: Float[Array, "G"]
     """Turn of each scene's picture, radians."""
+
+
+class Lifted(NamedTuple):
+    """What the lifter says of N people."""
+
+    variables: Variables
+    """Its likeliest hypotheses as starts, every array with a leading axis; they stand somewhere in front of the camera."""
+    said: Hypotheses
+    """All hypotheses; people first."""
 
 
 class _Candidates(NamedTuple):
@@ -177,6 +191,105 @@ def search(
     return Starts(variables, jnp.asarray(reading)[chosen], jnp.asarray(_MODES, dtype)[mode])
 
 
+def read_keypoints(config: FitConfig, body: MapBody, problem: Problem, cues: MapCues) -> Reading:
+    """What the lifter says of every person.
+
+    Raises ValueError for a body that was prepared without the lifter.
+    """
+    if body.lifter is None:
+        raise ValueError("config.map.lifted: the body was prepared without the lifter")
+    rays = jnp.moveaxis(_rays(problem), 0, -1).swapaxes(0, 1)[..., :2].astype(jnp.float32)  # (N, 17, 2)
+    confidence = jnp.asarray(problem.cues.keypoint_confidence, jnp.float32)
+    return lift.read(body.lifter, rays, confidence.T, _told(config, problem, cues))
+
+
+def with_read_ages(config: FitConfig, cues: MapCues, reading: Reading) -> MapCues:
+    """The cues with ages to start from as the lifter reads them, where no word tells."""
+    low, high = (
+        jnp.asarray([table[name] for name in AGE_CLASSES], cues.age_start.dtype)
+        for table in (config.map.age_low, config.map.age_high)
+    )
+    middle = 0.5 * (low + high)[reading.age_class]
+    return cues._replace(age_start=jnp.where(jnp.asarray(cues.age_known) > 0, cues.age_start, middle))
+
+
+def lifted(config: FitConfig, body: MapBody, problem: Problem, reading: Reading, shape: Float[Array, "S N"]) -> Lifted:
+    """The lifter's `config.map.lifted` likeliest hypotheses as starts, for bodies of these phenotypes."""
+    assert body.lifter is not None
+    dtype = shape.dtype
+    said = lift.bodies(body.lifter, reading, shape.T.astype(jnp.float32))
+    rays = _rays(problem)
+    count = max(config.map.lifted, 1)
+    rotvec = jnp.moveaxis(_rotvec(jnp.moveaxis(said.pose[:, :count], (-2, -1), (0, 1))), 0, -1)
+    # Bones that it does not predict keep the relaxed pose.
+    rest = jnp.asarray(body.fit.pose_rest, jnp.float32).T
+    pose = lift.whole_pose(rotvec, rest, body.lifter.rig.layout.rows)  # (N, K, B, 3)
+    root = _rotvec(jnp.moveaxis(said.root[:, :count], (-2, -1), (0, 1)))  # (3, N, K)
+    # Where they stand follows from their keypoints (`placement`); a start must only be in front of the camera.
+    middle = _ANYWHERE_M * rays.mean(1)
+    variables = Variables(
+        jnp.broadcast_to(middle, (count, *middle.shape)).astype(dtype),
+        jnp.moveaxis(root, 2, 0).astype(dtype),
+        jnp.broadcast_to(shape, (count, *shape.shape)),
+        jnp.transpose(pose, (1, 3, 2, 0)).astype(dtype),
+    )
+    return Lifted(variables, said)
+
+
+def _told(config: FitConfig, problem: Problem, cues: MapCues) -> Told:
+    """What the lifter is told besides keypoints: words, whether the focal length is a guess, heights, gravity."""
+    word = jax.nn.one_hot(jnp.asarray(cues.age_log_prob).argmax(0), len(cues.age_log_prob))
+    male = jnp.asarray(cues.start_shape)[0] < 0.5
+    gender = jnp.stack([male, ~male], -1)
+    precision = jnp.asarray(cues.scene_precision)[problem.scene]  # (N, q)
+    mean = jnp.asarray(cues.scene_mean)[problem.scene]
+    usual = 1.0 / np.radians(config.map.pitch_sd_degrees) ** 2
+    number = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
+    return Told(
+        age=number(word * jnp.asarray(cues.age_known)[:, None]),
+        gender=number(gender * jnp.asarray(cues.gender_known)[:, None]),
+        focal_guessed=number(precision[:, FOCAL] < 0.5 * FIXED),
+        height_m=number(cues.facts.height_m),
+        height_known=number(cues.facts.height_precision > 0),
+        up=number(up(mean[:, PITCH], mean[:, ROLL]).T),
+        up_known=number(precision[:, PITCH] > 2.0 * usual),
+    )
+
+
+def of_lifter(config: FitConfig, problem: Problem, cues: MapCues, later: Lifted, count: int) -> Starts:
+    """`count` times the lifter's first start, and how the picture is turned as its likeliest bodies tell."""
+    likeliest = jnp.moveaxis(later.said.keypoints[:, 0], 0, -1).swapaxes(0, 1)  # (3, 17, N)
+    mode = roll_of_bodies(config.map, problem, cues, likeliest.astype(later.variables.transl.dtype))
+    variables = Variables(*(jnp.broadcast_to(x[0], (count, *x.shape[1:])) for x in later.variables))
+    return Starts(variables, jnp.zeros((count, variables.transl.shape[-1]), jnp.int32), mode)
+
+
+def together(first: Starts, later: Lifted) -> Starts:
+    """The given starts, then those of the lifter."""
+    variables = Variables(
+        *(jnp.concatenate([jnp.asarray(a), b]) for a, b in zip(first.variables, later.variables, strict=True))
+    )
+    as_seen = jnp.zeros((len(variables.transl) - len(first.reading), first.reading.shape[1]), first.reading.dtype)
+    return first._replace(variables=variables, reading=jnp.concatenate([first.reading, as_seen]))
+
+
+def lifter_cost(
+    said: Hypotheses, height: Float[Array, "N"], keypoints: Float[Array, "K 3 17 N"], heights: Float[Array, "K N"]
+) -> Float[Array, "K N"]:
+    """What the lifter says against bodies with these keypoints (camera axes, metres): minus its log density of their poses.
+
+    Args:
+      height: of the bodies that its hypotheses were given for; sizes do not count.
+      heights: of the bodies.
+    """
+    hips = np.array([_J["left_hip"], _J["right_hip"]])
+    bodies = (keypoints - keypoints[:, :, hips].mean(2, keepdims=True)) / heights[:, None, None]
+    own = jnp.moveaxis(said.keypoints, 0, -1).swapaxes(1, 2).astype(keypoints.dtype) / height  # (H, 3, 17, N)
+    distance = jnp.sqrt(((bodies[:, None] - own[None]) ** 2).sum(2) + 1e-8).mean(2)  # (K, H, N)
+    density = lift.log_density(jnp.swapaxes(distance, 1, 2), said.log_probability, said.log_spread)
+    return -density.astype(keypoints.dtype)
+
+
 def with_landmarks(
     found: Starts, known: Float[AnyArray, "N"], root_rotvec: Float[AnyArray, "3 N"], pose: Float[AnyArray, "3 B N"]
 ) -> Starts:
@@ -226,22 +339,26 @@ def _templates(body: MapBody, shape: Float[Array, "S N"], poses: Float[Array, "P
     return jax.lax.map(one, poses)
 
 
+def _rays(problem: Problem) -> Float[Array, "3 17 N"]:
+    """Keypoints as rays (x / z, y / z, 1) in camera axes."""
+    k, px = jnp.asarray(problem.cues.intrinsics), jnp.asarray(problem.cues.keypoints_px)
+    y = (px[1] - k[1, 2]) / k[1, 1]
+    x = (px[0] - k[0, 2] - k[0, 1] * y) / k[0, 0]
+    return jnp.stack([x, y, jnp.ones_like(x)])
+
+
 def _observed(
     config: FitConfig, problem: Problem, cues: MapCues, readings: np.ndarray
 ) -> tuple[Float[Array, "3 3 N"], Float[Array, "2 R 17 N"], Float[Array, "R 17 N"], Float[Array, "N"]]:
     """Axes of each person's line of sight (columns), rays in them, their weights, and how far postures are off."""
-    k = jnp.asarray(problem.cues.intrinsics)
-    px, confidence = jnp.asarray(problem.cues.keypoints_px), jnp.asarray(problem.cues.keypoint_confidence)
+    k, confidence = jnp.asarray(problem.cues.intrinsics), jnp.asarray(problem.cues.keypoint_confidence)
     seen = jnp.where(confidence >= config.map.min_confidence, confidence, 0.0)
-    y = (px[1] - k[1, 2]) / k[1, 1]
-    x = (px[0] - k[0, 2] - k[0, 1] * y) / k[0, 0]
-    rays = jnp.where(
-        seen > 0, jnp.stack([x, y, jnp.ones_like(x)]), jnp.asarray([0.0, 0.0, 1.0], x.dtype)[:, None, None]
-    )
-    weight = seen * jnp.asarray(_WEIGHTS, x.dtype)[:, None]
+    rays = _rays(problem)
+    rays = jnp.where(seen > 0, rays, jnp.asarray([0.0, 0.0, 1.0], rays.dtype)[:, None, None])
+    weight = seen * jnp.asarray(_WEIGHTS, rays.dtype)[:, None]
     total = weight.sum(0)
     middle = (weight * rays).sum(1) / jnp.where(total > 0, total, 1.0)
-    middle = jnp.where(total > 0, middle, jnp.asarray([0.0, 0.0, 1.0], x.dtype)[:, None])
+    middle = jnp.where(total > 0, middle, jnp.asarray([0.0, 0.0, 1.0], rays.dtype)[:, None])
     sight = _shortest_arc(middle / jnp.sqrt((middle**2).sum(0)))
     turned = jnp.einsum("ijn,ikn->jkn", sight, rays)
     flat = turned[:2] / jnp.maximum(turned[2], 0.05)

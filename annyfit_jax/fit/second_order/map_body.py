@@ -17,6 +17,8 @@ from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.fit_body import FitBody
 from annyfit_jax.fit.problem import AnyArray
 from annyfit_jax.fit.second_order.linear_plan import Plan, make_plan
+from annyfit_jax.lifting.lift import Lifter
+from annyfit_jax.lifting.lifter_weights import load_lifter
 from annyfit_jax.people import dense_points
 from annyfit_jax.people.anthropometry import mean_height_phenotypes
 from annyfit_jax.people.scene import COCO17
@@ -99,6 +101,8 @@ class MapBody:
     population_height: Float[Array, "2 T"]
     """Mean height phenotype of males and females at each age phenotype (WHO-calibrated)."""
     pose_prior: PosePrior
+    lifter: Lifter | None
+    """Where the config asks for starts or costs of it."""
     layout: MapLayout = struct.field(pytree_node=False)
 
 
@@ -110,6 +114,8 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig, surface: bool =
     """
     if model.labels.phenotypes != anny.PHENOTYPE_LABELS:
         raise ValueError("solver='lm' fits the six-phenotype Anny: anny.load(phenotypes='default')")
+    if not config.map.starts + config.map.lifted:
+        raise ValueError("config.map: no start; starts or lifted must be positive")
     dense = dense_points.dense_vertex_indices()
     regressor = np.asarray(model.keypoint_regressor, np.float64)[: len(COCO17)]
     kinds: tuple[int, ...] = (len(COCO17),)
@@ -143,6 +149,7 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig, surface: bool =
         population_age=array(ages),
         population_height=array(np.stack([male, female])),
         pose_prior=_pose_prior(body, free, array),
+        lifter=load_lifter(model) if config.map.lifted or config.map.lifter_nats else None,
         layout=MapLayout(
             neighbours=_neighbours(template[:, dense]),
             spheres=tuple(tuple(float(w) for w in row) for row in SPHERES),

@@ -24,7 +24,7 @@ _EDGE = 0.02
 """The extent of a person leaves out this share of the points on either side: wild points."""
 _MIN_SPREAD_POINTS = 3
 _UNKNOWN_SIZE_PX = 100.0
-_FIXED = 1e8
+FIXED = 1e8
 """Precision of a scene's unknown that is none: a focal length that was given."""
 _NOBODY_NEEDED = 3
 """Without words, the ground is for scenes of so many people: the ages of few cannot be told from their depths."""
@@ -243,7 +243,7 @@ def _scene_prior(scene: Scene, settings: MapObjective) -> tuple[np.ndarray, np.n
         (ROLL, 0.0, settings.roll_sd_degrees * degrees),
         (GROUND, settings.camera_height_m, settings.camera_height_sd_m),
     ):
-        mean[row], precision[row] = value, (1.0 / sd**2 if sd > 0 else _FIXED)
+        mean[row], precision[row] = value, (1.0 / sd**2 if sd > 0 else FIXED)
     for name, row, unit in (
         ("pitch_degrees", PITCH, degrees),
         ("roll_degrees", ROLL, degrees),

@@ -20,7 +20,7 @@ from annyfit_jax.fit.problem import AnyArray, Capacity, Problem, Variables
 from annyfit_jax.fit.second_order import hypotheses, lm, map_objective, released, small_linear, turning, uncertainty
 from annyfit_jax.fit.second_order.columns import DEPTH, DEPTH_SCALE, FOCAL, NUM_SCENE, ROLL, bounds, pack, unpack
 from annyfit_jax.fit.second_order.frozen import Frozen, nothing_frozen
-from annyfit_jax.fit.second_order.map_body import MapBody, map_body
+from annyfit_jax.fit.second_order.map_body import MapBody, body_height, map_body
 from annyfit_jax.fit.second_order.map_cues import MapCues, assemble_cues
 from annyfit_jax.fit.second_order.map_objective import Context
 from annyfit_jax.fit.second_order.placement import closed_form_start, named_shape
@@ -126,7 +126,8 @@ def assemble(
     search, marked = any(kind.search for kind in kinds), any(kind.landmarks for kind in kinds)
     cues = assemble_cues(prepared, config, capacity, dtype)
     landmarks = _landmark_starts(prepared, capacity, dtype) if marked else None
-    return MapProblem(problem, cues, landmarks, config.map.starts + marked if search else 1, search), variables
+    count = config.map.starts + config.map.lifted + marked if search else 1
+    return MapProblem(problem, cues, landmarks, count, search), variables
 
 
 def _landmark_starts(prepared: Sequence[PreparedScene], capacity: Capacity, dtype: DTypeLike) -> LandmarkStarts:
@@ -188,9 +189,9 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
     """Every start for the first half of the iterations, one after the other; then the best one of each person, together with
     the best ones of the other people of the scene, for the second half. All of it is one loop body, compiled once."""
     settings, layout, schedule = config.map, body.plan.layout, config.lm
-    problem, cues, count = given.problem, given.cues, given.starts
-    people, scenes = len(cues.real), problem.num_scenes
-    found = _starts(config, body, given, variables)
+    problem, count = given.problem, given.starts
+    people, scenes = len(given.cues.real), problem.num_scenes
+    found, later, cues = _starts(config, body, given, variables)
     placed, prepared = jax.lax.map(
         lambda start: closed_form_start(config, body, hypotheses.read(problem, start[1]), cues, start[0]),
         (found.variables, found.reading),
@@ -241,6 +242,15 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
             turning.in_turns, turning.turned,
         )  # fmt: skip
 
+    def judged(ends: _Ends) -> Array:
+        """What every start's end costs where the best is chosen."""
+        if later is None or not settings.lifter_nats:
+            return ends.energy
+        cost = hypotheses.lifter_cost(
+            later.said, body_height(body, later.variables.shape[0]), ends.keypoints, jnp.maximum(ends.height, 0.1)
+        )
+        return ends.energy + settings.lifter_nats * jnp.where(jnp.asarray(cues.from_cue) > 0, 0.0, cost)
+
     begin = jnp.broadcast_to(jnp.asarray(cues.scene_mean, dtype), (scenes, NUM_SCENE))
     if count == 1:
         chosen = jnp.zeros((people,), jnp.int32)
@@ -253,7 +263,7 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
         def attempt(carry: tuple, index: Array) -> tuple[tuple, None]:
             ends, energies, _ = carry
             own = index < count
-            lowest, by_scene = hypotheses.best(ends.energy, problem, cues)
+            lowest, by_scene = hypotheses.best(judged(ends), problem, cues)
             which = jnp.where(own, jnp.minimum(index, count - 1), lowest)
             base = Variables(*(_take(v, which) for v in placed))
             x = jnp.where(own, _take(packed, which), _take(ends.x, which))
@@ -283,7 +293,7 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
         blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
         history = jnp.zeros((iterations + 1, count, people), dtype)
         (ends, history, end), _ = jax.lax.scan(attempt, (empty, history, blank), jnp.arange(count + 1))
-        chosen, _ = hypotheses.best(ends.energy, problem, cues)
+        chosen, _ = hypotheses.best(judged(ends), problem, cues)
         index = jnp.broadcast_to(chosen, (iterations + 1, 1, people))
         energies = end.energies + jnp.take_along_axis(history, index, axis=1)[:, 0]
     start = Variables(*(_take(v, chosen) for v in placed))
@@ -315,21 +325,33 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
     )
 
 
-def _starts(config: FitConfig, body: MapBody, given: MapProblem, variables: Variables) -> hypotheses.Starts:
-    """The starts of every person; where the pose is known, it is every one of them."""
+def _starts(
+    config: FitConfig, body: MapBody, given: MapProblem, variables: Variables
+) -> tuple[hypotheses.Starts, hypotheses.Lifted | None, MapCues]:
+    """The starts of every person; where the pose is known, it is every one of them. What the lifter says, if
+    asked; and the cues with what it adds to them."""
     problem, cues, count = given.problem, given.cues, given.starts
     known = jnp.asarray(cues.from_cue) > 0
     own = Variables(*(jnp.broadcast_to(jnp.asarray(v), (count, *np.shape(v))) for v in variables))
     if not given.searched:
-        return hypotheses.Starts(
-            own, jnp.zeros((count, len(known)), jnp.int32), jnp.zeros((problem.num_scenes,), own.transl.dtype)
-        )
+        nowhere = jnp.zeros((problem.num_scenes,), own.transl.dtype)
+        return hypotheses.Starts(own, jnp.zeros((count, len(known)), jnp.int32), nowhere), None, cues
+    reading = None if body.lifter is None else hypotheses.read_keypoints(config, body, problem, cues)
+    if reading is not None and config.map.lifted_ages:
+        cues = hypotheses.with_read_ages(config, cues, reading)
     shape = named_shape(config, body, cues, jnp.asarray(variables.shape))
-    found = hypotheses.search(config, body, problem, cues, shape, count)
+    later = None if reading is None else hypotheses.lifted(config, body, problem, reading, shape)
+    if config.map.starts:
+        found = hypotheses.search(config, body, problem, cues, shape, count - config.map.lifted)
+    else:
+        assert later is not None
+        found = hypotheses.of_lifter(config, problem, cues, later, count - config.map.lifted)
     if given.landmarks is not None:
         found = hypotheses.with_landmarks(found, *given.landmarks)
+    if later is not None and config.map.lifted:
+        found = hypotheses.together(found, later)
     merged = Variables(*(jnp.where(known, a, b) for a, b in zip(own, found.variables, strict=True)))
-    return hypotheses.Starts(merged, jnp.where(known, 0, found.reading), found.roll_mode)
+    return hypotheses.Starts(merged, jnp.where(known, 0, found.reading), found.roll_mode), later, cues
 
 
 def _take(values: Shaped[Array, "K *rest N"], which: Int[Array, "N"] | Array) -> Array:

@@ -31,7 +31,9 @@ class Bank(NamedTuple):
 def load_bank(path: str | Path, *, held_out: bool = False) -> Bank:
     """The poses for training, or those held out. Raises FileNotFoundError, ValueError for a bank of other bones."""
     if not str(path):
-        raise ValueError("lifter: no bank of poses; give --set=regressor.data.bank=FILE (experiments.builders.build_lifter_bank)")
+        raise ValueError(
+            "lifter: no bank of poses; give --set=regressor.data.bank=FILE (experiments.builders.build_lifter_bank)"
+        )
     with np.load(path) as file:
         arrays = dict(file)
     if tuple(str(name) for name in arrays["bones"]) != BONES:

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from annyfit_jax.lifting import lifter_rig
+from annyfit_jax.lifting.lift import log_density
 from annyfit_jax.lifting.lifter_network import Lifted
 from annyfit_jax.regressors.lifter.lifter_views import View
 
-DEGREES_OF_FREEDOM = 8.0
-"""What 17 keypoints of a body count for: they move together. Of the density over the mean distance of the keypoints."""
 _BODY = slice(5, None)
 """Keypoints below the face."""
 
@@ -38,23 +37,14 @@ class LifterLoss:
 
 
 def distances(lifted: Lifted, view: View) -> tuple[Float[Array, "n K"], Float[Array, "n K"]]:
-    """Mean distance of each hypothesis' keypoints from the true ones, hips aligned, as shares of height: of all 17, of the body's."""
+    """Mean distance of each hypothesis' keypoints from the true ones, hips aligned, shares of height: of all, of the body's."""
     found = lifter_rig.keypoints(view.segment, lifted.root, lifted.turns)
     true = lifter_rig.keypoints(view.segment, view.root[:, None], view.turns[:, None])
     off = jnp.sqrt(((found - true) ** 2).sum(-1) + 1e-6) / view.height_m[:, None, None]
     return off.mean(-1), off[..., _BODY].mean(-1)
 
 
-def log_density(distance: Float[Array, "*n K"], lifted: Lifted) -> Float[Array, "*n"]:
-    """Log density of poses at mean distances (shares of height) from the hypotheses: a mixture of Laplace distributions over
-    `DEGREES_OF_FREEDOM`, up to a constant."""
-    each = lifted.log_probability - DEGREES_OF_FREEDOM * (distance * jnp.exp(-lifted.log_spread) + lifted.log_spread)
-    return jax.nn.logsumexp(each, axis=-1)
-
-
-def terms(
-    lifted: Lifted, view: View, loss: LifterLoss
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+def terms(lifted: Lifted, view: View, loss: LifterLoss) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss of a batch and what is logged of it."""
     every, body = distances(lifted, view)
     root = ((lifted.root - view.root[:, None]) ** 2).sum((-1, -2))
@@ -64,10 +54,10 @@ def terms(
     count = lesson.shape[1]
     nearest = jax.nn.one_hot(lesson.argmin(1), count)
     weight = jax.lax.stop_gradient(nearest * (1.0 - loss.losers) + loss.losers / count)
-    density = log_density(jax.lax.stop_gradient(every), lifted)
+    density = log_density(jax.lax.stop_gradient(every), lifted.log_probability, lifted.log_spread)
     age = -jnp.take_along_axis(jax.nn.log_softmax(lifted.age_logits), view.age[:, None], axis=1).mean()
     female = (view.shape[:, 0] > 0.5).astype(every.dtype)
-    gender = jnp.maximum(lifted.gender_logit, 0) - lifted.gender_logit * female + jnp.log1p(jnp.exp(-jnp.abs(lifted.gender_logit)))
+    gender = jax.nn.softplus(lifted.gender_logit) - lifted.gender_logit * female
     build = (((lifted.build - view.shape[:, 2:]) / jnp.asarray([0.15, 0.15, 0.2, 0.15])) ** 2).mean()
     total = (
         (weight * lesson).sum(1).mean() - loss.probability * density.mean() + loss.age * age + loss.gender * gender.mean()

@@ -8,14 +8,14 @@ import jax
 from flax import nnx, struct
 from jaxtyping import Array, Float, UInt32
 
-from annyfit_jax.lifting import lifter_network, lifter_rig
+from annyfit_jax.lifting import lifter_network, lifter_rig, lifter_weights
 from annyfit_jax.lifting.lifter_config import LifterConfig
 from annyfit_jax.lifting.lifter_network import Lifted
-from annyfit_jax.regressors.lifter import lifter_losses, lifter_views
+from annyfit_jax.regressors.lifter import lifter_losses, lifter_predictions, lifter_views
 from annyfit_jax.regressors.lifter.lifter_bank import Bank, load_bank
 from annyfit_jax.regressors.lifter.lifter_losses import LifterLoss
 from annyfit_jax.regressors.lifter.lifter_views import LifterData, View
-from annyfit_jax.training.protocol import Group, Regressor
+from annyfit_jax.training.protocol import Group, PredictOptions, Regressor
 from body_models import anny
 
 
@@ -51,7 +51,9 @@ class LifterRegressor(Regressor[UInt32[Array, "rows"], Lifted]):
 
     def views(self, constants: LifterConstants, batch: UInt32[Array, "rows"]) -> View:
         """The people of a batch of seeds."""
-        drawn = jax.vmap(lambda seed: lifter_views.draw(self.data, constants.bank, jax.random.key(seed), self.people))(batch)
+        drawn = jax.vmap(lambda seed: lifter_views.draw(self.data, constants.bank, jax.random.key(seed), self.people))(
+            batch
+        )
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)
         return lifter_views.look(self.data, constants.rig, flat)
 
@@ -66,6 +68,19 @@ class LifterRegressor(Regressor[UInt32[Array, "rows"], Lifted]):
     def predict(self, variables: nnx.State, batch: Float[Array, "n F"], threshold: float = 0.0) -> Lifted:
         """Hypotheses of n people from their features (`lifter_features.see`)."""
         return lifter_network.bind(self.config, variables)(batch)
+
+    def shipped_variables(self) -> nnx.State:
+        """The weights of the installation. Raises ValueError where the config is of another network."""
+        config, variables, _ = lifter_weights.read_weights(lifter_weights.shipped())
+        if config != self.config:
+            raise ValueError(f"the weights that ship are of {config}, the config asks for {self.config}")
+        return variables
+
+    def scene_predictor(
+        self, variables: nnx.State, options: PredictOptions | None = None
+    ) -> lifter_predictions.ScenePredictor:
+        """See `lifter_predictions.ScenePredictor`."""
+        return lifter_predictions.ScenePredictor(self.config, variables, options)
 
     def groups(self, variables: nnx.State) -> nnx.State:
         """All variables are trained with the full step size."""

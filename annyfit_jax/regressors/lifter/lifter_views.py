@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from annyfit_jax.fit.config import MapObjective
+from annyfit_jax.fit.second_order.hypotheses import READINGS
 from annyfit_jax.fit.second_order.map_cues import KEYPOINT_OFFSETS_M
 from annyfit_jax.lifting import lifter_features, lifter_rig
-from annyfit_jax.lifting.lifter_features import EXCHANGED, NUM_AGES, Seen, Told
+from annyfit_jax.lifting.lifter_features import NUM_AGES, Seen, Told
 from annyfit_jax.lifting.lifter_rig import BONES, HIPS, NUM_BONES, LifterRig
 from annyfit_jax.people.anthropometry import mean_height_phenotypes
 from annyfit_jax.people.scene import COCO17, DEFAULT_FOV_DEGREES
@@ -43,7 +44,7 @@ class LifterData:
     """Share of each age class."""
     pitch_degrees: float = 7.0
     pitch_sd_degrees: float = 15.0
-    any_pitch: float = 0.35
+    any_pitch: float = 0.3
     """Pitch anywhere between the ends of `pitch_range`, degrees, downwards positive."""
     pitch_range: tuple[float, float] = (-30.0, 80.0)
     roll_sd_degrees: float = 6.0
@@ -85,8 +86,6 @@ class View(NamedTuple):
 
 _J = {name: i for i, name in enumerate(COCO17)}
 _FACE = np.array([name.split("_")[-1] in ("nose", "eye", "ear") for name in COCO17])
-_ARM = np.array([name.split("_")[-1] in ("shoulder", "elbow", "wrist") for name in COCO17])
-_LEG = np.array([name.split("_")[-1] in ("hip", "knee", "ankle") for name in COCO17])
 _END = np.array([name.split("_")[-1] in ("elbow", "wrist", "knee", "ankle") for name in COCO17])
 _CORE = np.array([name.split("_")[-1] in ("shoulder", "hip") for name in COCO17])
 _SIDE = np.array([{"left": 1, "right": 2}.get(name.split("_")[0], 0) for name in COCO17])
@@ -144,7 +143,7 @@ def draw(data: LifterData, bank: Bank, key: jax.Array, count: int) -> Drawn:
     pose = bank.pose[row]
     for bones, share in ((_BONE_ARM, data.other_arm), (_BONE_LEG, data.other_leg)):
         for side in (1, 2):
-            mine = bones & (_BONE_SIDE == side)
+            mine = bones & (side == _BONE_SIDE)
             other = (uniform.take() < share)[:, None, None] & jnp.asarray(mine)[:, None]
             pose = jnp.where(other, bank.pose[pick()], pose)
     loose = jnp.where(jnp.asarray(_BONE_ARM | _BONE_LEG), 1.0, 0.3)[:, None]
@@ -177,7 +176,9 @@ def _by_share(uniform: Float[Array, "n"], shares: tuple[float, ...]) -> Int[Arra
     return (uniform[:, None] > bounds[:-1]).sum(1)
 
 
-def _bodies(age: Int[Array, "n"], u: Array, sex: Array, within: Array, build: Float[Array, "n 4"]) -> Float[Array, "n 6"]:
+def _bodies(
+    age: Int[Array, "n"], u: Array, sex: Array, within: Array, build: Float[Array, "n 4"]
+) -> Float[Array, "n 6"]:
     """Phenotypes of people of the age classes, at heights of the population."""
     settings = MapObjective()
     low, high = (jnp.asarray([table[name] for name in AGE_CLASSES]) for table in (settings.age_low, settings.age_high))
@@ -197,7 +198,8 @@ def look(data: LifterData, rig: LifterRig, drawn: Drawn) -> View:
     n = len(drawn.pose)
     at, turns = lifter_rig.posed(rig, drawn.shape, drawn.pose)
     rest = lifter_rig.rest_keypoints(rig, drawn.shape)
-    span = jnp.sqrt(((rest[:, _J["nose"]] - 0.5 * (rest[:, _J["left_ankle"]] + rest[:, _J["right_ankle"]])) ** 2).sum(-1))
+    ankles = 0.5 * (rest[:, _J["left_ankle"]] + rest[:, _J["right_ankle"]])
+    span = jnp.sqrt(((rest[:, _J["nose"]] - ankles) ** 2).sum(-1))
     # Detectors place keypoints by their own convention, more or less.
     rides = jnp.concatenate([jnp.broadcast_to(jnp.eye(3), (n, 1, 3, 3)), turns], 1)[:, np.array(rig.layout.rides)]
     shift = jnp.einsum("njab,jb->nja", rides, jnp.asarray(_offsets()))
@@ -261,9 +263,9 @@ def _detected(data: LifterData, drawn: Drawn, inside: Array, rays: Array, u) -> 
     off = off + jnp.where(limb[..., None], (drawn.normal[:, 8:10] * 0.25)[:, None], 0.0)
     found = rays + off * size[:, None, None]
     how = next(u) / data.swapped
-    for parts, first, last in ((_LEG, 0.0, 0.4), (_ARM, 0.4, 0.7), (_LEG | _ARM | _FACE, 0.7, 1.0)):
-        mine = ((how >= first) & (how < last))[:, None] & jnp.asarray(parts)
-        found = jnp.where(mine[..., None], found[:, EXCHANGED], found)
+    for exchanged, first, last in ((READINGS[2], 0.0, 0.4), (READINGS[3], 0.4, 0.7), (READINGS[1], 0.7, 1.0)):
+        mine = (how >= first) & (how < last)
+        found = jnp.where(mine[:, None, None], found[:, exchanged], found)
     # Confidence falls with the noise, roughly; some programs know none.
     trust = 0.8 - 0.15 * uneven - 6.0 * (level - 0.012)[:, None] + 0.1 * quirk
     trust = jnp.where(hidden | wild | limb, trust * (0.2 + 0.7 * drawn.point_uniform[..., 2]), trust)
@@ -271,7 +273,8 @@ def _detected(data: LifterData, drawn: Drawn, inside: Array, rays: Array, u) -> 
     shown = ~(hidden & (drawn.point_uniform[..., 3] < 0.6))
     # Cut by the frame or by furniture: from below, from a side, from above.
     y, x = rays[..., 1], rays[..., 0]
-    for along, share, least in ((y, 0.2, 0.35), (jnp.where(next(u) < 0.5, 1.0, -1.0)[:, None] * x, 0.07, 0.4), (-y, 0.04, 0.6)):
+    sideways = jnp.where(next(u) < 0.5, 1.0, -1.0)[:, None] * x
+    for along, share, least in ((y, 0.2, 0.35), (sideways, 0.07, 0.4), (-y, 0.04, 0.6)):
         begin, end = along.min(1, keepdims=True), along.max(1, keepdims=True)
         cut = begin + (end - begin) * (least + (1.0 - least) * next(u)[:, None])
         shown = shown & ~(chance(share)[:, None] & (along > cut))

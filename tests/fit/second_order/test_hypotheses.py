@@ -128,6 +128,93 @@ def test_rotation_vectors_of_matrices():
         assert (Rotation.from_rotvec(found) * rotation.inv()).magnitude().max() < 2e-3
 
 
+# ------------------------------------------------------------------------------------------------ the lifter
+
+
+@pytest.fixture(scope="module")
+def lifting() -> Fitter:
+    changes = ("map.lifted=2", "map.starts=0", "map.lifted_ages=true")
+    return Fitter(plus_config(f"person_lengths=[{LENGTH}]", *changes), anny.load(), jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def lifted(lifting, standing):
+    """What the lifter says of the scene: starts, ages, and its cost of three bodies: its own, turned about, larger."""
+    ready = lifting.prepare(standing)
+    given, variables = second_order.assemble([ready], lifting.config, packing.capacity(LENGTH))
+
+    @jax.jit
+    def run(body, given, variables):
+        reading = hypotheses.read_keypoints(lifting.config, body, given.problem, given.cues)
+        shape = named_shape(lifting.config, body, given.cues, variables.shape)
+        later = hypotheses.lifted(lifting.config, body, given.problem, reading, shape)
+        one = jnp.moveaxis(later.said.keypoints[:, 0], 0, -1).swapaxes(0, 1)  # (3, 17, N)
+        about = one * jnp.asarray([-1.0, 1.0, -1.0])[:, None, None]
+        tall = jnp.full(shape.shape[-1:], 1.7)
+        cost = hypotheses.lifter_cost(
+            later.said, tall, jnp.stack([one, about, 2.0 * one]), jnp.stack([tall, tall, 2.0 * tall])
+        )
+        unknown = given.cues._replace(age_known=jnp.zeros_like(jnp.asarray(given.cues.age_known)))
+        ages = [hypotheses.with_read_ages(lifting.config, cues, reading).age_start for cues in (given.cues, unknown)]
+        alone = hypotheses.of_lifter(lifting.config, given.problem, given.cues, later, 0)
+        return later, cost, ages, hypotheses.together(alone, later)
+
+    body = lifting.solver_body(second_order.Kind(False, True, True))
+    return given, jax.tree.map(np.asarray, run(body, *jax.tree.map(jnp.asarray, (given, variables))))
+
+
+def test_starts_of_the_lifter_alone(lifted):
+    given, (later, _, _, starts) = lifted
+    assert given.starts == 2
+    for a, b in zip(starts.variables, later.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert starts.reading.shape == (2, LENGTH)
+    assert (starts.reading == 0).all()
+    assert starts.roll_mode[0] == 0.0
+    assert np.isfinite(starts.variables.pose).all()
+
+
+@pytest.mark.slow
+def test_one_of_the_likeliest_hypotheses_faces_the_right_way(lifted, standing):
+    _, (later, _, _, _) = lifted
+    true = Rotation.from_rotvec(standing.extra["root"])
+    off = [
+        np.degrees((Rotation.from_rotvec(root[:, : len(true)].T) * true.inv()).magnitude())
+        for root in later.variables.root_rotvec
+    ]
+    assert np.min(off, axis=0).max() < 40.0, off
+
+
+def test_the_lifter_does_not_like_what_it_did_not_say(lifted):
+    _, (_, cost, _, _) = lifted
+    people = slice(0, len(YAWS_DEGREES))
+    assert (cost[0, people] < cost[1, people] - 2.0).all()
+    np.testing.assert_allclose(cost[2, people], cost[0, people], atol=1e-2)  # sizes do not count
+
+
+def test_the_lifter_tells_ages_only_where_no_word_does(lifted):
+    given, (_, _, (told, read), _) = lifted
+    np.testing.assert_array_equal(told, given.cues.age_start)
+    assert (read[: len(YAWS_DEGREES)] > 0.3).all()  # nobody there is a baby
+
+
+@pytest.mark.slow
+def test_people_are_fitted_from_the_lifter_alone(lifting, standing):
+    (fit,) = lifting.fit([standing])
+    assert (fit.status == "ok").all()
+    off = Rotation.from_rotvec(fit.root_rotvec) * Rotation.from_rotvec(standing.extra["root"]).inv()
+    assert np.degrees(off.magnitude()).max() < 25.0
+    assert fit.reprojection_px.max() < 5.0
+
+
+def test_no_start_at_all_is_refused():
+    config = plus_config("map.starts=0")
+    with pytest.raises(ValueError, match="no start"):
+        Fitter(config, anny.load()).solver_body(second_order.Kind(False, True, True))
+    with pytest.raises(ValueError, match="must not be negative"):
+        plus_config("map.lifted=-1")
+
+
 # ------------------------------------------------------------------------------------------------ landmarks
 
 
