@@ -82,7 +82,7 @@ def bodies(lifter: Lifter, reading: Reading, shape: Float[Array, "n 6"]) -> Hypo
     )
 
 
-def whole_pose(rotvec: Float[Array, "*n B 3"], rest: Float[np.ndarray, "162 3"], rows: tuple[int, ...]) -> Array:
+def whole_pose(rotvec: Float[Array, "*n B 3"], rest: Float[Array, "162 3"], rows: tuple[int, ...]) -> Array:
     """Rotation vectors of all 162 posed bones: those of `lifter_rig.BONES` in their `rows`, the others as at `rest`."""
     whole = jnp.broadcast_to(jnp.asarray(rest, rotvec.dtype), (*rotvec.shape[:-2], *np.shape(rest)))
     return whole.at[..., np.array(rows), :].set(rotvec)

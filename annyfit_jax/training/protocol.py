@@ -129,7 +129,7 @@ class Regressor(Protocol[Batch_contra, Prediction_co]):
         raise ValueError(f"{type(self).__name__} draws no pictures")
 
     def start_from(self, variables: Variables, path: str) -> Variables:
-        """The variables with those replaced that a PyTorch checkpoint of a related network has. Raises ValueError."""
+        """The variables with those replaced that a checkpoint of a related network has. Raises ValueError."""
         raise ValueError(f"{type(self).__name__} reads no PyTorch checkpoints")
 
     def read_checkpoint(self, path: str | Path) -> tuple[Variables, tuple[str, ...]]:

@@ -56,7 +56,7 @@ class TrainConfig:
     """Images per step, over all devices and processes."""
     seed: int = 0
     start_from: str = ""
-    """PyTorch checkpoint to start from where the regressor knows how to read one (`start_from`)."""
+    """Checkpoint to start from where the regressor knows how to read one (`start_from`): of PyTorch, or weights that ship."""
     log_every: int = 50
     checkpoint_every: int = 1000
     pictures_every: int = 0

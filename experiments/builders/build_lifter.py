@@ -92,7 +92,7 @@ def main(_: list[str]) -> None:
         run.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(bank, allow_pickle=False, **build_lifter_bank.build(Path(FLAGS.mocap), FLAGS.postures))
     config = override(
-        load_config(program.find_config(FLAGS.config)), [f"regressor.data.bank={bank}", *FLAGS["set"].value]
+        load_config(program.find_config(FLAGS.config)), [f"regressor.data.bank={bank}", *(FLAGS["set"].value or ())]
     )
     if FLAGS.mocap:
         train(config, run)

@@ -1,4 +1,4 @@
-"""The lifter that ships: from a person's keypoints to hypotheses of the body. Trained on one CPU core in about 25 minutes.
+"""The lifter that ships: from a person's keypoints to hypotheses of the body. Trained on one CPU core in about ten minutes.
 
 --set=regressor.data.bank=lifter_bank.npz      the poses, made by experiments.builders.build_lifter_bank
 --set=regressor.config.width=1024 --set=batch=64 --set=steps=100000 ...         larger, for an accelerator
@@ -11,7 +11,7 @@ from annyfit_jax.regressors.lifter.lifter_regressor import LifterRegressor
 from annyfit_jax.regressors.lifter.lifter_views import LifterData
 from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
 
-STEPS = 10_000
+STEPS = 6_000
 
 
 def get_config() -> TrainConfig:

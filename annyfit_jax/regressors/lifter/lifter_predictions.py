@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -134,9 +134,9 @@ class ScenePredictor:
         if self.options.single_person and len(kept):
             kept = kept[[np.argmax(score[kept])]]
         chosen = chosen.select(kept)
-        model = self._meshes.model
+        model, (width, height) = self._meshes.model, map(int, scene.image_size)
         fit = scene_fit(
-            scene.name, scene.image_path or "", tuple(int(v) for v in scene.image_size), scene.intrinsics, chosen,
+            scene.name, scene.image_path or "", (width, height), scene.intrinsics, chosen,
             (np.array(model.labels.bones[1:]), np.array(PHENOTYPE_LABELS)),
             keypoints_3d=keypoints[kept], height_m=self._meshes.keypoints_and_height(chosen)[1],
             keypoints_2d=ready.scene.keypoints[kept], notes=[f"score={score[i]:.4f}" for i in kept], origin=self.origin,
@@ -149,5 +149,5 @@ class ScenePredictor:
         return fit
 
 
-def _unused(scene: Scene, confidence: float) -> None:
+def _unused(scene: Scene, confidence: float) -> NoReturn:
     raise AssertionError("starts are those of the lifter")

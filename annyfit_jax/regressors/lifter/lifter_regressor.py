@@ -69,6 +69,13 @@ class LifterRegressor(Regressor[UInt32[Array, "rows"], Lifted]):
         """Hypotheses of n people from their features (`lifter_features.see`)."""
         return lifter_network.bind(self.config, variables)(batch)
 
+    def start_from(self, variables: nnx.State, path: str) -> nnx.State:
+        """The variables of a file of weights (`lifter_weights`). Raises ValueError where it is of another network."""
+        config, started, _ = lifter_weights.read_weights(path)
+        if config != self.config:
+            raise ValueError(f"{path}: weights of {config}, the config asks for {self.config}")
+        return started
+
     def shipped_variables(self) -> nnx.State:
         """The weights of the installation. Raises ValueError where the config is of another network."""
         config, variables, _ = lifter_weights.read_weights(lifter_weights.shipped())

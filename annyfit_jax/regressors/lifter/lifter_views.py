@@ -44,7 +44,7 @@ class LifterData:
     """Share of each age class."""
     pitch_degrees: float = 7.0
     pitch_sd_degrees: float = 15.0
-    any_pitch: float = 0.3
+    any_pitch: float = 0.35
     """Pitch anywhere between the ends of `pitch_range`, degrees, downwards positive."""
     pitch_range: tuple[float, float] = (-30.0, 80.0)
     roll_sd_degrees: float = 6.0
