@@ -8,8 +8,8 @@
     annyfit fit --input=DATASET --output=OUT                        # cue dataset (annyfit pack, annyfit precompute)
     ... --set=stages.pose.lr.pose=0.002 --set=stages.pose.weights.depth_order=50
 
-OUT is a job (`annyfit_jax.jobs`). You may kill it at any time and run the same command to continue. Start it on many machines
-at once (`--process_index`, `--process_count`, or `experiments/launch/`), and watch it with `annyfit status`.
+OUT is a job (`annyfit_jax.jobs`), a folder or a place in a bucket (s3://, gs://). You may kill it at any time and run the same
+command to continue. With --engine=ray the workers of a Ray cluster do it (docs/fleet.md). Watch it with `annyfit status`.
 
 Photos go through the networks that come with the installation first (`--experts`; `annyfit precompute` says more about
 experts); what they find is kept in OUT/cues and taken from there when the command is run again.
@@ -18,17 +18,17 @@ Writes one shard of records per 256 scenes and, once all are done, dataset_info.
 dataset), people.jsonl (a row per person), scenes_set_aside.jsonl, config.json. Inputs other than datasets also get
 fits/<scene>.npz, and with --pictures index.html.
 
-Exit codes: 0 finished (this process's share), 2 wrong usage or input, or nobody was fitted, 74 OUT cannot be written (make room
+Exit codes: 0 finished, 2 wrong usage or input, or nobody was fitted, 74 OUT cannot be written (make room
 and run again), 75 stopped by SIGTERM or SIGINT (run again to go on).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
+from annyfit_jax.store.locations import place
 from experiments import input_flags, program
 
 if TYPE_CHECKING:
@@ -61,14 +61,10 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_bool("save_vertices", False, "Store posed vertices in the fit files (160 kB a person)."),
                 flags.DEFINE_bool("fit_files", None, "Write fits/<scene>.npz. Default: yes, except for cue datasets."),
                 flags.DEFINE_integer("scenes_per_shard", 256, "Scenes of a unit of work and of its shard.", lower_bound=1),
-                flags.DEFINE_bool("overwrite", False, "First remove what an earlier job left in --output (one process only)."),
+                flags.DEFINE_bool("overwrite", False, "First remove what an earlier job left in --output."),
                 flags.DEFINE_bool("retry_failed", False, "Fit the failed scenes of finished units again."),
             ),
-            "Processes": (
-                *program.process_flags("job"),
-                flags.DEFINE_bool("steal", False, "When the own share is done, help with what nobody works on."),
-                program.lease_flag(),
-            ),
+            "Engine": program.engine_flags(),
             "Machine": (
                 flags.DEFINE_float("log_every_s", 10.0, "Seconds between progress lines.", lower_bound=0.0),
                 flags.DEFINE_bool("tensorboard", False, "Progress for TensorBoard in OUT/tensorboard (needs tensorboardX)."),
@@ -81,7 +77,8 @@ def define_flags() -> program.Usage:
 
 
 def main() -> None:
-    from annyfit_jax.jobs.fit_job import JobOptions, fit_job, identity_of, one_config
+    from annyfit_jax.jobs.fit_job import fit_job, one_config
+    from annyfit_jax.jobs.job_driver import JobOptions, identity_of
     from annyfit_jax.report.scene_pages import write_scene_pages
     from experts.cue_pictures import found_in_photo
     from experts.photos_to_cues import are_photos, scenes_of_photos
@@ -96,21 +93,16 @@ def main() -> None:
         options = JobOptions(
             limit=FLAGS.limit, scenes_per_shard=FLAGS.scenes_per_shard, save_vertices=FLAGS.save_vertices,
             fit_files=FLAGS.pictures or (True if photos and FLAGS.fit_files is None else FLAGS.fit_files),
-            process_index=FLAGS.process_index, process_count=FLAGS.process_count, steal=FLAGS.steal,
-            retry_failed=FLAGS.retry_failed, overwrite=FLAGS.overwrite, lease_s=FLAGS.lease_s,
+            engine=program.engine_from_flags(), retry_failed=FLAGS.retry_failed, overwrite=FLAGS.overwrite,
             log_every_s=FLAGS.log_every_s, tensorboard=FLAGS.tensorboard, profile=FLAGS.profile, identity=identity,
         )  # fmt: skip
         state = fit_job(source, FLAGS.output, config, options, stop)
-    folder = Path(FLAGS.output)
-    if state.totals is None:
-        index, count, _ = state.process
-        print(f"process {index} of {count} is done; {state.units_left} units are left to others: {folder}")
-        return
+    folder = place(FLAGS.output)
     fitted, people = state.people
-    place = folder / "fits" if options.writes_fit_files(source) else folder
+    target = folder / "fits" if options.writes_fit_files(source) else folder
     before = "" if state.new_scenes else "nothing was left to do, the job was finished before: "
     print(
-        f"{before}{state.scenes} scenes, {fitted} of {people} people fitted, {state.set_aside} scenes set aside: {place}"
+        f"{before}{state.scenes} scenes, {fitted} of {people} people fitted, {state.set_aside} scenes set aside: {target}"
     )
     if not fitted:
         raise ValueError(
@@ -118,7 +110,7 @@ def main() -> None:
         )
     if FLAGS.pictures:
         page = write_scene_pages(
-            folder, source.names[: options.limit], annotations=FLAGS.credits or FLAGS.input, compare=FLAGS.compare,
+            folder.path, source.names[: options.limit], annotations=FLAGS.credits or FLAGS.input, compare=FLAGS.compare,
             cue_pictures=found_in_photo(source.location) if photos else None,
         )  # fmt: skip
         print(f"open {page}")
@@ -131,9 +123,8 @@ def _precompute_options() -> PrecomputeOptions:
     if FLAGS.calibration:
         camera = ["camera=calibration", f"camera.path={FLAGS.calibration}"]
     return PrecomputeOptions(
-        FLAGS.input, str(Path(FLAGS.output) / "cues"), FLAGS.experts, (*FLAGS.expert, *camera), limit=FLAGS.limit,
-        process_index=FLAGS.process_index, process_count=FLAGS.process_count, lease_s=FLAGS.lease_s,
-        log_every_s=FLAGS.log_every_s, retry_failed=FLAGS.retry_failed,
+        FLAGS.input, str(place(FLAGS.output) / "cues"), FLAGS.experts, (*FLAGS.expert, *camera), limit=FLAGS.limit,
+        log_every_s=FLAGS.log_every_s, retry_failed=FLAGS.retry_failed, engine=program.engine_from_flags(),
     )  # fmt: skip
 
 

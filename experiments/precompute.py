@@ -6,13 +6,13 @@
     annyfit precompute --images=photos --output=dataset --set=detector=my_package.detect:MyDetector
 
 The experts run one after another, with one model in memory at a time. You may kill the program at any time and run the same
-command to continue. Several processes share the work by --process_index and --process_count (or the variables of SLURM,
-Kubernetes and TPU pods, as in `annyfit fit`). The answers of each expert are kept in OUT/stages, so that another expert for
+command to continue. With --engine=ray the workers of a Ray cluster do it, all experts at once, each on the photos that the ones
+before it have seen (docs/fleet.md). The answers of each expert are kept in OUT/stages, so that another expert for
 one cue computes only that cue and what depends on it. docs/experts.md lists the experts, their licences and their options.
 
 Writes, besides the dataset: set_aside.jsonl (photos that are no scene, and why), failures.jsonl (photo, cue, reason).
 
-Exit codes: 0 finished (this process's share), 2 wrong usage or input, 74 OUT cannot be written, 75 stopped by a signal.
+Exit codes: 0 finished, 2 wrong usage or input, 74 OUT cannot be written, 75 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -55,10 +55,7 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_integer("photos_per_shard", 64, "Photos of a unit of work and of its shard.", lower_bound=1),
                 flags.DEFINE_bool("retry_failed", False, "Ask again about photos that an expert failed on."),
             ),
-            "Processes": (
-                *program.process_flags("work"),
-                program.lease_flag(),
-            ),
+            "Engine": program.engine_flags(),
             "Machine": (
                 flags.DEFINE_integer(
                     "batch", 8, "Photos per call of an expert; halved where memory runs out.", lower_bound=1
@@ -74,17 +71,19 @@ def define_flags() -> program.Usage:
 def main() -> None:
     from experts.photos_to_cues import PrecomputeOptions, precompute
 
-    fields = [name for name in PrecomputeOptions.__dataclass_fields__ if name != "assignments"]
-    options = PrecomputeOptions(assignments=tuple(FLAGS.set), **{name: getattr(FLAGS, name) for name in fields})
+    fields = [name for name in PrecomputeOptions.__dataclass_fields__ if name not in ("assignments", "engine")]
+    options = PrecomputeOptions(
+        assignments=tuple(FLAGS.set),
+        engine=program.engine_from_flags(),
+        **{name: getattr(FLAGS, name) for name in fields},
+    )
     with program.stopping() as stop:
         state = precompute(options, stop)
     print(
         f"{state.shards_done} of {state.num_shards} shards, {state.scenes} scenes, {state.people} people, "
         f"{state.set_aside} photos set aside: {options.output}"
     )
-    if state.shards_done < state.num_shards:
-        print("not finished: other processes have shards left")
-    elif not state.finished:
+    if not state.finished:
         raise ValueError(f"no photo became a scene; the reasons are in {Path(options.output) / 'set_aside.jsonl'}")
 
 

@@ -30,9 +30,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import app, flags, logging
+
+if TYPE_CHECKING:
+    from annyfit_jax.engine.stages import Engine
 
 EXIT_USAGE = 2
 EXIT_FILES = 74
@@ -50,6 +53,10 @@ CONFIGS = FOLDER / "configs"
 _WIDTH = 100
 _NUMBERS = {r"invalid literal for int.*": "expected a whole number", r"could not convert.*": "expected a number"}
 """How Python and we say that a flag's value is no number."""
+_RETIRED = ("process_index", "process_count", "steal", "lease_s")
+"""Flags of the time when processes shared a folder by claims."""
+_MANY = ("SLURM_ARRAY_TASK_ID", "SLURM_PROCID", "JOB_COMPLETION_INDEX", "TPU_WORKER_ID")
+"""What launchers tell each of many processes; the first one is 0."""
 _HELP = ("-h", "-help", "--help", "-?", "--helpshort")
 
 
@@ -149,6 +156,11 @@ def complaint_about(name: str, usage: Usage, argv: Sequence[str]) -> str:
     try:
         left = flags.FLAGS(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
+        if error.flagname.removeprefix("no") in _RETIRED:
+            return (
+                f"--{error.flagname} is gone: one command drives all machines, `annyfit {name} ... --engine=ray`, and goes on "
+                "where it stopped (docs/fleet.md)"
+            )
         near = nearest(error.flagname.removeprefix("no"), known, "--")
         return f"there is no flag --{error.flagname}; " + (near or f"annyfit {name} --help lists the flags")
     except flags.IllegalFlagValueError as error:
@@ -170,12 +182,12 @@ def complaint_about(name: str, usage: Usage, argv: Sequence[str]) -> str:
 
 def exit_code(error: Exception) -> int | None:
     """The exit code for an error that the user can do something about; None for one that is a mistake of the program."""
-    from annyfit_jax.jobs.durable_files import JobWriteError
-    from annyfit_jax.jobs.runner import Interrupted
+    from annyfit_jax.engine.stopping import Interrupted
+    from annyfit_jax.store.locations import JobWriteError
 
     if isinstance(error, Interrupted):
         return EXIT_INTERRUPTED
-    # All errors about input in this project are ValueErrors: SceneError, FitFileError, DatasetError, ExpertError, ...
+    # All errors about input in this project are ValueErrors: SceneError, FitFileError, StoreError, ExpertError, ...
     if isinstance(error, app.UsageError | ValueError | FileNotFoundError):
         return EXIT_USAGE
     return EXIT_FILES if isinstance(error, JobWriteError | OSError) else None
@@ -212,7 +224,7 @@ def nearest(name: str, known: Mapping[str, Any] | Sequence[str], prefix: str = "
 @contextlib.contextmanager
 def stopping() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGINT set, for programs that stop between two pieces of work."""
-    from annyfit_jax.jobs.runner import stop_on_signal
+    from annyfit_jax.engine.stopping import stop_on_signal
 
     stop = threading.Event()
     with stop_on_signal(stop):
@@ -283,21 +295,34 @@ def use_compile_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
 
 
-def process_flags(what: str, index: int | None = None, count: int | None = None) -> tuple[flags.FlagHolder, ...]:
-    """`--process_index` and `--process_count`; None: as the launcher says (SLURM, Kubernetes, TPU pod)."""
-    launcher = "" if count is not None else " Default: from the launcher (SLURM, Kubernetes, TPU pod)."
+def engine_flags() -> tuple[flags.FlagHolder, ...]:
+    """`--engine` and what belongs to it; read by `engine_from_flags`."""
     return (
-        flags.DEFINE_integer(
-            "process_index", index, f"This process among --process_count, from 0.{launcher}", lower_bound=0
-        ),
-        flags.DEFINE_integer("process_count", count, f"Number of processes that share the {what}.", lower_bound=1),
-    )
+        flags.DEFINE_enum("engine", "process", ["process", "ray"], "Who works: this process, or workers of a Ray cluster."),
+        flags.DEFINE_string("address", "", "Ray: address of the cluster. Default: RAY_ADDRESS, else one on this machine."),
+        flags.DEFINE_integer("workers", 0, "Ray: workers per stage; 0 = what the cluster has room for.", lower_bound=0),
+        flags.DEFINE_string("resources", "", "Ray: what a worker takes, e.g. CPU=4,GPU=1. Default: an accelerator or a core."),
+    )  # fmt: skip
 
 
-def lease_flag() -> flags.FlagHolder:
-    """`--lease_s`."""
-    about = "Seconds of silence after which the unit of a process is taken over."
-    return flags.DEFINE_float("lease_s", 120.0, about, lower_bound=1.0)
+def engine_from_flags() -> Engine:
+    """The engine that the flags ask for. Raises ValueError where a launcher started many processes that would do the same."""
+    from annyfit_jax.engine.stages import Engine
+
+    resources: dict[str, float] = {}
+    for part in filter(None, flags.FLAGS.resources.split(",")):
+        name, _, amount = part.partition("=")
+        try:
+            resources[name.strip()] = float(amount)
+        except ValueError:
+            raise ValueError(f"--resources: expected e.g. CPU=4,GPU=1, got {flags.FLAGS.resources!r}") from None
+    index = next((os.environ[name] for name in _MANY if os.environ.get(name, "0") not in ("", "0")), None)
+    if index is not None and flags.FLAGS.engine == "process":
+        raise ValueError(
+            f"this is process {index} of several that a launcher started, but one process drives a job: start it once, with "
+            "--engine=ray for all machines (docs/fleet.md)"
+        )
+    return Engine(flags.FLAGS.engine, flags.FLAGS.address, flags.FLAGS.workers, resources)
 
 
 def config_flag(help: str, default: str = "") -> flags.FlagHolder:

@@ -25,8 +25,7 @@ def define_flags() -> program.Usage:
     return program.Usage(
         {
             "Job": (
-                flags.DEFINE_string("output", None, "Folder of the job."),
-                flags.DEFINE_float("lease_s", 120.0, "As given to `annyfit fit`: seconds after which a claim is stale."),
+                flags.DEFINE_string("output", None, "Folder of the job, also in a bucket (s3://, gs://)."),
             ),
             "What is printed": (
                 flags.DEFINE_bool("json", False, "Print JSON."),
@@ -56,7 +55,7 @@ def main() -> None:
             raise SystemExit(1)
         return
     while True:
-        state = job_status.status(FLAGS.output, FLAGS.lease_s)
+        state = job_status.status(FLAGS.output)
         print(json.dumps(state) if FLAGS.json else job_status.describe(state), flush=True)
         if not FLAGS.watch or state["finished"]:
             return

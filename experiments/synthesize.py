@@ -11,9 +11,9 @@ Without pictures (the default) some 200 scenes a second on one core. With them s
 masks, depth map and cues from what is visible; every parameter is in `annyfit_jax/synthetic/world_config.py`, what it comes to
 in `docs/synthetic.md`. --measure prints that instead of writing a dataset.
 
-Run it again to resume; several processes share the shards (--process_index, --process_count). Scene i of a seed does not
-depend on how the work is cut. What is in the scenes: `annyfit_jax/synthetic/plain.py`, `annyfit_jax/synthetic/world.py`.
-"""
+Run it again to resume, or with more --scenes to add some; --engine=ray spreads the shards over a cluster. Scene i of a seed
+does not depend on how the work is cut. What is in the scenes: `annyfit_jax/synthetic/plain.py`,
+`annyfit_jax/synthetic/world.py`. """
 
 from __future__ import annotations
 
@@ -52,9 +52,7 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_string("output", None, "Folder of the dataset; not needed with --measure."),
                 flags.DEFINE_integer("scenes_per_shard", 512, "Scenes per shard.", lower_bound=1),
             ),
-            "Processes": (
-                *program.process_flags("work", 0, 1),
-            ),
+            "Engine": program.engine_flags(),
             "Machine": (program.compile_cache_flag(),),
         },
         required=("scenes",),
@@ -80,10 +78,11 @@ def main() -> None:
             print(f"{name}: {value:.4g}")
         return
     started = time.monotonic()
-    state = write_dataset(
-        scenes, FLAGS.output, FLAGS.scenes, scenes_per_shard=FLAGS.scenes_per_shard, process_index=FLAGS.process_index,
-        process_count=FLAGS.process_count,
-    )  # fmt: skip
+    with program.stopping() as stop:
+        state = write_dataset(
+            scenes, FLAGS.output, FLAGS.scenes, scenes_per_shard=FLAGS.scenes_per_shard, engine=program.engine_from_flags(),
+            stop=stop,
+        )  # fmt: skip
     print(
         f"{state.shards_done} of {state.num_shards} shards, {state.scenes} scenes, {state.people} people, "
         f"{time.monotonic() - started:.0f} s: {FLAGS.output}"

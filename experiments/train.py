@@ -46,7 +46,7 @@ def define_flags() -> program.Usage:
 def main() -> None:
     import jax
 
-    from annyfit_jax.jobs.runner import Interrupted
+    from annyfit_jax.engine.stopping import Interrupted
     from annyfit_jax.training.training_config import load_config
     from annyfit_jax.training.training_loop import train
 

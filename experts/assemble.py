@@ -24,12 +24,11 @@ REQUIRED = ("detector", "keypoints", "camera")
 """A photo without one of these is set aside; without another cue it is a scene in which that cue is unknown."""
 
 
-def scenes(stages: Stages, indices: range) -> Iterator[Scene | SetAside]:
-    """The scenes of a range of photos that is one unit, each when its turn comes."""
-    unit = indices.start // stages.collection.plan.scenes_per_shard
+def scenes(stages: Stages, indices: Sequence[int]) -> Iterator[Scene | SetAside]:
+    """The scenes of the photos of a unit, each when its turn comes."""
     notes = [licence_note(stages)]
     with ExitStack() as stack:
-        opened = {cue: stack.enter_context(expert_store.open_unit(stages.path(cue, unit))) for cue in stages.keys}
+        opened = {cue: stack.enter_context(expert_store.open_unit(stages.path(cue, indices))) for cue in stages.keys}
         for position, index in enumerate(indices):
             entries = {cue: file.entry(position) for cue, file in opened.items()}
             name, path = stages.collection.names[index], stages.collection.paths[index]

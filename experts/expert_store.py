@@ -11,14 +11,13 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from annyfit_jax.jobs.durable_files import publish
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records.npz import Npz, open_npz
+from annyfit_jax.store.locations import Location
 
 FORMAT = 1
 
@@ -37,22 +36,22 @@ class Entry:
     """The error is an earlier expert's, or the photo's."""
 
 
-def write_unit(path: Path, entries: Sequence[Entry]) -> None:
+def write_unit(path: Location, entries: Sequence[Entry]) -> None:
     """Writes a unit's file; it appears complete or not at all. Raises JobWriteError."""
     index = [{"name": e.name, "error": e.error, "blocked": e.blocked, "texts": e.texts} for e in entries]
     text = json.dumps({"format": FORMAT, "photos": index}, ensure_ascii=False)
     arrays = {f"{i}/{key}": value for i, entry in enumerate(entries) for key, value in entry.arrays.items()}
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, index=np.frombuffer(text.encode(), np.uint8), **arrays)
-    publish(path, stream.getvalue())
+    path.put(stream.getvalue())
 
 
-def read_index(path: Path) -> list[Entry] | None:
+def read_index(path: Location) -> list[Entry] | None:
     """The entries of a unit without their arrays; None where the file is missing, damaged or of another format."""
     try:
-        with open_npz(str(path)) as npz:
+        with open_npz(str(path.fetched())) as npz:
             return [Entry(**entry) for entry in _index(npz)]
-    except (SceneError, TypeError):
+    except (SceneError, TypeError, OSError):
         return None
 
 
@@ -74,9 +73,9 @@ class Unit:
 
 
 @contextmanager
-def open_unit(path: Path):
+def open_unit(path: Location):
     """The unit for reading. Raises SceneError on a damaged file."""
-    with open_npz(str(path)) as npz:
+    with open_npz(str(path.fetched())) as npz:
         yield Unit(npz)
 
 

@@ -2,27 +2,30 @@
 
     state = precompute(PrecomputeOptions(images="photos", output="dataset"))
 
-It may be stopped and continued, and shared by processes; what each expert said is kept beside the dataset.
+It may be stopped and continued, and done by a cluster; what each expert said is kept beside the dataset.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
+from annyfit_jax.engine.stages import Engine, run
 from annyfit_jax.inputs import SceneSource, cue_dataset, open_input
 from annyfit_jax.inputs.keypoint_files import family_of_folder
 from annyfit_jax.inputs.photos import jpeg_bytes, names_photos
-from annyfit_jax.jobs.durable_files import publish
-from annyfit_jax.jobs.hosts import find_process
 from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.store import datasets
+from annyfit_jax.store.datasets import Packed, SetAside
+from annyfit_jax.store.locations import place
 from experts import assemble, registry
 from experts.adapters.coco_file import cues_in
 from experts.interfaces import ExpertError
@@ -49,57 +52,49 @@ class PrecomputeOptions:
     batch: int = 8
     limit: int | None = None
     with_images: bool = False
-    process_index: int | None = None
-    process_count: int | None = None
     retry_failed: bool = False
-    lease_s: float = 120.0
     log_every_s: float = 10.0
+    engine: Engine = field(default_factory=Engine)
 
 
 def precompute(options: PrecomputeOptions, stop: threading.Event | None = None) -> cue_dataset.Progress:
-    """Asks every expert about every photo of this process's share and packs the answers; returns the state of the dataset.
+    """Asks every expert about every photo and packs the answers; returns the state of the dataset.
 
-    Raises SceneError, ExpertError, DatasetError, ValueError (input), JobWriteError, OSError (disk), Interrupted.
+    Raises SceneError, ExpertError, StoreError, ValueError (input), JobWriteError, OSError (disk), Interrupted.
     """
-    process = find_process(options.process_index, options.process_count)
     experts = registry.build(options.experts, [*precomputed(options), *options.assignments])
     _check(experts)
     registry.check_licences(experts, options.allow_noncommercial)
-    collection = Collection.of_folder(options.images, options.photos_per_shard, options.limit)
-    output = Path(options.output)
-    stages = Stages(
-        Path(options.stages) if options.stages else output / "stages", collection, experts, process, options.batch,
-        options.lease_s, options.log_every_s, options.retry_failed, stop or threading.Event(),
-    )  # fmt: skip
-    logging.info("%s: %d photos; process %d of %d (%s)", options.images, len(collection.names), *process)
-    stages.run()
-
-    described = {
-        "photos": collection.checksum(),
-        "experts": stages.keys,
-        "people": registry.options_of(experts.people),
-        "images": options.with_images,
-    }
-    plan = cue_dataset.Plan(len(collection.names), described, options.photos_per_shard)
-    for unit in stages.redone:  # their shards hold what the experts said before
-        (output / plan.seal(unit)).unlink(missing_ok=True)
-
-    def photo(scene: Scene) -> bytes:
-        return jpeg_bytes(scene.image_path or "")
-
-    state = cue_dataset.write(
-        output,
-        plan,
-        lambda indices: assemble.scenes(stages, indices),
-        process_index=process.index,
-        process_count=process.count,
-        photo=photo if options.with_images else None,
-        provenance=assemble.provenance(stages),
-    )
-    if state.shards_done == state.num_shards:
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failures(stages))
-        publish(output / "failures.jsonl", lines.encode())
+    collection = Collection.of_folder(options.images, options.limit)
+    output = place(options.output)
+    folder = place(options.stages) if options.stages else output / "stages"
+    stages = Stages(folder, collection, experts, options.batch, options.log_every_s, options.retry_failed)
+    logging.info("%s: %d photos", options.images, len(collection))
+    described = {"experts": stages.keys, "people": registry.options_of(experts.people), "images": options.with_images}
+    plan = cue_dataset.Plan(len(collection), described, options.photos_per_shard, collection.names, collection.stamp)
+    dataset = datasets.open_dataset(output, plan)
+    units = range(dataset.store.num_units)
+    with dataset.store.alone():
+        asked = stages.stages(len(units), dataset.indices)
+        packed = datasets.stage(
+            dataset, functools.partial(_records, stages, options.with_images), after=tuple(stage.name for stage in asked),
+            redo=lambda unit: unit in stages.redone,
+        )  # fmt: skip
+        run([*asked, packed], options.engine, stop)
+        state = datasets.finish(dataset.store)
+        rows = failures(stages, [dataset.indices(unit) for unit in units])
+        (output / "failures.jsonl").put("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
     return state
+
+
+def _records(stages: Stages, with_images: bool, indices: Sequence[int]) -> Iterable[Packed | SetAside]:
+    photo = _jpeg if with_images else None
+    scenes = functools.partial(assemble.scenes, stages)
+    return cue_dataset.records_of(scenes, photo, assemble.provenance(stages))(indices)
+
+
+def _jpeg(scene: Scene) -> bytes:
+    return jpeg_bytes(scene.image_path or "")
 
 
 def precomputed(options: PrecomputeOptions) -> list[str]:
@@ -154,18 +149,18 @@ def scenes_of_photos(
     """Detects the people of photos; the scenes, and what decides them for the identity of a job.
 
     Args:
-      options: `output` is the folder of all cues: there is a folder in it per choice of photos and experts, and one with what
+      options: `output` is the folder of all cues: there is a folder in it per choice of experts, and one with what
         the experts said.
 
     Raises SceneError where there is nobody in any photo; else as `precompute`.
     """
-    photos = Collection.of_folder(options.images, options.photos_per_shard, options.limit).checksum()
-    key = hashlib.sha256("\n".join([photos, options.experts, *options.assignments]).encode()).hexdigest()[:12]
-    folder = Path(options.output) / key
-    state = precompute(replace(options, output=str(folder), stages=str(Path(options.output) / "stages")), stop)
+    key = hashlib.sha256("\n".join([options.experts, *options.assignments]).encode()).hexdigest()[:12]
+    folder = place(options.output) / key
+    stages = str(place(options.output) / "stages")
+    state = precompute(replace(options, output=str(folder), stages=stages), stop)
     if not state.scenes and state.finished is False:
         raise SceneError(
             f"{options.images}: nobody to fit in any photo; the reasons are in {folder / 'set_aside.jsonl'}"
         )
     logging.info("%d people in %d photos; %d photos without", state.people, state.scenes, state.set_aside)
-    return open_input(str(folder)), {"photos": photos, "experts": [options.experts, *options.assignments]}
+    return open_input(str(folder)), {"experts": [options.experts, *options.assignments]}

@@ -1,23 +1,23 @@
-"""Photos through the experts, one expert after another: resumable, shared by any number of processes.
+"""Photos through the experts, unit by unit: each expert is a stage of the engine (`annyfit_jax.engine`).
 
-    STAGES/<cue>-<key>/00003.npz      an expert's answers about the photos of a unit (`store`)
+    STAGES/<cue>-<key>/<unit>.npz     an expert's answers about the photos of a unit (`expert_store`)
     STAGES/<cue>-<key>/card.json      what the expert was: checkpoint, version, licence
-    STAGES/<cue>-<key>/claims/        who works on a unit just now
 
-The key is a checksum of everything that decides the answers: the photos' names and sizes, the expert, its options, and the keys
-of the experts whose answers it was given. Another expert for one cue has another key, so only it and what depends on it are
-computed again, and a killed run continues with the first missing unit.
-"""
+The key is a checksum of everything that decides the answers: the expert, its options, and the keys of the experts whose answers
+it was given; the name of a unit one of its photos' names and fingerprints. Another expert for one cue has another key, so only
+it and what depends on it are computed again; of photos that are added or changed only their units; and a killed run continues
+with the first missing unit."""
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,15 +27,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from annyfit_jax.engine.stages import Stage
+from annyfit_jax.engine.stopping import Interrupted
 from annyfit_jax.inputs.photos import photo_paths, photo_size, read_photo, scene_names
-from annyfit_jax.jobs.claims import DEFAULT_LEASE_S, Claims
-from annyfit_jax.jobs.durable_files import JobWriteError, publish_json
-from annyfit_jax.jobs.hosts import Process
-from annyfit_jax.jobs.job_feed import POLL_S
-from annyfit_jax.jobs.job_plan import Plan
-from annyfit_jax.jobs.runner import Interrupted
 from annyfit_jax.people.scene import SceneError
-from annyfit_jax.records.files import clean_leftovers, read_json
+from annyfit_jax.store.locations import JobWriteError, Location, place
 from experts import expert_cues, expert_store
 from experts.expert_store import Entry
 from experts.interfaces import METHODS, Card, Expert, ExpertError, People, Photo, is_out_of_memory
@@ -54,43 +50,43 @@ UPSTREAM: Mapping[str, tuple[str, ...]] = {
 """Cue -> the cues whose answers its expert is given, besides those that the expert names in `uses`."""
 READERS = min(8, os.cpu_count() or 1)
 """Threads that decode photos while an expert is at work."""
-_KEY_VERSION = 2
+_KEY_VERSION = 3
 
 
 @dataclass(frozen=True)
 class Collection:
-    """The photos of a run, cut into units."""
+    """The photos of a run."""
 
     names: tuple[str, ...]
     """Scene names."""
     paths: tuple[str, ...]
     files: tuple[str, ...]
     """Paths below the folder."""
-    plan: Plan
+    stamps: tuple[str, ...]
+    """Fingerprints: a photo that is replaced by another one of the same name is noticed. Empty where a link leads nowhere."""
 
     @staticmethod
-    def of_folder(folder: str | Path, photos_per_unit: int, limit: int | None = None) -> Collection:
+    def of_folder(folder: str | Path, limit: int | None = None) -> Collection:
         """The photos below a folder, or those that a file name or pattern names. Raises SceneError where there are none."""
         root, paths = photo_paths(folder)
         files = [path.relative_to(root).as_posix() for path in paths]
         names = scene_names(files)[:limit]  # of all photos: a limit changes no name
-        sizes = tuple(path.stat().st_size if path.exists() else -1 for path in paths[:limit])  # a link may lead nowhere
-        paths = tuple(str(path) for path in paths[:limit])
-        return Collection(tuple(names), paths, tuple(files[:limit]), Plan(len(paths), photos_per_unit), sizes)
+        chosen = tuple(str(path) for path in paths[:limit])
+        with ThreadPoolExecutor(READERS, "stamps") as threads:
+            stamps = tuple(threads.map(lambda path: place(path).stamp(), chosen))
+        return Collection(tuple(names), chosen, tuple(files[:limit]), stamps)
 
-    sizes: tuple[int, ...]
-    """Bytes of each file: a photo that is replaced by another one of the same name is noticed."""
+    def __len__(self) -> int:
+        return len(self.names)
 
-    def checksum(self) -> str:
-        """Of names, sizes and cut."""
-        content = [
-            _KEY_VERSION,
-            self.plan.scenes_per_shard,
-            list(self.names),
-            [os.fsencode(file).hex() for file in self.files],
-            list(self.sizes),
-        ]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    def stamp(self, index: int) -> str:
+        """The fingerprint of a photo."""
+        return self.stamps[index]
+
+    def checksum(self, indices: Sequence[int]) -> str:
+        """Of the names and fingerprints of some photos, 16 hex digits."""
+        content = [_KEY_VERSION, *([self.names[i], os.fsencode(self.files[i]).hex(), self.stamps[i]] for i in indices)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def upstream(cue: str, expert: Expert) -> tuple[str, ...]:
@@ -102,13 +98,12 @@ def upstream(cue: str, expert: Expert) -> tuple[str, ...]:
     return UPSTREAM[cue] + uses
 
 
-def stage_keys(collection: Collection, experts: ExpertSet) -> dict[str, str]:
+def stage_keys(experts: ExpertSet) -> dict[str, str]:
     """Cue -> key, for the cues that have an expert."""
     keys: dict[str, str] = {}
-    photos = collection.checksum()
     for cue, expert in experts.items():
         content = {
-            "photos": photos,
+            "version": _KEY_VERSION,
             "cue": cue,
             "card": expert.card.to_json(),
             "options": options_of(expert),
@@ -127,116 +122,124 @@ def _detection_rules(experts: ExpertSet) -> dict[str, Any]:
 
 @dataclass
 class Stages:
-    """The experts at work on this process's share of a collection."""
+    """The experts, a collection, and the folder of what they say. Can be pickled where the experts can."""
 
-    folder: Path
+    folder: Location
     """STAGES."""
     collection: Collection
     experts: ExpertSet
-    process: Process = field(default_factory=lambda: Process(0, 1, "a single process"))
     batch: int = 8
     """Photos per call of an expert; halved where memory runs out."""
-    lease_s: float = DEFAULT_LEASE_S
     log_every_s: float = 10.0
     retry_failed: bool = False
-    stop: threading.Event = field(default_factory=threading.Event)
     redone: set[int] = field(default_factory=set)
     """Units of which an answer was replaced (`retry_failed`)."""
-    _tried: set[tuple[str, int]] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.keys = stage_keys(self.collection, self.experts)
+        self.keys = stage_keys(self.experts)
 
-    def path(self, cue: str, unit: int | None = None) -> Path:
-        """The folder of a cue's answers, or a unit's file."""
+    def path(self, cue: str, indices: Sequence[int] | None = None) -> Location:
+        """The folder of a cue's answers, or the file of those about the photos of a unit."""
         folder = self.folder / f"{cue}-{self.keys[cue]}"
-        return folder if unit is None else folder / f"{unit:05d}.npz"
+        return folder if indices is None else folder / f"{self.collection.checksum(indices)}.npz"
 
     def card(self, cue: str) -> Card:
         """The card of the expert that gave the answers, with the version that was loaded."""
-        stored = read_json(self.path(cue) / "card.json")
+        stored = (self.path(cue) / "card.json").read_json()
         return Card(**stored) if isinstance(stored, dict) else getattr(self.experts, cue).card
 
-    def run(self) -> None:
-        """All experts, one after another. Raises ExpertError, JobWriteError, Interrupted."""
-        for cue, expert in self.experts.items():
-            self._run_stage(cue, expert)
+    def stages(self, units: int, indices: Callable[[int], Sequence[int]]) -> list[Stage]:
+        """A stage of the engine per expert. Their workers raise ExpertError, JobWriteError, Interrupted.
 
-    # ---------------------------------------------------------------------------------------- one expert
+        Args:
+          units: how many there are.
+          indices: the photos of a unit.
+        """
+        return [self._stage(cue, expert, units, indices) for cue, expert in self.experts.items()]
 
-    def _run_stage(self, cue: str, expert: Expert) -> None:
-        folder = self.path(cue)
-        for place in (folder, folder / "claims"):
-            clean_leftovers(place, older_than_s=10 * self.lease_s)
-        left = [unit for unit in self.collection.plan.share(self.process) if self._needed(cue, unit)]
-        share = sum(len(self.collection.plan.scenes(unit)) for unit in left)
-        if not left:
-            logging.info("%s: done before (%s)", cue, folder.name)
-            return
-        progress = StageProgress(self.folder, self.process, cue, share, self.log_every_s)
-        loaded, state, batch = False, "stopped", self.batch
-        self.batch = max(batch, getattr(expert, "photos_at_once", 0))
-        try:
-            with Claims(folder, self.lease_s) as claims:
-                while left:
-                    held = []
-                    for unit in left:
-                        if not self._needed(cue, unit):
-                            continue
-                        if not claims.acquire(unit):
-                            held.append(unit)
-                            continue
-                        if self._needed(cue, unit):  # still, now that nobody else can finish it
-                            if not loaded:
-                                loaded = True
-                                self._load(cue, expert)
-                                progress.begin()
-                            self._run_unit(cue, expert, unit, progress)
-                        claims.release(unit)
-                    left = held
-                    if left and self.stop.wait(POLL_S):
-                        raise Interrupted
-            state = "finished"
-        finally:
-            if loaded:
-                expert.close()
-            self.batch = batch  # memory that ran out is no news about the next expert
-            progress.report(state)
+    def _stage(self, cue: str, expert: Expert, units: int, indices: Callable[[int], Sequence[int]]) -> Stage:
+        folder, tried = self.path(cue), set()
+        folder.clean()
+        there = set(folder.files())
 
-    def _load(self, cue: str, expert: Expert) -> None:
-        if hasattr(expert, "place"):  # another device for another process
-            expert.place(self.process.index)  # pyright: ignore[reportAttributeAccessIssue]
+        def needed(unit: int) -> bool:
+            path = self.path(cue, indices(unit))
+            if path.name not in there:
+                return True
+            if folder.remote and not self.retry_failed:
+                return False
+            entries = expert_store.read_index(path)
+            if entries is None or len(entries) != len(indices(unit)):
+                return True
+            return self.retry_failed and unit not in tried and any(entry.error for entry in entries)
+
+        def commit(unit: int, result: tuple[int, int, bool]) -> None:
+            photos, failed, again = result
+            tried.add(unit)
+            there.add(self.path(cue, indices(unit)).name)
+            if again:
+                self.redone.add(unit)
+            progress.add(photos, failed)
+
+        progress = StageProgress(self.folder, cue, self.log_every_s)
+        return Stage(
+            cue, functools.partial(_make_worker, self, cue, expert), range(units), needed,
+            lambda unit: (unit, tuple(indices(unit))), commit,
+            tuple(name for name in upstream(cue, expert) if name in self.keys),
+            begin=lambda left: progress.begin(sum(len(indices(unit)) for unit in range(units) if needed(unit))),
+            end=progress.report,
+        )  # fmt: skip
+
+
+def _make_worker(stages: Stages, cue: str, expert: Expert, stop: threading.Event) -> ExpertWorker:
+    return ExpertWorker(stages, cue, expert, stop)
+
+
+class ExpertWorker:
+    """One expert at work on units of photos (`engine.stages.Worker`)."""
+
+    def __init__(self, stages: Stages, cue: str, expert: Expert, stop: threading.Event) -> None:
+        self.stages, self.collection, self.stop = stages, stages.collection, stop
+        self.cue, self.expert = cue, expert
+        self.batch = max(stages.batch, getattr(expert, "photos_at_once", 0))
+        if hasattr(expert, "place"):  # the engine shows a worker its own devices only
+            expert.place(0)  # pyright: ignore[reportAttributeAccessIssue]
         expert.load()
-        path, card = self.path(cue) / "card.json", expert.card
-        publish_json(path, card.to_json(), first_wins=True)
-        current = self.card(cue)
+        path, card = stages.path(cue) / "card.json", expert.card
+        path.put_json(card.to_json(), if_absent=True)
+        current = stages.card(cue)
         if current != card:
+            expert.close()
             local = current.version.startswith("sha256:")
             pin = "give the earlier folder" if local else f"pin it with --set={cue}.revision={current.version}"
             raise ExpertError(
-                f"{cue}: {card.expert}: the earlier answers in {path.parent} are of version {current.version}, the checkpoint "
-                f"is now {card.version}: {pin}, or choose another --stages"
+                f"{cue}: {card.expert}: the earlier answers in {stages.path(cue)} are of version {current.version}, the "
+                f"checkpoint is now {card.version}: {pin}, or choose another --stages"
             )
 
-    def _needed(self, cue: str, unit: int) -> bool:
-        entries = expert_store.read_index(self.path(cue, unit))
-        if entries is None or len(entries) != len(self.collection.plan.scenes(unit)):
-            return True
-        return self.retry_failed and (cue, unit) not in self._tried and any(entry.error for entry in entries)
+    def close(self) -> None:
+        """Gives the expert's memory back."""
+        self.expert.close()
 
-    def _run_unit(self, cue: str, expert: Expert, unit: int, progress: StageProgress) -> None:
-        indices = list(self.collection.plan.scenes(unit))
-        before = expert_store.read_index(self.path(cue, unit)) or []
+    def stream(self, tasks: Iterator[tuple[int, Sequence[int]]]) -> Iterator[tuple[int, tuple[int, int, bool]]]:
+        """(unit, (photos asked about, those that failed, whether earlier answers were replaced)) of every unit."""
+        return ((unit, self._unit(indices)) for unit, indices in tasks)
+
+    def _unit(self, indices: Sequence[int]) -> tuple[int, int, bool]:
+        cue, expert, stages = self.cue, self.expert, self.stages
+        target = stages.path(cue, indices)
+        before = (expert_store.read_index(target) if stages.retry_failed else None) or []
         entries: dict[int, Entry] = {}
+        again = len(before) == len(indices)
+        position = {index: k for k, index in enumerate(indices)}
         with ExitStack() as stack:
-            if len(before) == len(indices):  # a retry: what has an answer keeps it
-                opened = stack.enter_context(expert_store.open_unit(self.path(cue, unit)))
+            if again:  # a retry: what has an answer keeps it
+                opened = stack.enter_context(expert_store.open_unit(target))
                 entries = {i: opened.entry(k) for k, i in enumerate(indices) if not before[k].error}
-                self.redone.add(unit)
             earlier = {
-                name: stack.enter_context(expert_store.open_unit(self.path(name, unit)))
+                name: stack.enter_context(expert_store.open_unit(stages.path(name, indices)))
                 for name in upstream(cue, expert)
-                if name in self.keys
+                if name in stages.keys
             }
             reader = stack.enter_context(ThreadPoolExecutor(READERS, "photos"))
             todo = [i for i in indices if i not in entries]
@@ -245,12 +248,11 @@ class Stages:
             for chunk, photos in self._photos(reader, todo, with_pixels):
                 if self.stop.is_set():
                     raise Interrupted
-                known = [{name: opened.entry(i - indices[0]) for name, opened in earlier.items()} for i in chunk]
+                known = [{name: opened.entry(position[i]) for name, opened in earlier.items()} for i in chunk]
                 for i, entry in zip(chunk, self._answers(cue, expert, photos, known), strict=True):
                     entries[i] = entry
-                    progress.add(entry)
-        expert_store.write_unit(self.path(cue, unit), [entries[i] for i in indices])
-        self._tried.add((cue, unit))
+        expert_store.write_unit(target, [entries[i] for i in indices])
+        return len(todo), sum(bool(entries[i].error) for i in todo), again
 
     def _photos(
         self, reader: ThreadPoolExecutor, indices: Sequence[int], with_pixels: bool
@@ -326,7 +328,7 @@ class Stages:
                 entries.append(self._failed(cue, photo, answer))
                 continue
             try:
-                entries.append(expert_cues.encode(cue, answer, photo, person, self.experts.people))
+                entries.append(expert_cues.encode(cue, answer, photo, person, self.stages.experts.people))
             except SceneError as error:
                 entries.append(self._failed(cue, photo, error))
         return entries
@@ -343,14 +345,18 @@ def _no_pixels(width: int, height: int) -> np.ndarray:
     return np.broadcast_to(np.uint8(0), (height, width, 3))
 
 
-def failures(stages: Stages) -> list[dict[str, str]]:
-    """Every photo that an expert has no answer about: scene, cue, reason. Those that only follow from another are left out."""
+def failures(stages: Stages, units: Sequence[Sequence[int]]) -> list[dict[str, str]]:
+    """Every photo that an expert has no answer about: scene, cue, reason. Those that only follow from another are left out.
+
+    Args:
+      units: the photos of every unit.
+    """
     rows, told = [], set()
     for cue in METHODS:
         if cue not in stages.keys:
             continue
-        for unit in range(stages.collection.plan.num_units):
-            for entry in expert_store.read_index(stages.path(cue, unit)) or []:
+        for indices in units:
+            for entry in expert_store.read_index(stages.path(cue, indices)) or []:
                 if entry.error and not (entry.blocked and (entry.name in told or entry.error.startswith("detector: "))):
                     told.add(entry.name)
                     rows.append({"scene": entry.name, "cue": "photo" if entry.blocked else cue, "reason": entry.error})
@@ -360,20 +366,21 @@ def failures(stages: Stages) -> list[dict[str, str]]:
 class StageProgress:
     """The progress of an expert: a log line and a JSON line every few seconds."""
 
-    def __init__(self, folder: Path, process: Process, cue: str, total: int, every_s: float) -> None:
-        self._path = folder / f"progress-{process.index:05d}-of-{process.count:05d}.jsonl"
-        self._cue, self._total, self._every_s = cue, total, every_s
+    def __init__(self, folder: Location, cue: str, every_s: float) -> None:
+        self._file = folder / "progress.jsonl"
+        self._cue, self._total, self._every_s = cue, 0, every_s
         self.photos = self.failed = 0
         self._started = self._last = time.monotonic()
 
-    def begin(self) -> None:
-        """The model is loaded: the rate counts from now."""
+    def begin(self, photos: int) -> None:
+        """The stage begins with so many photos."""
+        self._total = photos
         self._started = self._last = time.monotonic()
 
-    def add(self, entry: Entry) -> None:
-        """One more photo has its entry."""
-        self.photos += 1
-        self.failed += bool(entry.error)
+    def add(self, photos: int, failed: int) -> None:
+        """One more unit has its answers."""
+        self.photos += photos
+        self.failed += failed
         if time.monotonic() - self._last >= self._every_s:
             self.report("running")
 
@@ -388,17 +395,9 @@ class StageProgress:
             "seconds_left": round((self._total - self.photos) / rate, 1) if self.photos else None,
         }  # fmt: skip
         logging.info(
-            "%s: %s, %d/%d photos, %d failed, %.2f photos/s",
-            self._cue,
-            state,
-            self.photos,
-            self._total,
-            self.failed,
-            rate,
-        )
+            "%s: %s, %d/%d photos, %d failed, %.2f photos/s", self._cue, state, self.photos, self._total, self.failed, rate,
+        )  # fmt: skip
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            logging.warning("%s: %s", self._path, error)
+            self._file.append(json.dumps(line) + "\n")
+        except (OSError, RuntimeError) as error:
+            logging.warning("%s: %s", self._file, error)

@@ -34,13 +34,13 @@ from annyfit_jax.distillation.distillation_config import (
 )
 from annyfit_jax.distillation.distillation_report import TEACHER, write_report
 from annyfit_jax.distillation.fit_labels import StatedPeople, as_fit, open_scenes, select, trusted, without
+from annyfit_jax.engine.stopping import Interrupted
 from annyfit_jax.exports.training_set import photos_from, write_training_set
 from annyfit_jax.fit.config import load_config
 from annyfit_jax.inputs import cue_dataset, open_input
 from annyfit_jax.inputs.cue_source import CueSource
 from annyfit_jax.jobs.fit_job import fit_job, one_config
 from annyfit_jax.jobs.fit_source import FitSource, open_fits
-from annyfit_jax.jobs.runner import Interrupted
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.scene import BodyParameters, Scene
 from annyfit_jax.records import fit_files
@@ -249,9 +249,7 @@ class Distillation:
             if labels.source == "fits":
                 config = apply_overrides(load_config(self._find_config(labels.config)), labels.set)
                 scenes, target = open_input(str(self._started(labels))), self.folder / "fits" / labels.name
-                state = fit_job(scenes, target, one_config(config), stop=self.stop)
-                if state.totals is None:
-                    logging.warning("%s: %d units are left to other processes", target, state.units_left)
+                fit_job(scenes, target, one_config(config), stop=self.stop)
 
     def select(self) -> None:
         """Writes the datasets of labels, and how good they are where the truth is known."""

@@ -30,8 +30,9 @@ from annyfit_jax.records.encoded_pictures import PHOTO_QUALITY, encoded
 from annyfit_jax.records.file_names import file_inside
 from annyfit_jax.records.files import write_bytes
 from annyfit_jax.records.fit_files import FitFileError
-from annyfit_jax.records.shards import DEFAULT_SCENES_PER_SHARD, Kind, Packed, Plan, Progress, SetAside, write
 from annyfit_jax.records.wire import Field
+from annyfit_jax.store.datasets import Kind, Packed, Plan, Progress, SetAside, write
+from annyfit_jax.store.plan import DEFAULT_SCENES_PER_SHARD
 
 VERSION = FORMAT_VERSION
 """Version 1 had no spreads and no `loss_weight`."""
@@ -94,7 +95,7 @@ def write_training_set(
       weigh: `loss_weight` (n,) of the people of a scene; None: 1.
       on_shard: told each shard that was written.
 
-    Raises DatasetError where the folder belongs to other fits, FitFileError on fits that cannot be read.
+    Raises StoreError where the folder belongs to other fits, FitFileError on fits that cannot be read.
     """
     first = source.load(names[0]) if names else next(iter(source), None)
     if first is None:
@@ -109,7 +110,8 @@ def write_training_set(
     }  # fmt: skip
     plan = Plan(len(names) or source.total, described, scenes_per_shard, kind=kind)
 
-    def records(span: range) -> Iterable[Packed | SetAside]:
+    def records(span: Sequence[int]) -> Iterable[Packed | SetAside]:
+        assert isinstance(span, range)  # the plan names no scenes, so they stay in order
         outcomes = map(source.outcome, names[span.start : span.stop]) if names else source.part(span)
         return (_pack(outcome, table, photo, weigh) for outcome in outcomes)
 

@@ -26,6 +26,7 @@ Which points the keypoints are, the category says by their names; without names 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -132,7 +133,14 @@ def open_index(index: AnnotationIndex, options: InputOptions, kind: str) -> Scen
         loader=lambda i: _SceneReader(index, i, names[i], words, options).scene(),
         location=path,
         notes=tuple(index.notes),
+        stamps=lambda i: _stamp([index.images[i], index.annotations[i]]),
     )
+
+
+def _stamp(content: Any) -> str:
+    """Of an image and its annotations, 16 hex digits."""
+    text = json.dumps(content, sort_keys=True, default=lambda value: np.asarray(value).tolist())
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _skeletons(index: AnnotationIndex, options: InputOptions) -> dict[int, tuple[str, ...] | SceneError]:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from annyfit_jax.engine.stages import Engine
 from annyfit_jax.inputs import cue_schema
 from annyfit_jax.inputs.validate import validate_scene
 from annyfit_jax.people.scene import Scene, SceneError
-from annyfit_jax.records import shards
-from annyfit_jax.records.shards import (
-    DEFAULT_SCENES_PER_SHARD,
-    TEMPLATE,
-    DatasetError,
-    Kind,
-    Packed,
-    Progress,
-    SetAside,
-    verify,
-)
+from annyfit_jax.store import datasets, plan
+from annyfit_jax.store.datasets import Packed, Progress, SetAside, verify
+from annyfit_jax.store.locations import Location
+from annyfit_jax.store.plan import DEFAULT_SCENES_PER_SHARD, Kind, StoreError
+from annyfit_jax.store.units import TEMPLATE
 
 __all__ = [
-    "DEFAULT_SCENES_PER_SHARD", "KIND", "TEMPLATE", "DatasetError", "Plan", "Progress", "SetAside", "verify", "write",
+    "DEFAULT_SCENES_PER_SHARD", "KIND", "TEMPLATE", "Plan", "Progress", "SetAside", "StoreError", "records_of", "verify",
+    "write",
 ]  # fmt: skip
 
 KIND = Kind(
@@ -32,39 +30,50 @@ KIND = Kind(
     cue_schema.FIELDS,
     "Expert cues of people in images, one record per image.",
     facts=("people", "has_start"),
+    program="annyfit pack",
 )
+
+Scenes = Callable[[Sequence[int]], Iterable[Scene | SetAside]]
+"""The scenes of some input indices, or why one is set aside."""
 
 
 @dataclass(frozen=True)
-class Plan(shards.Plan):
+class Plan(plan.Plan):
     """How a packing job is cut into shards. Equal plans write equal files."""
 
     kind: Kind = KIND
 
 
 def write(
-    output: str | Path,
+    output: str | Path | Location,
     plan: Plan,
-    scenes: Callable[[range], Iterable[Scene | SetAside]],
+    scenes: Scenes,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
     photo: Callable[[Scene], bytes] | None = None,
     provenance: dict[str, Any] | None = None,
     on_shard: Callable[[int], None] | None = None,
+    engine: Engine | None = None,
+    stop: threading.Event | None = None,
 ) -> Progress:
-    """`shards.write` of scenes: a scene that cannot be packed is set aside with the reason.
+    """`datasets.write` of scenes: a scene that cannot be packed is set aside with the reason.
 
-    `scenes` yields the scenes of a range of input indices, or why one is set aside; `photo` gives JPEG bytes. Errors as in
-    `shards.write`; of `scenes`, others than SceneError pass through.
+    `photo` gives JPEG bytes. Errors as in `datasets.write`; of `scenes`, others than SceneError pass through.
     """
+    records = records_of(scenes, photo, provenance)
+    return datasets.write(output, plan, records, on_shard=on_shard, engine=engine, stop=stop)
 
-    def records(span: range) -> Iterable[Packed | SetAside]:
-        return (_pack(scene, photo, provenance) for scene in scenes(span))
 
-    return shards.write(
-        output, plan, records, process_index=process_index, process_count=process_count, on_shard=on_shard
-    )
+def records_of(
+    scenes: Scenes, photo: Callable[[Scene], bytes] | None = None, provenance: dict[str, Any] | None = None
+) -> datasets.Records:
+    """The records of scenes, for `datasets.stage`."""
+    return functools.partial(_records, scenes, photo, provenance)
+
+
+def _records(
+    scenes: Scenes, photo: Callable[[Scene], bytes] | None, provenance: dict[str, Any] | None, indices: Sequence[int]
+) -> Iterable[Packed | SetAside]:
+    return (_pack(scene, photo, provenance) for scene in scenes(indices))
 
 
 def _pack(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import threading
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from annyfit_jax.inputs import cue_schema
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.store.locations import Location, place, read_all
 
 _OPEN_SHARDS = 64
 """Shards kept open at a time: a collection can have more of them than a process may have files open."""
@@ -41,10 +44,11 @@ class CueSource(SceneSource):
         return cue_schema.decode_photo(self.records[index], self.records.where(index))
 
 
-def is_cue_dataset(folder: Path) -> bool:
+def is_cue_dataset(folder: str | Path | Location) -> bool:
     """Whether a folder holds TFDS metadata, or shards of a cue dataset that is not finished."""
-    finished = (folder / "dataset_info.json").is_file() and (folder / "features.json").is_file()
-    return finished or ((folder / "plan.json").is_file() and (folder / "shards").is_dir())
+    folder = place(folder)
+    there = folder.files()
+    return ("dataset_info.json" in there and "features.json" in there) or "plan.json" in there
 
 
 def open_cues(path: str, options: InputOptions | None = None) -> CueSource:
@@ -54,11 +58,11 @@ def open_cues(path: str, options: InputOptions | None = None) -> CueSource:
     unless the `shards/` folder is missing: then the names are read from the records.
     """
     options = options or InputOptions()
-    folder = Path(path)
+    folder = place(path)
     files, lengths = _shards(folder)
     _check_features(folder)
     records = Records(tuple(str(folder / file) for file in files), tuple(lengths))
-    seals = [_seal(folder, file, length) for file, length in zip(files, lengths, strict=True)]
+    seals = _seals(folder, files, lengths)
     if all(seal is not None for seal in seals):
         names, people, starts = (
             list(itertools.chain.from_iterable(seal[key] for seal in seals if seal is not None))
@@ -74,7 +78,28 @@ def open_cues(path: str, options: InputOptions | None = None) -> CueSource:
         people=tuple(people),
         has_start=tuple(starts),
         records=records,
+        stamps=_Stamps(tuple(_stamps(seals, files, lengths))),
     )
+
+
+@dataclass(frozen=True)
+class _Stamps:
+    """Fingerprints of the records; an object rather than a closure, so that sources can be pickled."""
+
+    of: tuple[str, ...]
+
+    def __call__(self, index: int) -> str:
+        return self.of[index]
+
+
+def _stamps(seals: list[dict[str, Any] | None], files: list[str], lengths: list[int]) -> Iterator[str]:
+    """Of every record; version 0.1 has checksums of shards only, another program none."""
+    for seal, file, length in zip(seals, files, lengths, strict=True):
+        known = (seal or {}).get("digests")
+        shard = (seal or {}).get("sha256", "")[:16]
+        yield from (
+            known if known is not None and len(known) == length else [f"{shard}-{file}" if shard else ""] * length
+        )
 
 
 @dataclass(frozen=True)
@@ -141,9 +166,10 @@ class Records:
 
     def _reader(self, shard: int) -> Any:
         if shard not in self._readers:
-            if not os.path.isfile(self.files[shard]):
+            file = place(self.files[shard])
+            if not file.remote and not file.is_file():
                 raise OSError("no such file")
-            reader = array_record_module.ArrayRecordReader(self.files[shard], options=_READER_OPTIONS)
+            reader = array_record_module.ArrayRecordReader(str(file.fetched()), options=_READER_OPTIONS)
             num_records = reader.num_records() if reader.ok() else 0
             if num_records != self.lengths[shard]:
                 reader.close()
@@ -165,11 +191,11 @@ class Records:
 # ------------------------------------------------------------------------------------------------ metadata
 
 
-def _shards(folder: Path) -> tuple[list[str], list[int]]:
+def _shards(folder: Location) -> tuple[list[str], list[int]]:
     """Shard file names and record counts of all splits, from `dataset_info.json`."""
     path = folder / "dataset_info.json"
     if not path.is_file():
-        done, total = len(list((folder / "shards").glob("*.json"))), _planned_shards(folder)
+        done, total = len((folder / "done").files()), _planned_shards(folder)
         raise SceneError(
             f"{folder}: packing is not finished, {done} of {total} shards are there; run the same command again"
         )
@@ -199,15 +225,15 @@ def _shards(folder: Path) -> tuple[list[str], list[int]]:
     return files, lengths
 
 
-def _planned_shards(folder: Path) -> int | str:
+def _planned_shards(folder: Location) -> int | str:
     try:
         plan = _json(folder / "plan.json")
-        return -(-plan["total"] // plan["scenes_per_shard"])
+        return sum(-(-part // plan["scenes_per_shard"]) for part in plan["parts"])
     except (SceneError, KeyError, TypeError, ZeroDivisionError):
         return "an unknown number of"
 
 
-def _check_features(folder: Path) -> None:
+def _check_features(folder: Location) -> None:
     path = folder / "features.json"
     content = _json(path) if path.is_file() else {}
     try:
@@ -219,15 +245,22 @@ def _check_features(folder: Path) -> None:
         raise SceneError(f"{path}: not a cue dataset: there is no feature {', '.join(missing[:5])}")
 
 
-def _seal(folder: Path, file: str, length: int) -> dict[str, Any] | None:
-    """What the writer noted about a shard, None unless it is there and agrees."""
-    path = folder / "shards" / f"{file[-len('00000-of-00000') :]}.json"
-    try:
-        seal = json.loads(path.read_bytes())
-        agrees = seal["file"] == file and all(len(seal[key]) == length for key in ("names", "people", "has_start"))
-        return seal if agrees else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _seals(folder: Location, files: list[str], lengths: list[int]) -> list[dict[str, Any] | None]:
+    """What the writer noted about each shard, None unless it is there and agrees. Version 0.1 kept it in `shards/`."""
+    old = {file: f"{file[-len('00000-of-00000') :]}.json" for file in files}
+    new = {file: f"{file[-len('00000-of-00000') :][:5]}.json" for file in files}
+    seals: list[dict[str, Any] | None] = [None] * len(files)
+    for part, names in (("shards", old), ("done", new)):
+        place_of = folder / part
+        there = place_of.files()
+        contents = read_all(place_of, [name for name in names.values() if name in there])
+        for position, (file, length) in enumerate(zip(files, lengths, strict=True)):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                seal = json.loads(contents[names[file]])
+                own = seal["file"] == file or str(seal["file"]).startswith(f"units/{names[file][:5]}-")
+                if own and all(len(seal[key]) == length for key in ("names", "people", "has_start")):
+                    seals[position] = seal
+    return seals
 
 
 def _name(records: Records, index: int) -> str:
@@ -250,7 +283,7 @@ def _unique(names: list[str]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _json(path: Path) -> Any:
+def _json(path: Location) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
+from annyfit_jax.engine.stages import Engine
 from annyfit_jax.inputs import cue_dataset
 from annyfit_jax.inputs.photos import jpeg_bytes
 from annyfit_jax.inputs.scene_source import SceneSource
@@ -28,10 +28,10 @@ def pack_scenes(
     limit: int | None = None,
     with_images: bool = False,
     scenes_per_shard: int = cue_dataset.DEFAULT_SCENES_PER_SHARD,
-    process_index: int = 0,
-    process_count: int = 1,
+    engine: Engine | None = None,
+    stop: threading.Event | None = None,
 ) -> cue_dataset.Progress:
-    """Writes this process's share of a dataset; shards that are finished already are kept.
+    """Writes a dataset; shards that are finished already are kept.
 
     Args:
       source: opened with masks and depth maps.
@@ -40,14 +40,14 @@ def pack_scenes(
       limit: number of scenes, counted from the first; None: all.
       with_images: also store the photos, as JPEG.
 
-    Raises DatasetError where the folder holds another dataset. A scene that cannot be read is set aside with the reason.
+    Raises StoreError where the folder holds another dataset. A scene that cannot be read is set aside with the reason.
     """
     total = min(len(source), limit or len(source))
     described = {
         "input": Path(source.location).name, "kind": source.kind, "options": options or {}, "provenance": cues or {},
-        "names": hashlib.sha256(json.dumps(source.names[:total]).encode()).hexdigest(), "images": with_images,
+        "images": with_images,
     }  # fmt: skip
-    plan = cue_dataset.Plan(total, described, scenes_per_shard)
+    plan = cue_dataset.Plan(total, described, scenes_per_shard, source.names[:total], source.stamp)
     logging.info("%s: %d scenes (%s), %d shards", source.location, total, source.kind, plan.num_shards)
     # Records of a dataset that is packed again keep saying where they first came from.
     origin = {} if source.kind == "cues" else {"reader": source.kind, "input": Path(source.location).name}
@@ -57,8 +57,8 @@ def pack_scenes(
         output,
         plan,
         functools.partial(read_scenes, source),
-        process_index=process_index,
-        process_count=process_count,
+        engine=engine,
+        stop=stop,
         photo=photos if with_images else None,
         provenance=origin | ({"cues": cues} if cues else {}),
         on_shard=lambda shard: logging.info("shard %d written, %.0f s", shard, time.monotonic() - started),
@@ -71,8 +71,8 @@ def pack_scenes(
     return state
 
 
-def read_scenes(source: SceneSource, indices: range) -> Iterator[Scene | cue_dataset.SetAside]:
-    """The scenes of a range, each read when its turn comes; those that cannot be read with the reason."""
+def read_scenes(source: SceneSource, indices: Sequence[int]) -> Iterator[Scene | cue_dataset.SetAside]:
+    """Some scenes, each read when its turn comes; those that cannot be read with the reason."""
     for index in indices:
         try:
             yield source.load(index)

@@ -28,6 +28,7 @@ from annyfit_jax.inputs.validate import NUM_JOINTS, NUM_PHENOTYPES, NUM_POSED_BO
 from annyfit_jax.people.camera import intrinsics_from_fov
 from annyfit_jax.people.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
 from annyfit_jax.records.npz import Npz, open_npz
+from annyfit_jax.store.locations import place
 
 EXTRA_KEYS = (
     "gt_coco3d", "gt_coco2d", "gt_visible", "gt_head_px", "gt_body_height", "gt_age_cat", "gt_gender_cat",
@@ -61,6 +62,7 @@ def open_scene_npz(path: str, options: InputOptions) -> SceneSource:
         names=tuple(file.stem for file in files),
         loader=load,
         location=path,
+        stamps=lambda index: place(str(files[index])).stamp(),
     )
 
 

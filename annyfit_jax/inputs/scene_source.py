@@ -71,6 +71,12 @@ class SceneSource(Sequence):
     """The input path, for messages."""
     notes: tuple[str, ...] = ()
     """What the reader assumed about the input as a whole."""
+    stamps: Callable[[int], str] | None = field(default=None, repr=False)
+    """Fingerprints of the scenes' content by index, cheap to ask for; None where the reader has none."""
+
+    def stamp(self, index: int) -> str:
+        """A cheap fingerprint of what scene `index` is read from, empty where there is none: another one, another content."""
+        return self.stamps(index) if self.stamps is not None else ""
 
     def load(self, index: int) -> Scene:
         """Reads and checks scene `index`. Raises SceneError (file, field, expectation) on a scene to set aside."""

@@ -29,13 +29,14 @@ from absl import logging
 
 from annyfit_jax.inputs.cue_source import Records
 from annyfit_jax.jobs import job_rows
-from annyfit_jax.jobs.job_plan import JobError, read_plan
+from annyfit_jax.jobs.fit_store import job_store, rows
 from annyfit_jax.jobs.job_rows import SceneRow
-from annyfit_jax.jobs.ledger import Ledger
 from annyfit_jax.records import fit_files
 from annyfit_jax.records.file_names import MARK, file_stem
 from annyfit_jax.records.fit_files import FitFileError, SceneFit
 from annyfit_jax.records.wire import Record
+from annyfit_jax.store.locations import Location, place
+from annyfit_jax.store.plan import StoreError
 from body_models import anny, anny_asset
 
 _OPEN_SHARDS = 16
@@ -121,11 +122,12 @@ def open_fits(path: str | Path, *, details: bool = True) -> FitSource:
 
     Raises FileNotFoundError where there are no fits, FitFileError on a job that cannot be read.
     """
-    path = Path(path)
+    location = place(path)
+    if (location / "job.json").exists():
+        return _JobFits(location, details)
+    path = location.fetched() if location.remote else location.path
     if path.is_file():
-        return _FitFiles((path,), str(path))
-    if (path / "job.json").exists():
-        return _JobFits(path, details)
+        return _FitFiles((path,), str(location))
     inside = path / "fits" if (path / "fits").is_dir() else path
     files = tuple(sorted(inside.glob("*.npz")))
     if not files:
@@ -185,44 +187,43 @@ class _Place(NamedTuple):
 class _JobFits(FitSource):
     """The rows of a job's finished units."""
 
-    def __init__(self, folder: Path, details: bool) -> None:
+    def __init__(self, folder: Location, details: bool) -> None:
         self.location = str(folder)
         try:
-            plan, job = read_plan(folder)
-        except JobError as error:
+            self._store, job = job_store(folder)
+        except StoreError as error:
             raise FitFileError(str(error)) from None
         self._configs = {name: json.dumps(config) for name, config in job["configs"].items()}
-        self._ledger = Ledger(folder, plan)
-        self._units = [unit for unit in range(plan.num_units) if self._ledger.entry(unit) is not None]
+        self._units = sorted(self._store.entries)
         if not self._units:
             raise FileNotFoundError(f"{folder}: the job has no finished unit yet; run the same experiments.fit again")
-        self._files = folder / "fits" if details else None
+        self._files = (folder / "fits").path if details and not folder.remote else None
         self._shards: OrderedDict[int, Records] = OrderedDict()
-        self.total = sum(len(plan.scenes(unit)) for unit in self._units)
-        self.unfinished = plan.total - self.total
+        self.total = sum(len(self._store.spans[unit]) for unit in self._units)
+        self.unfinished = self._store.cut.total - self.total
 
     @property
     def fingerprint(self) -> str:
-        entries = (self._ledger.entry(unit) for unit in self._units)
-        return hashlib.sha256("|".join(str(entry and entry["sha256"]) for entry in entries).encode()).hexdigest()
+        entries = (self._store.entries[unit] for unit in self._units)
+        return hashlib.sha256("|".join(str(entry["sha256"]) for entry in entries).encode()).hexdigest()
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(name for name, place in self._places.items() if place.status == "ok")
+        return tuple(name for name, found in self._places.items() if found.status == "ok")
 
     def where(self, name: str) -> str:
         return f"{self.location}: scene {name}"
 
     def outcome(self, name: str) -> Outcome:
-        place = self._places.get(name)
-        if place is None:
+        found = self._places.get(name)
+        if found is None:
             raise FitFileError(f"{self.location}: no fit of scene {name}")
-        return self._outcome(self._row(place))
+        return self._outcome(self._row(found))
 
     def part(self, span: range) -> Iterator[Outcome]:
         first = 0
         for unit in self._units:
-            last = first + len(self._ledger.plan.scenes(unit))
+            last = first + len(self._store.spans[unit])
             if max(first, span.start) < min(last, span.stop):
                 wanted = itertools.islice(self._rows(unit), max(span.start - first, 0), span.stop - first)
                 yield from map(self._outcome, wanted)
@@ -234,27 +235,29 @@ class _JobFits(FitSource):
 
     def _rows(self, unit: int) -> Iterator[SceneRow]:
         self._check(unit)
-        with _naming(self._ledger.shard(unit)):
-            yield from self._ledger.rows(unit)
+        with _naming(self._store.shard(unit)):
+            yield from rows(self._store, unit)
 
-    def _row(self, place: _Place) -> SceneRow:
+    def _row(self, found: _Place) -> SceneRow:
         """One row by random access."""
-        if place.unit in self._shards:
-            self._shards.move_to_end(place.unit)
+        if found.unit in self._shards:
+            self._shards.move_to_end(found.unit)
         else:
-            self._check(place.unit)
-            path, length = str(self._ledger.shard(place.unit)), len(self._ledger.plan.scenes(place.unit))
-            self._shards[place.unit] = Records((path,), (length,))
+            self._check(found.unit)
+            self._shards[found.unit] = self._records(found.unit)
             if len(self._shards) > _OPEN_SHARDS:
                 self._shards.popitem(last=False)
-        shard = self._shards[place.unit]
-        with _naming(self._ledger.shard(place.unit)):
-            return job_rows.decode(shard[place.position], shard.where(place.position))
+        shard = self._shards[found.unit]
+        with _naming(self._store.shard(found.unit)):
+            return job_rows.decode(shard[found.position], shard.where(found.position))
+
+    def _records(self, unit: int) -> Records:
+        return Records((str(self._store.fetched(unit)),), (len(self._store.spans[unit]),))
 
     def _check(self, unit: int) -> None:
-        if self._ledger.done(unit) is None:
+        if self._store.done(unit) is None:
             raise FitFileError(
-                f"{self._ledger.shard(unit)}: does not have the checksum of its entry in done/; "
+                f"{self._store.shard(unit)}: does not have the checksum of its entry in done/; "
                 "run the same experiments.fit again to have it fitted anew"
             )
 
@@ -264,9 +267,8 @@ class _JobFits(FitSource):
         places = {}
         for unit in self._units:
             self._check(unit)
-            path = self._ledger.shard(unit)
-            shard = Records((str(path),), (len(self._ledger.plan.scenes(unit)),))
-            with _naming(path):
+            with _naming(self._store.shard(unit)):
+                shard = self._records(unit)
                 for position in range(len(shard)):
                     record = Record(shard[position], shard.where(position))
                     name, status = (record.read(key, job_rows.FIELDS[key]) for key in ("name", "scene_status"))
@@ -291,7 +293,7 @@ class _JobFits(FitSource):
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: Location) -> Iterator[None]:
     """Turns what a broken shard raises (SceneError, RuntimeError, OSError) into a FitFileError that names the file."""
     try:
         yield

@@ -1,6 +1,6 @@
-"""The reading half of a job: a thread that claims units, loads and prepares their scenes, and forms batches ahead of the fit.
+"""The reading half of a fit worker: a thread that loads and prepares the scenes of units, and forms batches ahead of the fit.
 
-Batches are formed within a unit, in input order and per config, so a batch is the same whoever fits it and whenever.
+Batches are formed within a unit, in order and per config, so a batch is the same whoever fits it and whenever.
 """
 
 from __future__ import annotations
@@ -10,23 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from absl import logging
 
 from annyfit_jax.inputs.scene_source import SceneSource
 from annyfit_jax.inputs.validate import validate_scene
-from annyfit_jax.jobs import job_rows
-from annyfit_jax.jobs.claims import Claims
-from annyfit_jax.jobs.hosts import Process
+from annyfit_jax.jobs import fit_store, job_rows
 from annyfit_jax.jobs.job_rows import SceneInfo, SceneRow
-from annyfit_jax.jobs.ledger import Ledger
 from annyfit_jax.people.scene import NobodyToFit, Scene, SceneError
 from annyfit_jax.records.fit_files import SceneFit
-
-POLL_S = 0.5
-"""How often a unit that another process works on is looked at."""
+from annyfit_jax.store.units import Entry, Store
 
 
 class SceneFitter(Protocol):
@@ -49,33 +43,51 @@ class SceneFitter(Protocol):
         ...
 
 
+class Task(NamedTuple):
+    """A unit to fit."""
+
+    unit: int
+    indices: Sequence[int]
+    """Input indices of its scenes."""
+    stamp: str = ""
+    """Fingerprint of its input."""
+    before: Entry | None = None
+    """Commit record of the last attempt where only its failed scenes are fitted anew (`retry_failed`)."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """What is to be fitted, with what, where to."""
+    """What is to be fitted, with what, where to. Can be pickled where its parts can."""
 
-    folder: Path
+    store: Store
     source: SceneSource
-    ledger: Ledger
     config_of: Callable[[Scene], str]
     """Config hash that a scene is fitted with."""
-    fitter_of: Callable[[str], SceneFitter]
-    """Its fitter, made when first asked for."""
+    make_fitter: Callable[[str], SceneFitter]
+    """Makes the fitter of a config hash; called once per worker and hash."""
     config_hash: str
     """Of the job; stands in where a scene cannot be read."""
     asset_version: str
-    retry_failed: bool = False
-    """Units with failures are done again: their failed scenes are fitted anew, the others copied."""
-    steal: bool = False
-    """When its own share is done, this process helps with units that no process works on."""
+    fit_files: bool = False
+    """Also write `fits/<scene>.npz`, with loss curves."""
+    save_vertices: bool = False
+    """With posed vertices in them; needs a fitter with `vertices`."""
+    profile: str | None = None
+    """Folder for a `jax.profiler` trace of the first batches."""
 
 
 @dataclass
 class Unit:
     """A unit under way."""
 
-    number: int
+    task: Task
     rows: dict[int, SceneRow] = field(default_factory=dict)
-    """By scene index."""
+    """By scene index, which is the position in the store."""
+    people: int = 0
+    """That were in the lists of its batches."""
+    room: int = 0
+    """People that the lists had room for."""
+    compile_s: float = 0.0
     before: dict[int, SceneRow] = field(default_factory=dict)
     """Of a unit that is retried: what the last attempt gave."""
     started: float = field(default_factory=time.monotonic)
@@ -114,13 +126,6 @@ class End:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A unit of this process's share turned out to be finished."""
-
-    number: int
-
-
-@dataclass(frozen=True)
 class Failure:
     """The thread ends with an error."""
 
@@ -128,19 +133,19 @@ class Failure:
 
 
 class Finished:
-    """Nothing is left for this process."""
+    """Nothing is left for this worker."""
 
 
-Event = Batch | Row | End | Found | Failure | Finished
+Event = Batch | Row | End | Failure | Finished
 
 
 class Feed:
-    """Events of the units of a process, made by a thread. Use as a context; leaving it stops the thread."""
+    """Events of the units of a worker, made by a thread. Use as a context; leaving it stops the thread."""
 
-    def __init__(self, job: Job, process: Process, claims: Claims, ahead: int = 2) -> None:
-        self._job, self._process, self._claims = job, process, claims
+    def __init__(self, job: Job, tasks: Iterator[Task], ahead: int = 2) -> None:
+        self._job, self._tasks = job, tasks
         self._queue: queue.Queue[Event] = queue.Queue(ahead)
-        self._retried: set[int] = set()
+        self._fitters: dict[str, SceneFitter] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
 
@@ -150,7 +155,7 @@ class Feed:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(timeout=60.0)  # it may wait for a task that never comes
 
     def get(self, timeout_s: float) -> Event | None:
         """The next event; None if there is none within the time."""
@@ -176,94 +181,52 @@ class Feed:
             except queue.Full:
                 continue
 
-    # ---------------------------------------------------------------------------------------- which units
-
-    def _events(self) -> Iterator[Event]:
-        ledger = self._job.ledger
-        own = list(ledger.plan.share(self._process))
-        yield from self._rounds(own, wait=True)
-        if self._job.steal:
-            # Beginning behind its own share, so that helping processes do not all choose the same unit.
-            count, first = ledger.plan.num_units, self._process.index * ledger.plan.num_units // self._process.count
-            mine = set(own)
-            others = [unit for k in range(count) if (unit := (first + k) % count) not in mine]
-            yield from self._rounds(others, wait=False)
-
-    def _rounds(self, units: list[int], wait: bool) -> Iterator[Event]:
-        """Works through units; those that another process holds are looked at again until they are done (`wait`)."""
-        left, touched = units, set()
-        while left and not self._stop.is_set():
-            held = []
-            for unit in left:
-                if self._stop.is_set():
-                    return
-                if not self._needed(unit):
-                    if wait and unit not in touched:
-                        yield Found(unit)
-                elif self._claims.acquire(unit):
-                    touched.add(unit)
-                    if self._needed(unit):  # still, now that nobody else can finish it
-                        yield from self._unit(unit)
-                    else:
-                        self._claims.release(unit)
-                        if wait:
-                            yield Found(unit)
-                else:
-                    held.append(unit)
-            if not wait:
-                return
-            if held and left != held:
-                logging.info("waiting for %d units that other processes work on", len(held))
-            left = held
-            if left:
-                self._stop.wait(POLL_S)
-
-    def _needed(self, unit: int) -> bool:
-        entry = self._job.ledger.done(unit)
-        if entry is None:
-            return True
-        return self._job.retry_failed and unit not in self._retried and entry["counts"]["retryable"] > 0
-
     # ---------------------------------------------------------------------------------------- one unit
 
-    def _unit(self, number: int) -> Iterator[Event]:
-        unit, ledger = Unit(number), self._job.ledger
-        indices = list(ledger.plan.scenes(number))
-        if ledger.done(number) is not None:  # only a retry comes here
-            self._retried.add(number)
-            unit.before = {row.scene_index: row for row in ledger.rows(number)}
+    def _events(self) -> Iterator[Event]:
+        for task in self._tasks:
+            yield from self._unit(task)
+            if self._stop.is_set():
+                return
+
+    def _unit(self, task: Task) -> Iterator[Event]:
+        unit, store = Unit(task), self._job.store
+        places = list(store.spans[task.unit])
+        if task.before is not None:
+            store.entries[task.unit] = task.before
+            unit.before = {row.scene_index: row for row in fit_store.rows(store, task.unit)}
             unit.rows = {index: row for index, row in unit.before.items() if not row.retryable}
-            indices = [index for index in indices if index not in unit.rows]
+            places = [place for place in places if place not in unit.rows]
         # One config after the other; a collection rarely has more than one, so a scene is rarely loaded twice.
-        while indices and not self._stop.is_set():
+        while places and not self._stop.is_set():
             later: list[int] = []
-            yield from self._pass(unit, indices, later)
-            indices = later
+            yield from self._pass(unit, places, later)
+            places = later
         yield End(unit)
 
-    def _pass(self, unit: Unit, indices: list[int], later: list[int]) -> Iterator[Event]:
+    def _pass(self, unit: Unit, places: list[int], later: list[int]) -> Iterator[Event]:
         """Fits the scenes that share the config of the first readable one; the others go to `later`."""
         config: str | None = None
         infos: dict[int, SceneInfo] = {}
         unfit: list[SceneRow] = []
-        job = self._job
+        job, first_place = self._job, self._job.store.spans[unit.task.unit].start
 
         def prepared() -> Iterator[Any]:
             nonlocal config
-            for index in indices:
+            for place in places:
                 if self._stop.is_set():
                     return
-                loaded = self._load(index)
+                loaded = self._load(place, unit.task.indices[place - first_place])
                 if isinstance(loaded, SceneRow):
                     unfit.append(loaded)
                     continue
                 scene, info = loaded
                 if config is not None and info.config_hash != config:
-                    later.append(index)
+                    later.append(place)
                     continue
                 config = info.config_hash
                 try:
-                    ready = job.fitter_of(config).prepare(scene)
+                    ready = self._fitter(config).prepare(scene)
                 except SceneError as error:
                     row = job_rows.row_without_fit(info, "skipped:nothing_to_fit", str(error), job.asset_version)
                     if isinstance(
@@ -282,7 +245,7 @@ class Feed:
         first = next(stream, None)
         if first is not None:
             assert config is not None
-            fitter = job.fitter_of(config)
+            fitter = self._fitter(config)
             for batch in fitter.batches(_chain(first, stream)):
                 yield Batch(unit, fitter, batch, [infos.pop(id(ready)) for ready in batch])
                 while unfit:
@@ -290,17 +253,22 @@ class Feed:
         for row in unfit:
             yield Row(unit, row)
 
-    def _load(self, index: int) -> tuple[Scene, SceneInfo] | SceneRow:
-        """A scene that can be prepared, or the row of one that is broken."""
+    def _fitter(self, config: str) -> SceneFitter:
+        if config not in self._fitters:
+            self._fitters[config] = self._job.make_fitter(config)
+        return self._fitters[config]
+
+    def _load(self, place: int, index: int) -> tuple[Scene, SceneInfo] | SceneRow:
+        """A scene that can be prepared, or the row of one that is broken; `index` is its position in the input."""
         job, source = self._job, self._job.source
         name = source.names[index]
         people = getattr(source, "people", ())
-        info = job_rows.unread_info(index, name, people[index] if len(people) > index else 0, job.config_hash)
+        info = job_rows.unread_info(place, name, people[index] if len(people) > index else 0, job.config_hash)
         word = "unreadable"
         try:
             # `loader` and the check apart: of a scene that is read but invalid we know the people, and each gets its row.
             scene = source.loader(index)
-            info = job_rows.scene_info(index, name, scene, job.config_hash)
+            info = job_rows.scene_info(place, name, scene, job.config_hash)
             word = "invalid_cues" if info.person_ids else "no_people"
             validate_scene(scene, source.location)
             return scene, replace(info, config_hash=job.config_of(scene))

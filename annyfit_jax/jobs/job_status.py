@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -11,36 +12,36 @@ from typing import Any
 
 import numpy as np
 
-from annyfit_jax.jobs.claims import DEFAULT_LEASE_S, read_claims
 from annyfit_jax.jobs.finish import total_counts
-from annyfit_jax.jobs.job_plan import JobError, read_plan
+from annyfit_jax.jobs.fit_store import job_store, rows
 from annyfit_jax.jobs.job_rows import PARAMETERS, SceneRow
-from annyfit_jax.jobs.ledger import Ledger
+from annyfit_jax.jobs.progress import PROGRESS_FILE
+from annyfit_jax.store.locations import Location, place
+from annyfit_jax.store.plan import StoreError
 
 ROUNDING = 1e-4
 """Metres, radians and phenotype units to which parameters enter the digest."""
 _RECENT_S = 120.0
-"""A process whose last progress line is older does not count for the rate."""
+"""A driver whose last progress line is older is not at work any more."""
 
 
-def status(folder: str | Path, lease_s: float = DEFAULT_LEASE_S) -> dict[str, Any]:
+def status(folder: str | Path | Location) -> dict[str, Any]:
     """Units, scenes and people done, by status; what is left; rate and time left; who is at work. JSON.
 
-    Reads the entries of finished units, not the shards. Raises JobError where there is no job.
+    Reads the commit records of finished units, not the units. Raises StoreError where there is no job.
     """
-    folder = Path(folder)
-    plan, job = read_plan(folder)
-    ledger = Ledger(folder, plan)
-    entries = [entry for unit in range(plan.num_units) if (entry := ledger.entry(unit)) is not None]
+    folder = place(folder)
+    store, job = job_store(folder)
+    entries = list(store.entries.values())
     totals = total_counts(entries)
     scenes_done = sum(entry["num_records"] for entry in entries)
-    running = [line for line in last_lines(folder) if line["state"] == "running" and _recent(line)]
-    rate = sum(line["scenes_per_s"] for line in running)
-    left = plan.total - scenes_done
+    line = last_line(folder)
+    running = line if line and line["state"] == "running" and time.time() - line["time"] < _RECENT_S else None
+    rate, left = running["scenes_per_s"] if running else 0.0, store.cut.total - scenes_done
     return {
-        "finished": (folder / "finished.json").exists() and len(entries) == plan.num_units,
-        "units": {"done": len(entries), "left": plan.num_units - len(entries), "total": plan.num_units},
-        "scenes": {"done": scenes_done, "left": left, "total": plan.total, "by_status": totals["scenes"]},
+        "finished": (folder / "finished.json").exists() and len(entries) == store.num_units,
+        "units": {"done": len(entries), "left": store.num_units - len(entries), "total": store.num_units},
+        "scenes": {"done": scenes_done, "left": left, "total": store.cut.total, "by_status": totals["scenes"]},
         "people": {
             "done": sum(totals["people"].values()),
             "ok": totals["people"].get("ok", 0),
@@ -49,19 +50,10 @@ def status(folder: str | Path, lease_s: float = DEFAULT_LEASE_S) -> dict[str, An
         },
         "rate": {
             "scenes_per_s": round(rate, 3),
-            "people_per_s": round(sum(line["people_per_s"] for line in running), 3),
+            "people_per_s": round(running["people_per_s"], 3) if running else 0.0,
             "seconds_left": round(left / rate, 1) if rate > 0 else None,
         },
-        "running": [
-            {
-                "unit": claim.unit,
-                "host": claim.owner.host if claim.owner else "?",
-                "pid": claim.owner.pid if claim.owner else None,
-                "renewed_s_ago": round(claim.idle_s, 1),
-                "stale": claim.stale,
-            }
-            for claim in read_claims(folder, lease_s)
-        ],
+        "running": {name: running[name] for name in ("host", "pid", "workers", "time")} if running else None,
         "source": job["source"],
         "configs": sorted(job["configs"]),
     }
@@ -71,21 +63,16 @@ def _reasons(counts: dict[str, int], kind: str) -> dict[str, int]:
     return {name.partition(":")[2]: n for name, n in counts.items() if name.startswith(f"{kind}:")}
 
 
-def _recent(line: dict[str, Any]) -> bool:
-    return time.time() - line["time"] < _RECENT_S
-
-
-def last_lines(folder: Path) -> list[dict[str, Any]]:
-    """The last complete progress line of every process."""
-    lines = []
-    for path in sorted(folder.glob("progress-*-of-*.jsonl")):
-        for line in reversed(path.read_text(errors="replace").splitlines()[-2:]):  # a kill may leave half a line
-            try:
-                lines.append(json.loads(line))
-                break
-            except ValueError:
-                continue
-    return lines
+def last_line(folder: str | Path | Location) -> dict[str, Any] | None:
+    """The last complete progress line of a job's driver, None where there is none."""
+    try:
+        lines = (place(folder) / PROGRESS_FILE).read_bytes().decode(errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines[-2:]):  # a kill may leave half a line
+        with contextlib.suppress(ValueError):
+            return json.loads(line)
+    return None
 
 
 def describe(state: dict[str, Any]) -> str:
@@ -105,10 +92,10 @@ def describe(state: dict[str, Any]) -> str:
             f"rate     {rate['scenes_per_s']:.2f} scenes/s, {rate['people_per_s']:.2f} people/s, "
             f"{rate['seconds_left']:.0f} s left"
         )
-    for claim in state["running"]:
-        note = ", stale" if claim["stale"] else ""
+    if running := state["running"]:
+        workers = "1 worker" if running["workers"] == 1 else f"{running['workers']} workers"
         lines.append(
-            f"claim    unit {claim['unit']}: {claim['host']} pid {claim['pid']}, {claim['renewed_s_ago']:.0f} s ago{note}"
+            f"driver   {running['host']} pid {running['pid']}, {workers}, {time.time() - running['time']:.0f} s ago"
         )
     lines.append("finished" if state["finished"] else "not finished")
     return "\n".join(lines)
@@ -117,16 +104,15 @@ def describe(state: dict[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------ comparing runs
 
 
-def finished_rows(folder: str | Path) -> Iterator[SceneRow]:
-    """The rows of all finished units whose shards have their checksums, in input order. Raises JobError without a job."""
-    plan, _ = read_plan(Path(folder))
-    ledger = Ledger(Path(folder), plan)
-    for unit in range(plan.num_units):
-        if ledger.done(unit) is not None:
-            yield from ledger.rows(unit)
+def finished_rows(folder: str | Path | Location) -> Iterator[SceneRow]:
+    """The rows of all finished units whose files are there, in order. Raises StoreError without a job."""
+    store, _ = job_store(folder)
+    for unit in range(store.num_units):
+        if store.done(unit) is not None:
+            yield from rows(store, unit)
 
 
-def digest(folder: str | Path) -> dict[str, Any]:
+def digest(folder: str | Path | Location) -> dict[str, Any]:
     """Checksums of all finished rows that do not depend on their order.
 
     `rows` covers scene, person, key and status exactly; `parameters` the pose, position and shape rounded to `rounding`;
@@ -157,11 +143,11 @@ def _on_grid(values: np.ndarray) -> bytes:
     return np.where(known, steps, np.iinfo(np.int64).min).astype("<i8").tobytes()
 
 
-def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
+def compare(first: str | Path | Location, second: str | Path | Location) -> dict[str, Any]:
     """Differences between two runs of a job.
 
     Keys: `rows_differ` (scenes whose people, keys or statuses differ or that only one run has), `people` compared, and
-    `largest_difference` per parameter array over the people that both fitted. Raises JobError where the jobs have
+    `largest_difference` per parameter array over the people that both fitted. Raises StoreError where the jobs have
     different scenes.
     """
     differ, people, largest = 0, 0, dict.fromkeys(PARAMETERS, 0.0)
@@ -170,7 +156,7 @@ def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
             differ += 1
             continue
         if a.name != b.name:
-            raise JobError(f"{first}, {second}: scene {a.scene_index} is {a.name} in one and {b.name} in the other")
+            raise StoreError(f"{first}, {second}: scene {a.scene_index} is {a.name} in one and {b.name} in the other")
         if (a.scene_status, a.person_keys, a.status) != (b.scene_status, b.person_keys, b.status):
             differ += 1
             continue
@@ -195,9 +181,6 @@ def _paired(first: Iterator[SceneRow], second: Iterator[SceneRow]) -> Iterator[t
         else:
             yield a, b
             a, b = next(first, None), next(second, None)
-
-
-__all__ = ["ROUNDING", "JobError", "compare", "describe", "digest", "finished_rows", "last_lines", "status"]
 
 
 def describe_comparison(comparison: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The progress of a process: a log line, the same as JSON lines, optionally TensorBoard, and a profile of the first batches."""
+"""The progress of a job: a log line, the same as JSON lines, optionally TensorBoard, and a profile of the first batches."""
 
 from __future__ import annotations
 
@@ -7,37 +7,31 @@ import resource
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-from annyfit_jax.jobs.hosts import Process
 from annyfit_jax.jobs.job_rows import SceneRow
+from annyfit_jax.records.files import this_process
+from annyfit_jax.store.locations import Location
+from annyfit_jax.store.units import Entry
 
 PROFILED_BATCHES = 3
-
-
-def progress_file(folder: Path, process: Process) -> Path:
-    """The JSON lines of a process."""
-    return folder / f"progress-{process.index:05d}-of-{process.count:05d}.jsonl"
+PROGRESS_FILE = "progress.jsonl"
 
 
 class Progress:
-    """Counts what this run of this process has done, and says so every `every_s` seconds.
+    """Counts what this run of the driver has seen done, and says so every `every_s` seconds.
 
-    Keys of a JSON line: `time` (Unix seconds), `process`, `processes`, `state` (`running`, `finished`, `interrupted`,
-    `stopped`), `seconds` since the start, `scenes`, `people`, `failed`, `skipped` of this run, `scenes_done` and `scenes_total`
-    of this process's share, rates `scenes_per_s`, `people_per_s`, `seconds_left` (null before the first scene; time that went
+    Keys of a JSON line: `time` (Unix seconds), `state` (`running`, `finished`, `interrupted`, `stopped`), `workers`, `host` and
+    `pid` of the driver, `seconds` since the start, `scenes`, `people`, `failed`, `skipped` of this run, `scenes_done` and
+    `scenes_total` of the job, rates `scenes_per_s`, `people_per_s`, `seconds_left` (null before the first scene; time that went
     into compiling is not counted), `padding` (share of the lists of people that nobody filled; null where the fitter does not
-    say) and `peak_memory_mb`.
-    """
+    say) and `peak_memory_mb` of the driver."""
 
-    def __init__(
-        self, folder: Path, process: Process, total: int, *, every_s: float = 10.0, tensorboard: bool = False
-    ) -> None:
-        """`total`: scenes of this process's share. Raises ValueError where TensorBoard is asked for and not installed."""
-        self._path, self._process, self._every_s = progress_file(folder, process), process, every_s
+    def __init__(self, folder: Location, total: int, *, every_s: float = 10.0, tensorboard: bool = False) -> None:
+        """`total`: scenes of the job. Raises ValueError where TensorBoard is asked for and not installed."""
+        self._file, self._every_s, self.workers = folder / PROGRESS_FILE, every_s, 1
         self.total, self.before, self.scenes = total, 0, 0
         self.people: Counter[str] = Counter()
         self._filled = self._lanes = 0
@@ -50,7 +44,7 @@ class Progress:
                 from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
             except ImportError:
                 raise ValueError("--tensorboard needs the package tensorboardX: pip install tensorboardX") from None
-            self._board = SummaryWriter(str(folder / "tensorboard" / self._path.stem))
+            self._board = SummaryWriter(str(folder / "tensorboard"))
 
     def add(self, row: SceneRow) -> None:
         """One more scene has its row."""
@@ -69,8 +63,18 @@ class Progress:
         """So much of the time went into compiling, which is done once: the time left does not count it."""
         self._compile_s += seconds
 
+    def committed(self, entry: Entry) -> None:
+        """One more unit that another process has fitted: all of the above from its commit record."""
+        self.scenes += entry["num_records"]
+        for status, count in entry["counts"]["people"].items():
+            self.people[status.partition(":")[0]] += count
+        self.fitted(entry["lists"]["people"], entry["lists"]["room"])
+        self.compiled(entry["compile_s"] / max(self.workers, 1))
+        if time.monotonic() - self._last >= self._every_s:
+            self.report("running")
+
     def found(self, scenes: int) -> None:
-        """Scenes of the share that were finished by an earlier run or by another process."""
+        """Scenes that were finished by an earlier run."""
         self.before += scenes
 
     def snapshot(self, state: str) -> dict[str, Any]:
@@ -82,9 +86,10 @@ class Progress:
         left = max(self.total - self.before - through, 0)
         return {
             "time": round(time.time(), 3),
-            "process": self._process.index,
-            "processes": self._process.count,
             "state": state,
+            "workers": self.workers,
+            "host": this_process().host,
+            "pid": this_process().pid,
             "seconds": round(seconds, 3),
             "scenes": self.scenes,
             "people": self.people["ok"],
@@ -116,11 +121,9 @@ class Progress:
                 line["scenes_per_s"], line["people_per_s"], left,
             )  # fmt: skip
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            logging.warning("%s: %s", self._path, error)
+            self._file.append(json.dumps(line) + "\n")
+        except (OSError, RuntimeError) as error:
+            logging.warning("%s: %s", self._file, error)
         if self._board is not None:
             for name in ("scenes_per_s", "people_per_s", "people", "failed", "skipped", "scenes_done"):
                 self._board.add_scalar(f"job/{name}", line[name], self.scenes)

@@ -6,6 +6,7 @@ state = write_dataset(rendered_scenes(seed=1, difficulty="hard"), "dataset", 200
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from absl import logging
 from PIL import Image
 
 from annyfit_jax import synthetic
+from annyfit_jax.engine.stages import Engine
 from annyfit_jax.inputs import cue_dataset
 from annyfit_jax.people.scene import Scene
 from annyfit_jax.records.encoded_pictures import PICTURE_QUALITY
@@ -26,7 +28,7 @@ _SHEET_COLUMNS, _SHEET_ROWS, _SHEET_TILE = 6, 4, 224
 class MadeScenes(NamedTuple):
     """Scenes to write."""
 
-    make: Callable[[range], Iterable[Scene]]
+    make: Callable[[Sequence[int]], Iterable[Scene]]
     """Scenes by their indices; scene i does not depend on how the work is cut."""
     fingerprint: dict[str, Any]
     """What they are, JSON; part of the dataset's plan, so that a rerun of another kind is refused."""
@@ -63,18 +65,18 @@ def write_dataset(
     count: int,
     *,
     scenes_per_shard: int = cue_dataset.DEFAULT_SCENES_PER_SHARD,
-    process_index: int = 0,
-    process_count: int = 1,
     on_shard: Callable[[int], None] | None = None,
+    engine: Engine | None = None,
+    stop: threading.Event | None = None,
 ) -> cue_dataset.Progress:
-    """Writes this process's share of `count` scenes; finished shards are kept. Raises DatasetError on another dataset."""
+    """Writes `count` scenes; finished shards are kept, more scenes become more shards. Raises StoreError on another dataset."""
     started = time.monotonic()
     return cue_dataset.write(
         output,
         cue_dataset.Plan(count, scenes.fingerprint, scenes_per_shard),
         scenes.make,
-        process_index=process_index,
-        process_count=process_count,
+        engine=engine,
+        stop=stop,
         photo=scenes.photo,
         provenance={"cues": {"all": {"expert": "synthetic", "version": scenes.version}}},
         on_shard=on_shard

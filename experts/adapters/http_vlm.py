@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from annyfit_jax.jobs.durable_files import publish_json
 from annyfit_jax.records.files import read_json
+from annyfit_jax.store.locations import place
 from experts.adapters.http_client import Budget, ChatClient, ServerError
 from experts.adapters.vlm import Questions
 from experts.attributes import (
@@ -174,7 +174,7 @@ class HttpVlm(Questions):
         # One by one rather than `n`: several servers refuse n > 1.
         replies = [self._reply(body, attributes) for _ in range(self.samples)]
         if path:
-            publish_json(path, {"format": _CACHE_FORMAT, "options": options, "replies": replies})
+            place(path).put_json({"format": _CACHE_FORMAT, "options": options, "replies": replies})
         return replies
 
     def _reply(self, body: dict[str, Any], attributes: tuple[Attribute, ...]) -> dict[str, Any]:

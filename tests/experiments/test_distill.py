@@ -23,11 +23,11 @@ from annyfit_jax import metrics
 from annyfit_jax.distillation import distillation_report, fit_labels
 from annyfit_jax.distillation import distillation_steps as program
 from annyfit_jax.distillation.distillation_config import DistillConfig, Labels, Scenes, Student, load_config
+from annyfit_jax.engine.stopping import Interrupted
 from annyfit_jax.exports.training_set import FitRecords
 from annyfit_jax.fit.config import load_config as load_fit_config
 from annyfit_jax.inputs import cue_dataset
 from annyfit_jax.jobs.fit_source import open_fits
-from annyfit_jax.jobs.runner import Interrupted
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.scene import Scene, SceneError
 from annyfit_jax.records.fit_files import FitFileError, SceneFit

@@ -24,10 +24,10 @@ from chat_server import KEY, Server, said
 from helpers import HANG_S, REPO, require_shared
 from PIL import Image
 
+from annyfit_jax.engine.stopping import Interrupted
 from annyfit_jax.fit import config as configs
 from annyfit_jax.inputs import open_input
-from annyfit_jax.inputs.cue_dataset import DatasetError, verify
-from annyfit_jax.jobs.runner import Interrupted
+from annyfit_jax.inputs.cue_dataset import StoreError, verify
 from annyfit_jax.people.scene import BodyParameters, SceneError
 from annyfit_jax.records import fit_files
 from experts import cue_page, photos_to_cues
@@ -507,9 +507,9 @@ def test_photos_and_files_that_changed_are_noticed(photos, tmp_path):
 def test_a_damaged_answer_file_is_computed_again(photos, tmp_path):
     photos_to_cues.precompute(options(photos, tmp_path))
     expected = shards(tmp_path)
-    (file,) = (tmp_path / "stages").glob("keypoints-*/00001.npz")
+    file = min((tmp_path / "stages").glob("keypoints-*/*.npz"))
     file.write_bytes(file.read_bytes()[:100])
-    for path in tmp_path.glob("shards/*.json"):
+    for path in tmp_path.glob("done/*.json"):
         path.unlink()
     CALLS.clear()
     photos_to_cues.precompute(options(photos, tmp_path))
@@ -517,24 +517,27 @@ def test_a_damaged_answer_file_is_computed_again(photos, tmp_path):
     assert shards(tmp_path) == expected
 
 
-def test_processes_share_the_work(photos, tmp_path):
-    photos_to_cues.precompute(options(photos, tmp_path / "one"))
+def test_photos_that_are_added_are_all_that_is_asked_about(photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder, ignore=shutil.ignore_patterns("a.jpg"))
+    photos_to_cues.precompute(options(folder, tmp_path / "out"))
+    before = open_input(str(tmp_path / "out")).names
     CALLS.clear()
-    first = photos_to_cues.precompute(options(photos, tmp_path / "two", process_index=1, process_count=2))
-    assert not first.finished
-    assert {photo for _, names in CALLS for photo in names} == {"schön_neu", "sub_a"}
-    last = photos_to_cues.precompute(options(photos, tmp_path / "two", process_index=0, process_count=2))
-    assert last.finished
-    assert shards(tmp_path / "two") == shards(tmp_path / "one")
+    shutil.copy(photos / "b.png", folder / "aa.png")  # before all others
+    state = photos_to_cues.precompute(options(folder, tmp_path / "out"))
+    assert state.finished and {photo for _, names in CALLS for photo in names} == {"aa"}
+    assert open_input(str(tmp_path / "out")).names == (*before, "aa")
+    (folder / "aa.png").unlink()
+    with pytest.raises(StoreError, match="1 scenes of the job are not in the input any more, the first is aa"):
+        photos_to_cues.precompute(options(folder, tmp_path / "out"))
 
 
 def test_another_expert_computes_its_cue_and_what_depends_on_it(photos, tmp_path):
     photos_to_cues.precompute(options(photos, tmp_path / "a"))
     CALLS.clear()
-    with pytest.raises(DatasetError, match="choose another folder"):
+    with pytest.raises(StoreError, match=r"another source\.experts\.depth \(.*choose another --output"):
         photos_to_cues.precompute(options(photos, tmp_path / "a", "depth.revision=2"))
-    assert {name for name, _ in CALLS} == {"Depth"}
-    CALLS.clear()
+    assert not CALLS
     stages = str(tmp_path / "a" / "stages")
     photos_to_cues.precompute(options(photos, tmp_path / "b", "segmenter.revision=2", stages=stages))
     assert {name for name, _ in CALLS} == {"Segmenter", "Speak"}

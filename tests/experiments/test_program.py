@@ -17,13 +17,13 @@ from absl import app, flags
 from helpers import REPO
 
 from annyfit_jax.distillation.distillation_steps import STEPS
+from annyfit_jax.engine.stopping import Interrupted
 from annyfit_jax.exports.export_fits import FORMATS
 from annyfit_jax.exports.scene_files import FRAMES
-from annyfit_jax.jobs import job_plan
-from annyfit_jax.jobs.durable_files import JobWriteError
-from annyfit_jax.jobs.runner import Interrupted
+from annyfit_jax.jobs import fit_store
 from annyfit_jax.people.scene import SceneError
-from annyfit_jax.records import shards
+from annyfit_jax.store import plan
+from annyfit_jax.store.locations import JobWriteError
 from annyfit_jax.truth.ablation import WORLDS
 from annyfit_jax.truth.evaluation import ALL_PROTOCOLS
 from annyfit_jax.truth.image_evaluation import WITHOUT_FIT
@@ -146,10 +146,10 @@ def test_choices_and_defaults_are_those_of_the_library(usage_of):
     usage_of("ablate")
     assert all(world in (flags.FLAGS["worlds"].help or "") for world in WORLDS)
     usage_of("fit")
-    assert flags.FLAGS["scenes_per_shard"].default == job_plan.DEFAULT_SCENES_PER_SHARD
+    assert flags.FLAGS["scenes_per_shard"].default == fit_store.DEFAULT_SCENES_PER_SHARD
     for module in ("pack", "synthesize"):
         usage_of(module)
-        assert flags.FLAGS["scenes_per_shard"].default == shards.DEFAULT_SCENES_PER_SHARD
+        assert flags.FLAGS["scenes_per_shard"].default == plan.DEFAULT_SCENES_PER_SHARD
 
 
 # ------------------------------------------------------------------------------------------------ wrong usage
@@ -165,7 +165,7 @@ def test_choices_and_defaults_are_those_of_the_library(usage_of):
         ("fit", ["--input=", "--output=a"], "--input is missing"),
         ("fit", ["--input=a", "--output=b", "c"], "'c' is not understood; flags are given as --name=value"),
         ("fit", ["--limit=few"], "--limit=few: expected a whole number"),
-        ("fit", ["--lease_s=long"], "--lease_s=long: expected a number"),
+        ("fit", ["--log_every_s=long"], "--log_every_s=long: expected a number"),
         ("fit", ["--limit=0"], "--limit=0: 0 is not a positive integer"),
         ("export", ["--format=parqet"], "did you mean parquet?"),
         ("evaluate", ["--protocol=relativehuman"], "did you mean relative_human?"),

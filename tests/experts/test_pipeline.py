@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from annyfit_jax.jobs.runner import Interrupted
+from annyfit_jax.engine.stages import run
+from annyfit_jax.engine.stopping import Interrupted
+from annyfit_jax.store.locations import place
 from experts import expert_store
 from experts.interfaces import Card, DepthEstimate, Detections, ExpertError
 from experts.people_rules import Rules
@@ -62,24 +65,49 @@ def photos(tmp_path):
     return folder
 
 
-def stages(tmp_path, photos, experts: ExpertSet, **options) -> Stages:
-    return Stages(tmp_path / "stages", Collection.of_folder(photos, 3), experts, **options)
+UNITS = [(0, 1, 2), (3, 4)]
+
+
+@dataclass
+class Run:
+    """Stages with units of three photos."""
+
+    stages: Stages
+    stop: threading.Event
+
+    def run(self) -> None:
+        run(self.stages.stages(len(UNITS), UNITS.__getitem__), stop=self.stop)
+
+    def path(self, cue: str, unit: int) -> Path:
+        return self.stages.path(cue, UNITS[unit]).path
+
+    def failures(self) -> list[dict[str, str]]:
+        return failures(self.stages, UNITS)
+
+
+def stages(tmp_path, photos, experts: ExpertSet, stop: threading.Event | None = None, **options) -> Run:
+    made = Stages(place(tmp_path / "stages"), Collection.of_folder(photos), experts, **options)
+    return Run(made, stop or threading.Event())
 
 
 # ------------------------------------------------------------------------------------------------ keys
 
 
 def test_a_key_changes_with_what_decides_the_answers(photos):
-    collection = Collection.of_folder(photos, 3)
-    keys = stage_keys(collection, ExpertSet(detector=Detector(), depth=Depth()))
-    assert stage_keys(collection, ExpertSet(detector=Detector(), depth=Depth())) == keys
-    other_detector = stage_keys(collection, ExpertSet(detector=Detector("2"), depth=Depth()))
+    keys = stage_keys(ExpertSet(detector=Detector(), depth=Depth()))
+    assert stage_keys(ExpertSet(detector=Detector(), depth=Depth())) == keys
+    other_detector = stage_keys(ExpertSet(detector=Detector("2"), depth=Depth()))
     assert (other_detector["detector"] != keys["detector"], other_detector["depth"] == keys["depth"]) == (True, True)
-    other_rules = stage_keys(collection, ExpertSet(detector=Detector(), depth=Depth(), people=Rules(min_score=0.5)))
+    other_rules = stage_keys(ExpertSet(detector=Detector(), depth=Depth(), people=Rules(min_score=0.5)))
     assert (other_rules["detector"] != keys["detector"], other_rules["depth"] == keys["depth"]) == (True, True)
+
+
+def test_the_file_of_a_unit_follows_its_photos(photos):
+    before = Collection.of_folder(photos)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)).save(photos / "p0.png")
-    other_photo = stage_keys(Collection.of_folder(photos, 3), ExpertSet(detector=Detector(), depth=Depth()))
-    assert not set(other_photo.values()) & set(keys.values())
+    after = Collection.of_folder(photos)
+    first, second = ([collection.checksum(unit) for unit in UNITS] for collection in (before, after))
+    assert (first[0] != second[0], first[1] == second[1]) == (True, True)
 
 
 def test_a_key_depends_on_experts_whose_answers_are_given(photos):
@@ -87,8 +115,7 @@ def test_a_key_depends_on_experts_whose_answers_are_given(photos):
     class Later(Depth):
         uses = ("detector",)
 
-    collection = Collection.of_folder(photos, 3)
-    first, second = (stage_keys(collection, ExpertSet(detector=Detector(r), depth=Later())) for r in "12")
+    first, second = (stage_keys(ExpertSet(detector=Detector(r), depth=Later())) for r in "12")
     assert first["depth"] != second["depth"]
     assert upstream("depth", Later()) == ("detector",)
 
@@ -107,31 +134,31 @@ def test_an_expert_cannot_use_what_comes_later():
 
 def test_answers_are_stored_by_unit_and_asked_for_once(tmp_path, photos):
     detector = Detector()
-    run = stages(tmp_path, photos, ExpertSet(detector=detector))
-    run.run()
+    made = stages(tmp_path, photos, ExpertSet(detector=detector))
+    made.run()
     assert detector.calls == [["p0", "p1", "p2"], ["p3", "p4"]]
-    with expert_store.open_unit(run.path("detector", 1)) as unit:
+    with expert_store.open_unit(place(made.path("detector", 1))) as unit:
         assert [unit.entry(k).name for k in range(2)] == ["p3", "p4"]
     stages(tmp_path, photos, ExpertSet(detector=detector)).run()
     assert len(detector.calls) == 2
-    run.path("detector", 0).unlink()
+    made.path("detector", 0).unlink()
     stages(tmp_path, photos, ExpertSet(detector=detector)).run()
     assert detector.calls[2:] == [["p0", "p1", "p2"]]
 
 
 def test_a_failure_is_halved_down_to_its_photo(tmp_path, photos):
     detector = Detector(bad=frozenset({"p1"}))
-    run = stages(tmp_path, photos, ExpertSet(detector=detector, depth=Depth()))
-    run.run()
+    made = stages(tmp_path, photos, ExpertSet(detector=detector, depth=Depth()))
+    made.run()
     assert detector.calls[:4] == [["p0", "p1", "p2"], ["p0"], ["p1", "p2"], ["p1"]]
-    assert failures(run) == [{"scene": "p1", "cue": "detector", "reason": "RuntimeError: cannot see"}]
+    assert made.failures() == [{"scene": "p1", "cue": "detector", "reason": "RuntimeError: cannot see"}]
 
 
 def test_memory_that_runs_out_halves_the_calls_of_this_expert_only(tmp_path, photos):
     detector, depth = Detector(most=1), Depth()
-    run = stages(tmp_path, photos, ExpertSet(detector=detector, depth=depth), batch=3)
-    run.run()
-    assert not failures(run)
+    made = stages(tmp_path, photos, ExpertSet(detector=detector, depth=depth), batch=3)
+    made.run()
+    assert not made.failures()
     assert [len(call) for call in depth.calls] == [3, 2]
     assert max(len(call) for call in detector.calls[-2:]) == 1
 
@@ -144,8 +171,8 @@ def test_what_failed_is_tried_again_and_the_rest_is_kept(tmp_path, photos):
     again = stages(tmp_path, photos, ExpertSet(detector=detector), retry_failed=True)
     again.run()
     assert detector.calls == [["p1"]]
-    assert again.redone == {0}
-    assert not failures(again)
+    assert again.stages.redone == {0}
+    assert not again.failures()
 
 
 def test_a_stop_leaves_whole_units(tmp_path, photos):
@@ -157,7 +184,7 @@ def test_a_stop_leaves_whole_units(tmp_path, photos):
             stop.set()
             return super().detect(photos)
 
-    run = stages(tmp_path, photos, ExpertSet(detector=Stopping()), stop=stop, batch=1)
+    made = stages(tmp_path, photos, ExpertSet(detector=Stopping()), stop=stop, batch=1)
     with pytest.raises(Interrupted):
-        run.run()
-    assert not run.path("detector", 0).exists()
+        made.run()
+    assert not made.path("detector", 0).exists()

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -140,7 +141,9 @@ def write_records(folder: Path, records: list[bytes], version: int = cue_schema.
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Everything but the commit records, which say when and where a shard was written."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.parent.name != "done")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 # ------------------------------------------------------------------------------------------------ records
@@ -327,8 +330,8 @@ def test_an_interrupted_job_resumes_to_the_same_bytes(tmp_path):
     for limit in (0, 2, 3, 7, 10):
         with pytest.raises(KeyboardInterrupt):
             cue_dataset.write(folder, plan, dies_at(limit))
-        assert len(list(folder.glob(RECORD_FILES))) == limit // 3
-        assert not list(folder.glob(".*.tmp"))
+        assert len(list(folder.glob("done/*.json"))) == limit // 3
+        assert not list(folder.rglob(".*.tmp"))
         with pytest.raises(SceneError, match=f"not finished, {limit // 3} of 4 shards"):
             open_input(str(folder))
     redone: list[int] = []
@@ -342,36 +345,67 @@ def test_what_a_kill_leaves_behind_is_repaired(tmp_path):
     folder = tmp_path / "d"
     write(folder, scenes)
     whole = files_of(folder)
-    shards = sorted(folder.glob(RECORD_FILES))
-    (folder / "shards" / "00000-of-00003.json").unlink()  # killed between the shard and its seal
+    shards = sorted(folder.glob("units/*"))
+    (folder / "done" / "00000.json").unlink()  # killed between the shard and its seal
     shards[1].write_bytes(shards[1].read_bytes()[: shards[1].stat().st_size // 2])  # torn
     dead = temporary_name(shards[2]).name.replace(f"-{os.getpid()}-", "-99999999-")  # no kernel counts that far
     (folder / dead).write_bytes(b"half")  # killed while writing
-    (folder / "shards" / "00002-of-00003.json").write_text("{")
+    (folder / "done" / "00002.json").write_text("{")
     redone: list[int] = []
     write(folder, scenes, on_shard=redone.append)
     assert redone == [0, 1, 2]
     assert files_of(folder) == whole
 
 
-def test_processes_share_the_shards(tmp_path):
+def test_more_scenes_become_more_shards(tmp_path):
     scenes = [make_scene(1, seed=i, name=f"s{i}") for i in range(7)]
     write(tmp_path / "one", scenes, per_shard=2)
-    first = write(tmp_path / "two", scenes, per_shard=2, process_index=0, process_count=2)
-    assert (first.shards_done, first.finished) == (2, False)
-    assert write(tmp_path / "two", scenes, per_shard=2, process_index=1, process_count=2).finished
-    assert files_of(tmp_path / "two") == files_of(tmp_path / "one")
+    assert write(tmp_path / "two", scenes[:4], per_shard=2).finished
+    redone: list[int] = []
+    assert write(tmp_path / "two", scenes, per_shard=2, on_shard=redone.append).finished
+    assert redone == [2, 3]
+    one, two = (files_of(tmp_path / name) for name in ("one", "two"))
+    assert json.loads(two.pop("plan.json"))["parts"] == [4, 3] and json.loads(one.pop("plan.json"))["parts"] == [7]
+    assert two == one
+    with pytest.raises(cue_dataset.StoreError, match="1 scenes of the job are not in the input any more"):
+        write(tmp_path / "two", scenes[:6], per_shard=2)
+
+
+def test_a_dataset_of_version_01_is_read(tmp_path):
+    """Shards under the names of TFDS alone, and what was noted about each in `shards/`."""
+    scenes = [make_scene(1 + i % 2, seed=i, name=f"s{i}") for i in range(5)]
+    folder = tmp_path / "d"
+    write(folder, scenes, per_shard=2)
+    new = open_input(str(folder))
+    (folder / "shards").mkdir()
+    for unit in range(3):
+        entry = json.loads((folder / "done" / f"{unit:05d}.json").read_text())
+        file = f"cues-train.array_record-{unit:05d}-of-00003"
+        seal = {
+            key: entry[key] for key in ("scenes", "names", "people", "has_start", "set_aside", "num_records", "sha256")
+        }
+        (folder / "shards" / f"{unit:05d}-of-00003.json").write_text(json.dumps({**seal, "file": file}))
+    for part in ("done", "units"):
+        shutil.rmtree(folder / part)
+    (folder / "finished.json").unlink()
+    (folder / "plan.json").write_text(
+        json.dumps({"schema_version": 1, "total": 5, "scenes_per_shard": 2, "source": {}})
+    )
+    old: Any = open_input(str(folder))
+    assert (old.names, old.people) == (new.names, new.people)  # pyright: ignore[reportAttributeAccessIssue]
+    assert cue_dataset.verify(folder) == []
+    assert len({old.stamp(i) for i in range(5)}) == 3 and all(old.stamp(i) for i in range(5))
+    with pytest.raises(cue_dataset.StoreError, match=r"begun by version 0\.1"):
+        write(folder, scenes, per_shard=2)
 
 
 def test_another_job_in_the_same_folder_is_refused(tmp_path):
     scenes = [make_scene(1, name="a"), make_scene(1, name="b")]
     write(tmp_path / "d", scenes)
-    with pytest.raises(cue_dataset.DatasetError, match="scenes_per_shard"):
+    with pytest.raises(cue_dataset.StoreError, match="scenes_per_shard"):
         write(tmp_path / "d", scenes, per_shard=1)
-    with pytest.raises(cue_dataset.DatasetError, match="source"):
+    with pytest.raises(cue_dataset.StoreError, match="source"):
         cue_dataset.write(tmp_path / "d", cue_dataset.Plan(2, {"test": 2}, 3), lambda r: scenes)
-    with pytest.raises(cue_dataset.DatasetError, match="process_index"):
-        write(tmp_path / "d", scenes, process_index=2, process_count=2)
 
 
 def test_broken_scenes_are_set_aside_while_packing(tmp_path):
@@ -480,7 +514,8 @@ def test_damage_on_disk_costs_one_record(tmp_path):
             assert "cannot be read" in str(error)  # noqa: PT017
             outcomes.append(False)
     assert outcomes.count(False) == 1
-    assert cue_dataset.verify(tmp_path / "d") == [f"{path.name}: the checksum differs from 00000-of-00001.json"]
+    (unit,) = (tmp_path / "d" / "units").iterdir()
+    assert cue_dataset.verify(tmp_path / "d") == [f"units/{unit.name}: the checksum differs from 00000.json"]
 
 
 def test_a_torn_or_missing_shard_costs_its_scenes(tmp_path):

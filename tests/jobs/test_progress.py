@@ -10,10 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_job import ALONE, FakeFitter, run, source_of
+from fake_job import FakeFitter, run, source_of
 
 from annyfit_jax.jobs import job_rows
-from annyfit_jax.jobs.progress import Progress, duration, progress_file
+from annyfit_jax.jobs.progress import PROGRESS_FILE, Progress, duration
+from annyfit_jax.store.locations import place
 
 TAGS = {f"job/{name}" for name in ("scenes_per_s", "people_per_s", "people", "failed", "skipped", "scenes_done")}
 
@@ -24,14 +25,14 @@ def row(index: int, statuses: list[str]) -> job_rows.SceneRow:
 
 def report_twice(folder: Path) -> list[dict]:
     """Two lines: after two scenes, and at the end after three. Returns the JSON lines."""
-    progress = Progress(folder, ALONE, 4, every_s=1e9, tensorboard=True)
+    progress = Progress(place(folder), 4, every_s=1e9, tensorboard=True)
     progress.add(row(0, ["ok", "ok"]))
     progress.add(row(1, ["ok", "failed:not_finite", "skipped:crowd"]))
     progress.report("running")
     progress.found(1)
     progress.add(row(2, ["ok"]))
     progress.report("finished")
-    return [json.loads(line) for line in progress_file(folder, ALONE).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / PROGRESS_FILE).read_text().splitlines()]
 
 
 class Board:
@@ -56,7 +57,7 @@ def test_scalars_are_those_of_the_json_lines(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=writer))
     lines = report_twice(tmp_path)
     (board,) = made
-    assert board.folder == str(tmp_path / "tensorboard" / "progress-00000-of-00001")
+    assert board.folder == str(tmp_path / "tensorboard")
     assert board.flushed == 2 and board.closed
     for step, line in zip((2, 3), lines, strict=True):
         scalars = {tag: value for tag, value, at in board.scalars if at == step}
@@ -72,7 +73,7 @@ def test_the_real_writer_leaves_every_line_in_its_event_file(tmp_path):
 
     parse = getattr(event_pb2, "Event").FromString  # noqa: B009 (generated: type checkers do not see it)
     lines = report_twice(tmp_path)
-    (path,) = (tmp_path / "tensorboard" / "progress-00000-of-00001").glob("events.out.tfevents.*")
+    (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
     content, position, found = path.read_bytes(), 0, {}
     while position < len(content):  # records: length, checksum, bytes, checksum
         (length,) = struct.unpack_from("<Q", content, position)
@@ -95,13 +96,13 @@ def test_without_the_package_the_message_says_what_to_install(tmp_path, monkeypa
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ValueError, match="pip install tensorboardX"):
-        Progress(tmp_path, ALONE, 1, tensorboard=True)
+        Progress(place(tmp_path), 1, tensorboard=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_job_without_it_writes_none(tmp_path):
     run(tmp_path, source_of(2), fitter=FakeFitter())
-    assert not (tmp_path / "tensorboard").exists() and progress_file(tmp_path, ALONE).exists()
+    assert not (tmp_path / "tensorboard").exists() and (tmp_path / PROGRESS_FILE).exists()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")])
@@ -112,7 +113,7 @@ def test_durations(seconds, text):
 def test_the_time_left_does_not_count_compiling(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("annyfit_jax.jobs.progress.time.monotonic", lambda: now[0])
-    progress = Progress(tmp_path, ALONE, 30, every_s=1e9)
+    progress = Progress(place(tmp_path), 30, every_s=1e9)
     now[0] += 64.0
     progress.compiled(60.0)
     for index in range(20):
@@ -124,7 +125,7 @@ def test_the_time_left_does_not_count_compiling(tmp_path, monkeypatch):
 def test_scenes_of_a_batch_that_is_fitted_are_not_left(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("annyfit_jax.jobs.progress.time.monotonic", lambda: now[0])
-    progress = Progress(tmp_path, ALONE, 12, every_s=1e9)
+    progress = Progress(place(tmp_path), 12, every_s=1e9)
     now[0] += 10.0
     progress.fitted(30, 32, 10)
     progress.add(row(0, ["ok"]))
@@ -132,7 +133,7 @@ def test_scenes_of_a_batch_that_is_fitted_are_not_left(tmp_path, monkeypatch):
 
 
 def test_a_run_that_finds_everything_done_says_so(tmp_path, caplog):
-    progress = Progress(tmp_path, ALONE, 6, every_s=1e9)
+    progress = Progress(place(tmp_path), 6, every_s=1e9)
     progress.found(6)
     with caplog.at_level("INFO"):
         progress.report("finished")

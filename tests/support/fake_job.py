@@ -5,6 +5,7 @@ Imported by child processes that are killed, so it needs neither JAX nor pytest.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -18,22 +19,18 @@ from typing import Any
 
 import numpy as np
 
+from annyfit_jax.engine.stages import Engine
+from annyfit_jax.engine.stopping import Interrupted, stop_on_signal
 from annyfit_jax.inputs.scene_source import SceneSource
-from annyfit_jax.jobs import faults
-from annyfit_jax.jobs.claims import Claims
-from annyfit_jax.jobs.durable_files import JobWriteError
-from annyfit_jax.jobs.finish import finish
-from annyfit_jax.jobs.hosts import Process
-from annyfit_jax.jobs.job_feed import Job
-from annyfit_jax.jobs.job_plan import Identity, Plan, hash_names, open_job
-from annyfit_jax.jobs.ledger import Ledger
-from annyfit_jax.jobs.progress import Progress
-from annyfit_jax.jobs.runner import Interrupted, Runner, stop_on_signal
+from annyfit_jax.jobs.fit_store import plan_of
+from annyfit_jax.jobs.job_driver import JobOptions, run_job
 from annyfit_jax.people.scene import Scene, SceneError
 from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.store import faults
+from annyfit_jax.store.locations import JobWriteError, Location, place
+from annyfit_jax.store.units import Store
 from experiments.program import EXIT_FILES, EXIT_INTERRUPTED
 
-ALONE = Process(0, 1, "test")
 CONFIG_HASH = "00000000c0ffee00"
 
 
@@ -131,23 +128,46 @@ def fake_fit(scene: Scene, offset: float = 0.0) -> SceneFit:
 
 
 def run(
-    folder: Path, source: SceneSource, process: Process = ALONE, *, scenes_per_shard: int = 4, fitter: Any = None,
-    fit_files: bool = False, lease_s: float = 120.0, stop: threading.Event | None = None, **job_options: Any,
+    folder: str | Path | Location, source: SceneSource, *, scenes_per_shard: int = 4, fitter: Any = None,
+    fit_files: bool = False, stop: threading.Event | None = None, retry_failed: bool = False,
+    engine: Engine | None = None, log_every_s: float = 10.0,
 ) -> int:  # fmt: skip
-    """Opens, runs and finishes a job as experiments.fit does; returns the number of units committed."""
-    plan = Plan(len(source), scenes_per_shard)
-    names = hash_names(source.names)
-    open_job(folder, Identity(source.kind, names, plan, {CONFIG_HASH: {"fake": True}}, "fake", "0", {}))
-    fitter = fitter or FakeFitter()
-    ledger = Ledger(folder, plan)
-    job = Job(folder, source, ledger, lambda _: CONFIG_HASH, lambda _: fitter, CONFIG_HASH, "fake", **job_options)
-    share = sum(len(plan.scenes(unit)) for unit in plan.share(process))
-    runner = Runner(
-        job, process, Progress(folder, process, share), lease_s, fit_files, stop=stop or threading.Event()
+    """Opens, runs and finishes a job as experiments.fit does; returns the number of units committed by this call."""
+    plan = plan_of(
+        source.kind, source.names, {CONFIG_HASH: {"fake": True}}, asset_version="fake", package_version="0", options={},
+        scenes_per_shard=scenes_per_shard, stamp=source.stamp,
     )  # fmt: skip
-    committed = runner.run()
-    finish(folder, ledger)
-    return committed
+    fitter = fitter or FakeFitter()
+    options = JobOptions(
+        fit_files=fit_files, retry_failed=retry_failed, engine=engine or Engine(), log_every_s=log_every_s
+    )
+    committed, commit = [], Store.commit
+
+    def counted(store: Store, entry: dict[str, Any]) -> None:
+        commit(store, entry)
+        committed.append(entry["unit"])
+
+    Store.commit = counted
+    try:
+        run_job(place(folder), plan, source, config_of, functools.partial(the, fitter), options, stop)
+    finally:
+        Store.commit = commit
+    return len(committed)
+
+
+def leave_out(folder: Path, *units: int) -> None:
+    """Makes a finished job one in which some units are not done yet."""
+    for unit in units:
+        (folder / "done" / f"{unit:05d}.json").unlink()
+    (folder / "finished.json").unlink()
+
+
+def config_of(_: Scene) -> str:
+    return CONFIG_HASH
+
+
+def the(fitter: Any, _: str) -> Any:
+    return fitter
 
 
 def child(
@@ -182,16 +202,6 @@ def child(
     return 0
 
 
-def grab(folder: str, units: int, at: float, won: str, until: str | None = None) -> int:
-    """Claims all it can of some units from the moment `at` on, says which in `won`, and lives until `until` exists."""
-    claims = Claims(Path(folder), lease_s=60)
-    time.sleep(max(at - time.time(), 0))
-    Path(won).write_text(json.dumps([unit for unit in range(units) if claims.acquire(unit)]))
-    while until is not None and not Path(until).exists():
-        time.sleep(0.01)
-    return 0
-
-
 def serve() -> None:
     """Forks a process per request on standard input: quick to start, as everything is imported, and really killable."""
     for line in sys.stdin:
@@ -204,7 +214,7 @@ def serve() -> None:
         if pid == 0:
             code = 1
             try:
-                code = {"child": child, "grab": grab}[name](**arguments)
+                code = {"child": child}[name](**arguments)
             except BaseException:
                 traceback.print_exc()
             finally:

@@ -227,17 +227,16 @@ def test_recipe_people_and_bias(generator):
 
 
 @pytest.mark.slow
-def test_processes_write_the_same_records(tmp_path, generator):
-    """One process, or two that know nothing of each other: the same bytes."""
-    plan = cue_dataset.Plan(150, {"seed": 5}, 50)
+def test_shards_do_not_depend_on_how_often_the_work_was_begun(tmp_path, generator):
+    """At once, or 100 scenes first and then 50 more: the same bytes."""
 
-    def write(folder: str, index: int = 0, count: int = 1) -> cue_dataset.Progress:
+    def write(folder: str, count: int = 150) -> cue_dataset.Progress:
         scenes = generator.with_recipe(synthetic.Recipe(seed=5)).scenes
-        return cue_dataset.write(tmp_path / folder, plan, scenes, process_index=index, process_count=count)
+        return cue_dataset.write(tmp_path / folder, cue_dataset.Plan(count, {"seed": 5}, 50), scenes)
 
     assert write("one").finished
-    assert not write("two", 1, 2).finished
-    assert write("two", 0, 2).finished
+    assert write("two", 100).finished
+    assert write("two").finished
     files = {p.name for p in (tmp_path / "one").glob("cues-train.array_record-*")}
     assert len(files) == 3
     for name in files:

@@ -440,17 +440,15 @@ def test_noise_leaves_geometry_and_picture_alone(world, scenes):
         assert not np.array_equal(a.keypoints, b.keypoints)
 
 
-def test_processes_write_the_same_records_and_mixing_is_refused(tmp_path, world):
-    plan = cue_dataset.Plan(12, world.fingerprint(), 4)
-
-    def write(folder: str, index: int = 0, count: int = 1) -> cue_dataset.Progress:
+def test_the_same_records_however_often_the_work_is_begun_and_mixing_is_refused(tmp_path, world):
+    def write(folder: str, count: int = 12) -> cue_dataset.Progress:
         return cue_dataset.write(
-            tmp_path / folder, plan, world.scenes, process_index=index, process_count=count, photo=jpeg
+            tmp_path / folder, cue_dataset.Plan(count, world.fingerprint(), 4), world.scenes, photo=jpeg
         )
 
     assert write("one").finished
-    assert not write("two", 1, 2).finished
-    assert write("two", 0, 2).finished
+    assert write("two", 8).finished
+    assert write("two").finished
     files = sorted(p.name for p in (tmp_path / "one").glob("cues-train.array_record-*"))
     assert len(files) == 3
     for name in files:
@@ -458,7 +456,7 @@ def test_processes_write_the_same_records_and_mixing_is_refused(tmp_path, world)
     changed = world.with_config(override(world.config, ["depth.scale=0.2"])).fingerprint()
     newer = {**world.fingerprint(), "world": -1}
     for source in (changed, newer):
-        with pytest.raises(cue_dataset.DatasetError, match="source"):
+        with pytest.raises(cue_dataset.StoreError, match="source"):
             cue_dataset.write(tmp_path / "one", cue_dataset.Plan(12, source, 4), world.scenes)
 
 

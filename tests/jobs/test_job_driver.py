@@ -14,23 +14,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from fake_job import ALONE, CONFIG_HASH, FakeFitter, fake_fit, load_varied, make_scene, run, source_of
+from fake_job import CONFIG_HASH, FakeFitter, fake_fit, load_varied, make_scene, run, source_of
 from helpers import REPO
 
+from annyfit_jax.engine.stopping import Interrupted
 from annyfit_jax.fit.config import load_config
 from annyfit_jax.inputs import open_input
+from annyfit_jax.inputs.scene_source import SceneSource
 from annyfit_jax.jobs import fit_source, job_rows, job_status
-from annyfit_jax.jobs.finish import finish
-from annyfit_jax.jobs.hosts import Process
-from annyfit_jax.jobs.job_feed import Job
-from annyfit_jax.jobs.job_plan import Identity, JobError, Plan, hash_names, open_job
-from annyfit_jax.jobs.ledger import Ledger
-from annyfit_jax.jobs.progress import Progress
-from annyfit_jax.jobs.runner import Interrupted, Runner
+from annyfit_jax.jobs.fit_store import plan_of, remove_job, rows
+from annyfit_jax.jobs.fit_worker import make_fit_worker
+from annyfit_jax.jobs.job_driver import JobOptions, run_job
+from annyfit_jax.jobs.job_feed import Job, Task
 from annyfit_jax.people.scene import NobodyToFit, Scene, SceneError
 from annyfit_jax.records import fit_files as results
 from annyfit_jax.records import wire
 from annyfit_jax.records.settings import apply_overrides, config_hash
+from annyfit_jax.store import faults
+from annyfit_jax.store.locations import place
+from annyfit_jax.store.plan import Cut, Plan, StoreError, hash_names, open_plan
+from annyfit_jax.store.units import Store
 
 COUNT = 14
 
@@ -162,41 +165,42 @@ def test_tables(done):
 # ------------------------------------------------------------------------------------------------ identity
 
 
-def identity(**changes) -> Identity:
-    plan = changes.pop("plan", Plan(10, 4))
+def wanted(**changes) -> Plan:
     values = {
-        "kind": "fake", "names_sha256": hash_names(["a", "b"]), "plan": plan, "configs": {"c1": {}},
-        "asset_version": "1", "package_version": "1", "options": {"fov_degrees": 60.0},
+        "kind": "fake", "names": ["a", "b", "c"], "configs": {"c1": {}}, "asset_version": "1", "package_version": "1",
+        "options": {"fov_degrees": 60.0}, "scenes_per_shard": 2,
     }  # fmt: skip
-    return Identity(**{**values, **changes})
+    return plan_of(**{**values, **changes})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"names_sha256": hash_names(["b", "a"])}, "names_sha256"),
-        ({"plan": Plan(11, 4)}, "scenes .10 there, 11 here"),
-        ({"plan": Plan(10, 5)}, "scenes_per_shard"),
+        ({"names": ["b", "a"]}, "1 scenes of the job are not in the input any more, the first is c"),
+        ({"names": ["d", "e", "f"]}, "3 scenes of the job are not in the input any more"),
+        ({"kind": "coco"}, "source.kind .fake there, coco here"),
+        ({"scenes_per_shard": 5}, "scenes_per_shard .2 there, 5 here"),
         ({"configs": {"c2": {}}}, "config .c1 there, c2 here"),
         ({"asset_version": "2"}, "asset_version"),
         ({"options": {"fov_degrees": 55.0}}, "options.fov_degrees .60.0 there, 55.0 here"),
     ],
 )
 def test_another_job_is_refused(tmp_path, change, message):
-    open_job(tmp_path, identity())
-    open_job(tmp_path, identity())
+    folder = place(tmp_path)
+    open_plan(folder, wanted())
+    open_plan(folder, wanted())
     before = (tmp_path / "job.json").read_bytes()
-    with pytest.raises(JobError, match=message):
-        open_job(tmp_path, identity(**change))
+    with pytest.raises(StoreError, match=message):
+        open_plan(folder, wanted(**change))
     assert (tmp_path / "job.json").read_bytes() == before
 
 
 def test_another_config_is_refused_by_the_settings_that_differ(tmp_path):
     stage = {"name": "pose", "steps": 400, "weights": {"words": 10.0, "dense": 1.0}}
     other = {**stage, "steps": 300, "weights": {"words": 50.0, "dense": 1.0}}
-    open_job(tmp_path, identity(configs={"c1": {"stages": [stage], "solver": "adam"}}))
-    with pytest.raises(JobError) as caught:
-        open_job(tmp_path, identity(configs={"c2": {"stages": [other], "solver": "adam"}}))
+    open_plan(place(tmp_path), wanted(configs={"c1": {"stages": [stage], "solver": "adam"}}))
+    with pytest.raises(StoreError) as caught:
+        open_plan(place(tmp_path), wanted(configs={"c2": {"stages": [other], "solver": "adam"}}))
     assert "config: stages.pose.steps (400 there, 300 here)" in str(caught.value)
     assert "config: stages.pose.weights.words (10.0 there, 50.0 here)" in str(caught.value)
     assert "c1" not in str(caught.value) and "dense" not in str(caught.value)
@@ -206,21 +210,101 @@ def test_overwrite_removes_the_job_and_nothing_else(done, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(done, folder)
     (folder / "mine.txt").write_text("keep")
-    open_job(folder, identity(), overwrite=True)
-    assert job_status.status(folder)["units"]["done"] == 0
-    left = {path.name for path in folder.iterdir()}
-    assert left == {"fits", "job.json", "mine.txt"}
+    remove_job(folder)
+    assert {path.name for path in folder.iterdir()} == {"fits", "mine.txt"}
 
 
 def test_a_folder_with_another_dataset_is_refused(tmp_path):
     (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(JobError, match=r"no job\.json explains"):
-        open_job(tmp_path, identity())
+    with pytest.raises(StoreError, match=r"no job\.json explains"):
+        open_plan(place(tmp_path), wanted())
 
 
 def test_a_plan_without_scenes():
-    with pytest.raises(JobError, match="at least 1 scene"):
-        Plan(0, 4)
+    with pytest.raises(StoreError, match="at least 1 scene"):
+        wanted(names=[])
+
+
+# ------------------------------------------------------------------------------------------------ input that changes
+
+
+def stamped(count: int, changed: tuple[int, ...] = (), first: int = 0) -> SceneSource:
+    """Scenes with fingerprints; those of `changed` have moved keypoints. `first` scenes of other names stand before them."""
+
+    def loader(index: int) -> Scene:
+        scene = make_scene(index - first) if index >= first else make_scene(100 + index, name=f"a{index}")
+        moved = replace(scene, keypoints=scene.keypoints + np.array([5.0, 0, 0]))
+        return moved if index - first in changed else scene
+
+    names = (*(f"a{i}" for i in range(first)), *(f"scene{i:04d}" for i in range(count)))
+    return SceneSource("fake", names, loader, "memory", stamps=lambda i: f"{names[i]} {i - first in changed}")
+
+
+def test_units_of_which_the_input_has_changed_are_done_again_and_said(tmp_path, caplog):
+    assert run(tmp_path, stamped(10)) == 3
+    assert run(tmp_path, stamped(10)) == 0
+    before = {row.name: row for row in job_status.finished_rows(tmp_path)}
+    with caplog.at_level("WARNING"):
+        assert run(tmp_path, stamped(10, changed=(5,))) == 1
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count("unit 1: its input has changed since it was done: it is done again") == 1
+    after = {row.name: row for row in job_status.finished_rows(tmp_path)}
+    assert after["scene0005"].content_hash != before["scene0005"].content_hash
+    for name in set(after) - {"scene0005"}:
+        assert_equal_rows(after[name], before[name])
+    run(tmp_path / "anew", stamped(10, changed=(5,)))
+    assert job_status.digest(tmp_path) == job_status.digest(tmp_path / "anew")
+
+
+def test_added_scenes_become_units_of_their_own_wherever_they_stand(tmp_path):
+    run(tmp_path, stamped(10))
+    before = list(job_status.finished_rows(tmp_path))
+    assert run(tmp_path, stamped(10, first=3)) == 1
+    after = list(job_status.finished_rows(tmp_path))
+    for old, new in zip(before, after[:10], strict=True):
+        assert_equal_rows(old, new)
+    assert [(row.name, row.scene_index) for row in after[10:]] == [("a0", 10), ("a1", 11), ("a2", 12)]
+    assert all(row.scene_status == "ok" for row in after)
+    assert job_status.status(tmp_path)["finished"]
+    assert len(tfds.builder_from_directory(str(tmp_path)).as_data_source("train")) == 13  # pyright: ignore[reportCallIssue]
+    assert len(list(tmp_path.glob("*.array_record-*"))) == 4
+    with pytest.raises(StoreError, match="3 scenes of the job are not in the input any more, the first is a0"):
+        run(tmp_path, stamped(10))
+
+
+def as_version_01_left_it(done: Path, folder: Path, units: int) -> None:
+    """A job of version 0.1 with some of its units: shards under the names of TFDS, `names_sha256`, no fingerprints."""
+    folder.mkdir()
+    (folder / "done").mkdir()
+    settings = json.loads((done / "job.json").read_text())
+    names = json.loads((done / "names-00000.json").read_text())
+    (total,) = settings.pop("parts")
+    del settings["schema_version"]
+    settings["format"] = 1
+    settings["source"] |= {"scenes": total, "names_sha256": hash_names(names)}
+    (folder / "job.json").write_text(json.dumps(settings))
+    for unit in range(units):
+        entry = json.loads((done / "done" / f"{unit:05d}.json").read_text())
+        shard = f"fits-train.array_record-{unit:05d}-of-00004"
+        shutil.copy(done / entry["file"], folder / shard)
+        kept = {
+            name: entry[name] for name in ("unit", "sha256", "num_bytes", "scenes", "num_records", "counts", "seconds")
+        }
+        (folder / "done" / f"{unit:05d}.json").write_text(json.dumps({**kept, "file": shard}))
+
+
+def test_a_job_of_version_01_is_read_and_gone_on_with(done, tmp_path):
+    as_version_01_left_it(done, tmp_path / "whole", 4)
+    assert job_status.digest(tmp_path / "whole") == job_status.digest(done)
+    assert len(fit_source.open_fits(tmp_path / "whole").names) == 12
+    as_version_01_left_it(done, tmp_path / "part", 2)
+    assert job_status.status(tmp_path / "part")["units"] == {"done": 2, "left": 2, "total": 4}
+    assert run(tmp_path / "part", source_of(COUNT)) == 2
+    assert job_status.digest(tmp_path / "part") == job_status.digest(done)
+    assert len(tfds.builder_from_directory(str(tmp_path / "part")).as_data_source("train")) == COUNT  # pyright: ignore
+    as_version_01_left_it(done, tmp_path / "other", 2)
+    with pytest.raises(StoreError, match=r"begun by version 0\.1 with other settings or scenes"):
+        run(tmp_path / "other", source_of(COUNT - 1))
 
 
 # ------------------------------------------------------------------------------------------------ running
@@ -303,13 +387,12 @@ def test_scenes_of_two_configs_are_batched_apart(tmp_path):
             return super().dispatch(batch)
 
     fitters = {"even": Recording(), "odd": Recording()}
-    plan = Plan(10, 10)
-    open_job(folder, identity(plan=plan))
-    ledger = Ledger(folder, plan)
-    job = Job(folder, source, ledger, lambda s: ("even", "odd")[int(s.name[-1]) % 2], fitters.__getitem__, "c", "fake")
-    Runner(job, ALONE, Progress(folder, ALONE, 10)).run()
-    assert seen == [[0, 2, 4], [6, 8], [1, 3, 5], [7, 9]]
-    assert [row.scene_index for row in ledger.rows(0)] == list(range(10))
+    store = Store(folder, wanted().kind, Cut((10,), 10))
+    job = Job(store, source, lambda s: ("even", "odd")[int(s.name[-1]) % 2], fitters.__getitem__, "c", "fake")
+    ((unit, entry),) = make_fit_worker(job, None, threading.Event()).stream(iter([Task(0, range(10))]))
+    store.commit(entry)
+    assert unit == 0 and seen == [[0, 2, 4], [6, 8], [1, 3, 5], [7, 9]]
+    assert [row.scene_index for row in rows(store, 0)] == list(range(10))
 
 
 def test_a_stop_between_batches_is_an_interruption_that_keeps_finished_units(done, tmp_path):
@@ -333,24 +416,34 @@ def test_a_stop_between_batches_is_an_interruption_that_keeps_finished_units(don
 
 
 def test_status_of_a_job_under_way(tmp_path):
-    run(tmp_path, source_of(COUNT), Process(0, 2, "test"))
+    stop = threading.Event()
+
+    class Stopping(FakeFitter):
+        def collect(self, pending):
+            if pending[0].name == "scene0008":
+                stop.set()
+            return super().collect(pending)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, source_of(COUNT), fitter=Stopping(), stop=stop)
     state = job_status.status(tmp_path)
-    assert state["units"] == {"done": 2, "left": 2, "total": 4}
+    assert state["units"] == {"done": 2, "left": 2, "total": 4} and state["running"] is None
     assert state["scenes"]["done"] == 8 and state["scenes"]["left"] == 6
-    line = job_status.last_lines(tmp_path)[0]
-    assert (line["state"], line["scenes_done"], line["scenes_total"]) == ("finished", 8, 8)
-    assert line["people"] == state["people"]["ok"]
-    with (tmp_path / "progress-00000-of-00002.jsonl").open("a") as file:
+    line = job_status.last_line(tmp_path)
+    assert line is not None
+    assert (line["state"], line["scenes_total"]) == ("interrupted", 14)
+    assert line["people"] >= state["people"]["ok"]
+    with (tmp_path / "progress.jsonl").open("a") as file:
         file.write(json.dumps({**line, "state": "running", "scenes_per_s": 3.0}) + "\n" + '{"time": 17')
-    rate = job_status.status(tmp_path)["rate"]
-    assert rate["scenes_per_s"] == 3.0 and rate["seconds_left"] == 2.0
-    text = job_status.describe(job_status.status(tmp_path))
-    assert "2 of 4 done" in text and "not finished" in text
-    assert f"{state['people']['skipped']['invalid_cues']:8d} skipped:invalid_cues" in text
+    state = job_status.status(tmp_path)
+    assert state["rate"]["scenes_per_s"] == 3.0 and state["rate"]["seconds_left"] == 2.0
+    assert state["running"]["pid"] == os.getpid()
+    text = job_status.describe(state)
+    assert "2 of 4 done" in text and "not finished" in text and f"pid {os.getpid()}, 1 worker, " in text
 
 
 def test_status_without_a_job(tmp_path):
-    with pytest.raises(JobError, match=r"no readable job\.json"):
+    with pytest.raises(StoreError, match=r"no readable job\.json"):
         job_status.status(tmp_path)
 
 
@@ -393,16 +486,6 @@ def test_digest_does_not_depend_on_how_the_job_was_cut_and_sees_every_change(don
     assert job_status.compare(done, tmp_path / "moved")["rows_differ"] == 1
 
 
-def test_a_unit_can_only_be_committed_whole(tmp_path):
-    ledger = Ledger(tmp_path, Plan(4, 2))
-    row = job_rows.row_without_fit(job_rows.unread_info(0, "a", 1, "c"), "skipped:unreadable", "", "a")
-    with pytest.raises(ValueError, match="scenes 0 to 1"):
-        ledger.commit(0, [row], 0.0)
-    with pytest.raises(ValueError, match="scenes 0 to 1"):
-        ledger.commit(0, [row, row], 0.0)
-    assert not list(tmp_path.iterdir())
-
-
 # ------------------------------------------------------------------------------------------------ the programs
 
 
@@ -432,7 +515,9 @@ def test_the_programs_on_scenes_that_are_all_broken(tmp_path):
     assert "unknown terms ['wordz']; did you mean 'words'? there are dense, depth_order," in mistyped.stderr
     assert "Traceback" not in mistyped.stderr
     other = program("fit", *common, "--limit=1")
-    assert other.returncode == 2 and "scenes (2 there, 1 here)" in other.stderr
+    assert other.returncode == 2 and "1 scenes of the job are not in the input any more, the first is b" in other.stderr
+    old = program("fit", *common, "--process_index=0")
+    assert old.returncode == 2 and "--process_index is gone: one command drives all machines" in old.stderr
     state = json.loads(program("status", f"--output={out}", "--json").stdout)
     assert state["finished"] and state["people"]["skipped"] == {"invalid_cues": 2}
     missing = program("status", f"--output={scenes}")
@@ -449,31 +534,33 @@ def real_fitter():
 
 
 @pytest.mark.slow
-def test_the_real_fitter_interrupted_and_resumed_on_other_processes(real_fitter, tmp_path):
-    """Three photos of the demo, one per unit: a whole run, and a run by two processes of which the first comes twice."""
+def test_the_real_fitter_interrupted_and_resumed(real_fitter, tmp_path):
+    """Three photos of the demo, one per unit: a whole run, and one that is stopped after its first unit."""
     everything = open_input(str(REPO / "experiments" / "demo_data" / "annotations.json"))
     small = [i for i in range(len(everything)) if len(everything.load(i)) <= 4][:3]
     assert len(small) == 3
-    source = replace(
-        everything, names=tuple(everything.names[i] for i in small), loader=lambda i: everything.loader(small[i])
-    )
-    plan, name = Plan(3, 1), config_hash(real_fitter.config)
+    names = tuple(everything.names[i] for i in small)
+    source = replace(everything, names=names, loader=lambda i: everything.loader(small[i]), stamps=None)
+    name = config_hash(real_fitter.config)
+    plan = plan_of(
+        source.kind, names, {name: {}}, asset_version=str(real_fitter.model.labels.asset_version), package_version="0",
+        options={}, scenes_per_shard=1,
+    )  # fmt: skip
+    options = JobOptions(fit_files=True, save_vertices=True)
 
-    def fit(folder: Path, process: Process) -> dict | None:
-        open_job(
-            folder, identity(kind=source.kind, plan=plan, configs={name: {}}, names_sha256=hash_names(source.names))
-        )
-        ledger = Ledger(folder, plan)
-        asset = str(real_fitter.model.labels.asset_version)
-        job = Job(folder, source, ledger, lambda _: name, lambda _: real_fitter, name, asset)
-        Runner(job, process, Progress(folder, process, 3), fit_files=True, save_vertices=True).run()
-        return finish(folder, ledger)
+    def fit(folder: Path, stop: threading.Event | None = None) -> dict:
+        return run_job(place(folder), plan, source, lambda _: name, lambda _: real_fitter, options, stop).totals
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    totals = fit(whole, ALONE)
-    assert totals is not None and totals["scenes"] == {"ok": 3}
-    assert fit(parts, Process(1, 2, "test")) is None
-    assert fit(parts, ALONE) == totals
+    totals = fit(whole)
+    assert totals["scenes"] == {"ok": 3}
+    stop = threading.Event()
+    faults.install(lambda at: stop.set() if at == "00000.json: renamed" else None)
+    with pytest.raises(Interrupted):
+        fit(parts, stop)
+    faults.install(None)
+    assert 1 <= job_status.status(parts)["units"]["done"] < 3
+    assert fit(parts) == totals
     assert job_status.digest(whole) == job_status.digest(parts)
     assert job_status.compare(whole, parts)["people"] == totals["people"]["ok"] > 3
     for row in job_status.finished_rows(whole):

@@ -10,22 +10,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_job import ALONE, make_scene, run, source_of
-from helpers import HANG_S, REPO
+from fake_job import make_scene, run, source_of
+from helpers import REPO
 
 from annyfit_jax.inputs import cue_dataset
 from annyfit_jax.inputs.cue_source import open_cues
-from annyfit_jax.jobs import faults, job_status
-from annyfit_jax.jobs.claims import Claims
-from annyfit_jax.jobs.durable_files import JobWriteError
-from annyfit_jax.jobs.hosts import Process
+from annyfit_jax.jobs import job_status
+from annyfit_jax.jobs.fit_store import job_store
+from annyfit_jax.store import faults
+from annyfit_jax.store.locations import JobWriteError
+from annyfit_jax.store.plan import StoreError
 
 SUPPORT = REPO / "tests" / "support"
 SCENES = 14
@@ -93,7 +93,7 @@ def assert_same(folder: Path, reference: Path) -> None:
     fits = {path.name for path in (folder / "fits").iterdir()} if (folder / "fits").exists() else set()
     expected = {path.name for path in (reference / "fits").iterdir()}
     assert fits in (expected, set())
-    assert not list(folder.rglob("*.tmp")) and not list((folder / "claims").glob("*"))
+    assert not list(folder.rglob("*.tmp"))
     assert job_status.status(folder)["finished"]
 
 
@@ -143,10 +143,10 @@ def test_a_job_that_is_killed_again_and_again_gets_there(children, reference, tm
 @pytest.mark.process
 def test_sigterm_ends_with_its_code_and_leaves_nothing_half_written(children, reference, tmp_path):
     folder = tmp_path / "out"
-    assert children.wait(children.start(folder, terminate_at="claim 0: before release")) == 75
+    assert children.wait(children.start(folder, terminate_at="00000.json: renamed")) == 75
     assert job_status.status(folder)["units"]["done"] == 1
-    assert not list(folder.rglob("*.tmp")) and not list((folder / "claims").glob("*"))
-    assert job_status.last_lines(folder)[0]["state"] == "interrupted"
+    assert not list(folder.rglob("*.tmp"))
+    assert (job_status.last_line(folder) or {})["state"] == "interrupted"
     run(folder, source_of(SCENES), **OPTIONS)
     assert_same(folder, reference)
 
@@ -156,7 +156,7 @@ def test_a_torn_shard_is_fitted_again_and_never_read(reference, tmp_path, damage
     folder = tmp_path / "out"
     shutil.copytree(reference, folder)
     (folder / "finished.json").unlink()
-    shard = next(folder.glob("*.array_record-00002-*"))
+    shard = next((folder / "units").glob("00002-*"))
     content = shard.read_bytes()
     entry = folder / "done" / "00002.json"
     if damage == "truncated":
@@ -190,7 +190,7 @@ def test_disk_full_on_a_small_disk(reference, tmp_path):
             run(folder, source_of(SCENES), scenes_per_shard=4)
         done = job_status.status(folder)["units"]["done"]
         assert 0 < done < 4
-        assert not list(folder.rglob("*.tmp")) and not list((folder / "claims").glob("*"))
+        assert not list(folder.rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
         assert run(folder, source_of(SCENES), scenes_per_shard=4) == 4 - done
         assert_same(folder, reference)
@@ -201,6 +201,7 @@ def test_disk_full_on_a_small_disk(reference, tmp_path):
 @pytest.mark.parametrize(
     "where",
     ["job.json: before renaming", "shard 1: half written", "shard 1: before renaming", "00001.json: before writing",
+     "names-00000.json: before writing",
      "scene0005.npz: before writing", "people.jsonl: before renaming", "features.json: before renaming"],
 )  # fmt: skip
 def test_disk_full_at_any_boundary(reference, tmp_path, where):
@@ -224,54 +225,33 @@ def test_the_exit_code_of_a_full_disk(children, tmp_path):
     assert children.wait(children.start(tmp_path / "out")) == 74
 
 
-@pytest.mark.process
-def test_two_processes_that_both_want_everything_share_the_work(children, reference, tmp_path):
-    folder = tmp_path / "out"
-    counts = [tmp_path / "a", tmp_path / "b"]
-    pair = [children.start(folder, seconds=0.05, committed_file=str(file)) for file in counts]
-    assert [children.wait(process) for process in pair] == [0, 0]
-    assert sum(int(file.read_text()) for file in counts) == 4
+def test_a_second_driver_is_refused_while_the_first_is_at_work(reference, tmp_path):
+    folder, said = tmp_path / "out", []
+
+    def second(name: str) -> None:
+        if name == "shard 1: half written":
+            with pytest.raises(StoreError, match="another process is at work on it") as caught:
+                run(folder, source_of(SCENES), **OPTIONS)
+            said.append(caught.value)
+
+    faults.install(second)
+    run(folder, source_of(SCENES), **OPTIONS)
+    assert len(said) == 1
     assert_same(folder, reference)
 
 
-@pytest.mark.process
-def test_a_unit_has_one_winner(children, tmp_path):
-    files = [tmp_path / f"won{k}" for k in range(4)]
-    until, at = tmp_path / "until", time.time() + 0.3
-    started = [
-        children.ask("grab", folder=str(tmp_path), units=25, at=at, won=str(file), until=str(until)) for file in files
-    ]
-    deadline = time.monotonic() + HANG_S
-    while not all(file.exists() and file.read_text().endswith("]") for file in files) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    until.touch()
-    assert [children.wait(process) for process in started] == [0] * 4
-    assert Counter(unit for file in files for unit in json.loads(file.read_text())) == Counter(range(25))
-
-
-@pytest.mark.process
-def test_claims_of_a_dead_process_fall_at_once_and_those_of_a_silent_one_after_the_lease(children, tmp_path):
-    process = children.ask("grab", folder=str(tmp_path), units=1, at=0, won=str(tmp_path / "won"))
-    assert children.wait(process) == 0
-    assert (tmp_path / "claims" / "00000.json").exists()
-    with Claims(tmp_path, lease_s=60) as mine:
-        assert mine.acquire(0)
-    foreign = tmp_path / "claims" / "00001.json"
-    foreign.write_text(json.dumps({"host": "far", "machine": "0" * 12, "pid": 1, "born": "", "token": "x"}))
-    with Claims(tmp_path, lease_s=60) as mine:
-        assert not mine.acquire(1)
-        os.utime(foreign, (time.time() - 61, time.time() - 61))
-        assert mine.acquire(1)
-        mine.release(1)
-        assert not foreign.exists()
-
-
-def test_a_claim_taken_over_is_not_given_back_by_its_former_owner(tmp_path):
-    with Claims(tmp_path, lease_s=60) as mine:
-        assert mine.acquire(0)
-        taken = {"host": "far", "machine": "0" * 12, "pid": 1, "born": "", "token": "x"}
-        (tmp_path / "claims" / "00000.json").write_text(json.dumps(taken))
-    assert (tmp_path / "claims" / "00000.json").exists()
+def test_a_late_worker_cannot_spoil_a_committed_unit(reference, tmp_path):
+    """A worker that was given up wakes up and writes its unit: other content has another name, and what is committed stays."""
+    folder = tmp_path / "out"
+    run(folder, source_of(SCENES), **OPTIONS)
+    store, _ = job_store(folder)
+    late = store.write(1, [b"a late record"] * 4, dict, "", 0.0)
+    assert late["file"] != store.entries[1]["file"] and (folder / late["file"]).exists()
+    assert job_status.digest(folder) == job_status.digest(reference)
+    (folder / "finished.json").unlink()
+    assert run(folder, source_of(SCENES), **OPTIONS) == 0
+    assert not (folder / late["file"]).exists()
+    assert_same(folder, reference)
 
 
 def test_nan_cues_and_a_corrupt_record_cost_only_their_own_scenes(tmp_path):
@@ -282,7 +262,7 @@ def test_nan_cues_and_a_corrupt_record_cost_only_their_own_scenes(tmp_path):
     cue_dataset.write(packed, plan, lambda span: [make_scene(i) for i in span])
     sound = open_cues(str(packed))
     assert run(tmp_path / "sound", sound, scenes_per_shard=4) == 2
-    shard = next(packed.glob("*.array_record-*"))
+    shard = next(packed.glob("units/*"))
     content = shard.read_bytes()
     for position in range(200, len(content), 301):  # somewhere a byte belongs to one record only
         shard.write_bytes(content[:position] + bytes([content[position] ^ 255]) + content[position + 1 :])
@@ -318,17 +298,3 @@ def _fails(source, index: int) -> bool:
     except ValueError:
         return True
     return False
-
-
-@pytest.mark.slow
-def test_restarting_on_another_number_of_processes_changes_nothing(reference, tmp_path):
-    folder = tmp_path / "out"
-    run(folder, source_of(SCENES), Process(1, 2, "test"), **OPTIONS)
-    assert job_status.status(folder)["units"]["done"] == 2 and not job_status.status(folder)["finished"]
-    for index in range(3):
-        run(folder, source_of(SCENES), Process(index, 3, "test"), **OPTIONS)
-    assert_same(folder, reference)
-    stolen = tmp_path / "stolen"
-    assert run(stolen, source_of(SCENES), Process(2, 3, "test"), steal=True, **OPTIONS) == 4
-    assert_same(stolen, reference)
-    assert run(stolen, source_of(SCENES), ALONE, **OPTIONS) == 0

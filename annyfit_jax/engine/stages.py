@@ -1,0 +1,124 @@
+"""Stages of work on units, and the engine that does them in this process, one stage after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from annyfit_jax.engine.stopping import Interrupted
+
+
+class Worker(Protocol):
+    """What does a stage's units in one process."""
+
+    def stream(self, tasks: Iterator[Any], /) -> Iterator[tuple[int, Any]]:
+        """(unit, result) of every task, in the order of the tasks; the next tasks may be taken before a result is given."""
+        ...
+
+    def close(self) -> None:
+        """Gives memory and devices back."""
+        ...
+
+
+@dataclass
+class EachUnit:
+    """A worker that is a function of a task."""
+
+    function: Callable[[Any], tuple[int, Any]]
+    end: Callable[[], None] = lambda: None
+
+    def stream(self, tasks: Iterator[Any]) -> Iterator[tuple[int, Any]]:
+        """As `Worker.stream`."""
+        return map(self.function, tasks)
+
+    def close(self) -> None:
+        """As `Worker.close`."""
+        self.end()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of work. All but `make` and the tasks stay with the driver."""
+
+    name: str
+    make: Callable[[threading.Event], Worker]
+    """Makes a worker, in the process where it works; must be picklable for other engines than this process. The event asks it
+    to raise Interrupted."""
+    units: Sequence[int]
+    needed: Callable[[int], bool] = lambda unit: True
+    """Whether a unit is still to be done; asked when its turn comes."""
+    task: Callable[[int], Any] = lambda unit: unit
+    """What a worker is given for a unit; picklable."""
+    commit: Callable[[int, Any], None] = lambda unit, result: None
+    """Told the result of every unit that was done."""
+    after: tuple[str, ...] = ()
+    """Stages that must have done a unit before."""
+    accelerator: bool = True
+    """Whether it wants one where there are any."""
+    begin: Callable[[int], None] = lambda units: None
+    """Told how many units are to be done, before the first; not called where there are none."""
+    end: Callable[[str], None] = lambda state: None
+    """Told `finished`, `interrupted` or `stopped`, where `begin` was."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Which engine, and what a worker is given of it."""
+
+    kind: str = "process"
+    """`process` or `ray`."""
+    address: str = ""
+    """Of a Ray cluster; empty: the one that this machine belongs to (RAY_ADDRESS), else one that is started here."""
+    workers: int = 0
+    """Workers of a stage; 0: as many as the cluster has room for."""
+    resources: dict[str, float] = field(default_factory=dict)
+    """Of one worker, e.g. {"CPU": 4, "GPU": 1}; empty: one accelerator where there are any, else one core."""
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the work is done in this process."""
+        return self.kind == "process"
+
+
+class EngineError(RuntimeError):
+    """Units could not be done although they were tried again."""
+
+
+def run(stages: Sequence[Stage], engine: Engine | None = None, stop: threading.Event | None = None) -> int:
+    """Does all units of all stages that are needed; returns how many were done.
+
+    Raises Interrupted where `stop` is set, EngineError, and what workers raise.
+    """
+    engine, stop = engine or Engine(), stop or threading.Event()
+    if engine.in_process:
+        return sum(_run_here(stage, stop) for stage in stages)
+    from annyfit_jax.engine.ray_engine import run_on_ray
+
+    return run_on_ray(stages, engine, stop)
+
+
+def _run_here(stage: Stage, stop: threading.Event) -> int:
+    left = [unit for unit in stage.units if stage.needed(unit)]
+    if not left:
+        return 0
+    stage.begin(len(left))
+    state, done = "stopped", 0
+    try:
+        if stop.is_set():
+            raise Interrupted
+        with contextlib.closing(stage.make(stop)) as worker:
+            for unit, result in worker.stream(stage.task(unit) for unit in left):
+                stage.commit(unit, result)
+                done += 1
+                if stop.is_set() and done < len(left):
+                    raise Interrupted
+        state = "finished"
+        return done
+    except Interrupted:
+        state = "interrupted"
+        raise
+    finally:
+        stage.end(state)

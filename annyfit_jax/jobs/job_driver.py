@@ -1,0 +1,152 @@
+"""The driver of a job: opens its store, has an engine do what is left, commits, and finishes. Knows nothing of the fitter."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from annyfit_jax.engine.stages import Engine, Stage, run
+from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
+from annyfit_jax.jobs import fit_store
+from annyfit_jax.jobs.finish import finish
+from annyfit_jax.jobs.fit_store import DEFAULT_SCENES_PER_SHARD
+from annyfit_jax.jobs.fit_worker import make_fit_worker
+from annyfit_jax.jobs.job_feed import Job, SceneFitter, Task
+from annyfit_jax.jobs.progress import Progress
+from annyfit_jax.people.scene import Scene
+from annyfit_jax.store.datasets import Dataset, open_dataset
+from annyfit_jax.store.locations import Location
+from annyfit_jax.store.plan import Plan
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """Choices that do not change the fits. `scenes_per_shard` stays the same; `limit` may grow."""
+
+    limit: int | None = None
+    """Number of scenes, counted from the first; None: all."""
+    scenes_per_shard: int = DEFAULT_SCENES_PER_SHARD
+    fit_files: bool | None = None
+    """Write `fits/<scene>.npz`; None: yes, except for cue datasets."""
+    save_vertices: bool = False
+    """Store posed vertices in the fit files, which are then written in any case."""
+    engine: Engine = field(default_factory=Engine)
+    """Who does the work."""
+    retry_failed: bool = False
+    overwrite: bool = False
+    """Remove the results of an earlier job first."""
+    log_every_s: float = 10.0
+    tensorboard: bool = False
+    profile: str | None = None
+    """Folder for a `jax.profiler` trace of the first batches."""
+    identity: dict[str, Any] = field(default_factory=lambda: identity_of({}))
+    """What decides the scenes besides the input itself: a job is only continued with the same (`identity_of`)."""
+
+    def writes_fit_files(self, source: SceneSource) -> bool:
+        """Whether there is a file per scene."""
+        return self.save_vertices or (source.kind != "cues" if self.fit_files is None else self.fit_files)
+
+
+class JobState(NamedTuple):
+    """What became of a job."""
+
+    totals: dict[str, Any]
+    """Counts of scenes and people by status."""
+    new_scenes: int = 0
+    """Scenes that this run went through; 0 where the job was finished before."""
+
+    @property
+    def scenes(self) -> int:
+        """Scenes that were fitted."""
+        return self.totals["scenes"].get("ok", 0)
+
+    @property
+    def set_aside(self) -> int:
+        """Scenes that were not."""
+        return sum(self.totals["scenes"].values()) - self.scenes
+
+    @property
+    def people(self) -> tuple[int, int]:
+        """(people fitted, people in all)."""
+        people = self.totals["people"]
+        return people.get("ok", 0), sum(people.values())
+
+
+def run_job(
+    folder: Location,
+    plan: Plan,
+    source: SceneSource,
+    config_of: Callable[[Scene], str],
+    make_fitter: Callable[[str], SceneFitter],
+    options: JobOptions,
+    stop: threading.Event | None = None,
+) -> JobState:
+    """A job with any fitter: opens the store of a plan, does what is left of it, and finishes it."""
+    dataset = open_dataset(folder, plan)
+    store, stored = dataset.store, plan.source["configs"]
+    job = Job(
+        store, source, config_of, make_fitter, fit_store.hash_of_configs(stored), plan.source["asset_version"],
+        options.writes_fit_files(source), options.save_vertices, options.profile,
+    )  # fmt: skip
+    progress = Progress(folder, store.cut.total, every_s=options.log_every_s, tensorboard=options.tensorboard)
+    with store.alone():
+        run([fit_stage(dataset, job, progress, options)], options.engine, stop)
+        totals = finish(store, stored)
+    assert totals is not None
+    return JobState(totals, progress.scenes)
+
+
+def fit_stage(
+    dataset: Dataset, job: Job, progress: Progress, options: JobOptions, after: tuple[str, ...] = ()
+) -> Stage:
+    """The stage that fits the units of a job."""
+    store, here = dataset.store, options.engine.in_process
+
+    def retried(unit: int) -> bool:
+        entry = store.entry(unit)
+        return options.retry_failed and entry is not None and entry["counts"]["retryable"] > 0
+
+    def task(unit: int) -> Task:
+        return Task(
+            unit, dataset.indices(unit), dataset.stamp(unit), None if dataset.needed(unit) else store.entry(unit)
+        )
+
+    def begin(units: int) -> None:
+        left = sum(len(span) for unit, span in enumerate(store.spans) if dataset.needed(unit) or retried(unit))
+        progress.found(store.cut.total - left)
+
+    def commit(unit: int, entry: dict[str, Any]) -> None:
+        store.commit(entry)
+        if not here:
+            progress.committed(entry)
+        logging.info("unit %d: %d scenes, people %s", unit, entry["num_records"], entry["counts"]["people"])
+
+    return Stage(
+        "fit", functools.partial(make_fit_worker, job, progress if here else None), range(store.num_units),
+        needed=lambda unit: dataset.needed(unit) or retried(unit), task=task, commit=commit, after=after,
+        begin=begin, end=progress.report,
+    )  # fmt: skip
+
+
+def identity_of(options: dict[str, Any]) -> dict[str, Any]:
+    """What decides the fits among the options that an input was opened with, where they differ from the defaults."""
+    # Folders may move between runs; only whether they are given counts. The words and the
+    # camera decide the fit, so their content does.
+    known = InputOptions()
+    identity: dict[str, Any] = {
+        name: options.get(name, getattr(known, name)) for name in ("fov_degrees", "translation")
+    }
+    identity |= {name: bool(value) for name, value in options.items() if name not in identity}
+    identity.pop("images", None)
+    for name in ("words", "calibration"):
+        if name in options:
+            identity[name] = hashlib.sha256(Path(options[name]).read_bytes()).hexdigest()[:16]
+    identity |= {name: options[name] for name in ("skeleton", "image_size") if name in options}
+    return identity

@@ -1,0 +1,359 @@
+"""Files and folders, wherever they are: plain paths, `file://`, `memory://`, `s3://`, `gs://` and what else fsspec knows.
+
+    folder = place("s3://bucket/fits")
+    (folder / "job.json").put(b"{}")             # whole or not at all
+    with_path = (folder / "shard").fetched()     # a local file with the content
+
+On a disk a file is written beside its place, flushed and renamed. An object of a bucket is put whole. Requests that fail for a
+reason that may pass (a server's error, a slow-down answer, a connection that is cut) are repeated with growing pauses, and what
+arrives is compared with the size that the store states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from absl import logging
+
+from annyfit_jax.records.files import clean_leftovers, open_regular, read_json, replacing
+from annyfit_jax.store.faults import fault_point
+
+ATTEMPTS = 8
+"""How often a request to a bucket is made before its error is believed."""
+FIRST_PAUSE_S = 0.1
+CACHE_BYTES = 20 << 30
+"""Room for fetched objects on the local disk; the ones unused for longest make way."""
+_ENDS = 1 << 16
+"""Bytes of the beginning and of the end of a local file that its fingerprint reads."""
+_PERMANENT = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+T = TypeVar("T")
+
+
+class JobWriteError(RuntimeError):
+    """The output cannot be written to (disk full, quota, permissions). Nothing half-written is left."""
+
+
+@contextlib.contextmanager
+def writing(path: Path | Location) -> Iterator[None]:
+    """Turns what a full or failing disk raises (ArrayRecord: RuntimeError) into one JobWriteError that names the file."""
+    try:
+        yield
+    except JobWriteError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise JobWriteError(f"{path}: cannot be written ({error}); make room and run the same command again") from error
+
+
+def is_remote(text: str | Path | Location) -> bool:
+    """Whether a location is a URL of something else than the local disk."""
+    scheme, separator, _ = str(text).partition("://")
+    return bool(separator) and scheme.isalnum() and scheme != "file"
+
+
+def place(text: str | Path | Location) -> Location:
+    """The location of a path or URL."""
+    return text if isinstance(text, Location) else Location(str(text))
+
+
+class Location:
+    """A file or folder. Two locations are equal where their texts are; can be pickled."""
+
+    def __init__(self, text: str) -> None:
+        self.remote = is_remote(text)
+        self._text = text.rstrip("/") if self.remote else os.fspath(Path(text.removeprefix("file://")))
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"place({self._text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Location) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(f"{self._text}/{name}" if self.remote else os.path.join(self._text, name))
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self._text.rpartition("/")[2]
+
+    @property
+    def path(self) -> Path:
+        """The path of a local one. Raises ValueError for a remote one."""
+        if self.remote:
+            raise ValueError(f"{self}: expected a path on the local disk")
+        return Path(self._text)
+
+    # ---------------------------------------------------------------------------------------- reading
+
+    def exists(self) -> bool:
+        """Whether there is a file or a folder."""
+        return _retried(lambda: _fs(self).exists(_key(self)), self) if self.remote else self.path.exists()
+
+    def is_file(self) -> bool:
+        """Whether there is a file."""
+        return _retried(lambda: _fs(self).isfile(_key(self)), self) if self.remote else self.path.is_file()
+
+    def is_dir(self) -> bool:
+        """Whether there is a folder; in a bucket, anything below."""
+        return _retried(lambda: _fs(self).isdir(_key(self)), self) if self.remote else self.path.is_dir()
+
+    def size(self) -> int:
+        """Bytes of a file. Raises FileNotFoundError."""
+        return int(self._info()["size"]) if self.remote else self.path.stat().st_size
+
+    def read_bytes(self) -> bytes:
+        """The content. Raises FileNotFoundError, OSError."""
+        if not self.remote:
+            return self.path.read_bytes()
+
+        def read() -> bytes:
+            content = _fs(self).cat_file(_key(self))
+            if len(content) != self.size():
+                raise OSError(f"{self}: {len(content)} of {self.size()} bytes arrived")
+            return content
+
+        return _retried(read, self)
+
+    def read_json(self) -> Any | None:
+        """The content, None where there is no such file or it is not JSON."""
+        if not self.remote:
+            return read_json(self.path)
+        try:
+            return json.loads(self.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def fetched(self) -> Path:
+        """A local file with the content: the file itself, or a copy of an object in the cache. Raises FileNotFoundError."""
+        if not self.remote:
+            return self.path
+        info = self._info()
+        kept = _cache() / f"{hashlib.sha256(f'{self}|{_stamp_of(info)}'.encode()).hexdigest()[:24]}-{self.name[-100:]}"
+        if kept.exists() and kept.stat().st_size == info["size"]:
+            os.utime(kept)
+            return kept
+        with replacing(kept) as temporary:
+
+            def get() -> None:
+                _fs(self).get_file(_key(self), os.fspath(temporary))
+                if temporary.stat().st_size != info["size"]:
+                    raise OSError(f"{self}: {temporary.stat().st_size} of {info['size']} bytes arrived")
+
+            _retried(get, self)
+        _make_room(kept)
+        return kept
+
+    def files(self) -> dict[str, int]:
+        """The files of a folder, without those below its subfolders: name -> bytes, sorted by name; empty where there is
+        none."""
+        if not self.remote:
+            try:
+                entries = [entry for entry in os.scandir(self.path) if entry.is_file()]
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+            return {entry.name: entry.stat().st_size for entry in sorted(entries, key=lambda entry: entry.name)}
+        try:
+            listed = _retried(lambda: _fs(self).ls(_key(self), detail=True, refresh=True), self)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        names = {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in listed if entry["type"] == "file"}
+        return {name: int(names[name]["size"]) for name in sorted(names) if name}
+
+    def stamp(self) -> str:
+        """A cheap fingerprint of a file's content, 16 hex digits; empty where there is no file.
+
+        Of an object what the store says (size and ETag); of a local file its size, its beginning and its end.
+        """
+        if self.remote:
+            try:
+                return hashlib.sha256(_stamp_of(self._info()).encode()).hexdigest()[:16]
+            except FileNotFoundError:
+                return ""
+        digest = hashlib.sha256()
+        try:
+            with open_regular(self.path) as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(f"{size}|".encode() + file.read(_ENDS))
+                if size > 2 * _ENDS:
+                    file.seek(-_ENDS, os.SEEK_END)
+                digest.update(file.read(_ENDS))
+        except (OSError, ValueError):
+            return ""
+        return digest.hexdigest()[:16]
+
+    def _info(self) -> dict[str, Any]:
+        return _retried(lambda: _fs(self).info(_key(self), refresh=True), self)
+
+    # ---------------------------------------------------------------------------------------- writing
+
+    def put(self, content: bytes, *, if_absent: bool = False) -> None:
+        """Writes a whole file, flushed to the disk. With `if_absent` one that is there already stays. Raises JobWriteError."""
+        self.put_parts([content], if_absent=if_absent)
+
+    def put_json(self, content: Any, *, if_absent: bool = False) -> None:
+        """`put` of JSON data."""
+        self.put((json.dumps(content, indent=1) + "\n").encode(), if_absent=if_absent)
+
+    def put_parts(self, parts: Iterable[bytes], *, if_absent: bool = False) -> None:
+        """`put` of parts that are made one after the other and need not be in memory together."""
+        with writing(self), self.replacing(if_absent=if_absent) as temporary, temporary.open("wb") as file:
+            file.writelines(parts)
+
+    @contextlib.contextmanager
+    def replacing(self, *, if_absent: bool = False) -> Iterator[Path]:
+        """Gives a local file to write to, which takes this place at the end of the block."""
+        fault_point(f"{self.name}: before writing")
+        if not self.remote:
+            with replacing(self.path, flush=True, first_wins=if_absent) as temporary:
+                yield temporary
+                fault_point(f"{self.name}: before renaming")
+        else:
+            with tempfile.TemporaryDirectory(prefix="annyfit-") as scratch:
+                temporary = Path(scratch) / self.name[-100:]
+                yield temporary
+                fault_point(f"{self.name}: before renaming")
+                self._upload(temporary, if_absent)
+        fault_point(f"{self.name}: renamed")
+
+    def _upload(self, file: Path, if_absent: bool) -> None:
+        if if_absent:
+            # A put that is repeated may find its own object: its content is then the same.
+            with contextlib.suppress(FileExistsError):
+                _retried(lambda: _fs(self).pipe_file(_key(self), file.read_bytes(), mode="create"), self)
+            return
+
+        def send() -> None:
+            _fs(self).put_file(os.fspath(file), _key(self))
+            if self.size() != file.stat().st_size:
+                raise OSError(f"{self}: {self.size()} of {file.stat().st_size} bytes arrived")
+
+        _retried(send, self)
+
+    def linked_to(self, other: Location) -> None:
+        """Makes this a second name of `other`: a hard link on a disk where it can be one, else a copy."""
+        if self.remote:
+            _retried(lambda: _fs(self).copy(_key(other), _key(self)), self)
+            return
+        with replacing(self.path) as temporary:
+            try:
+                os.link(other.path, temporary)
+            except OSError:
+                shutil.copyfile(other.path, temporary)
+
+    def remove(self) -> None:
+        """Removes a file, or a folder with all that is in it; nothing where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.remote:
+                _retried(lambda: _fs(self).rm(_key(self), recursive=True), self)
+            elif self.path.is_dir() and not self.path.is_symlink():
+                shutil.rmtree(self.path)
+            else:
+                self.path.unlink()
+
+    def clean(self, older_than_s: float = 3600.0) -> None:
+        """Removes what killed processes left in a local folder; a bucket has no such leftovers."""
+        if not self.remote:
+            clean_leftovers(self.path, older_than_s)
+
+    def append(self, line: str) -> None:
+        """Adds a line to a local file. In a bucket, where nothing can be added, the object becomes that line."""
+        if self.remote:
+            self.put(line.encode())
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(line)
+
+
+def read_all(folder: Location, names: Iterable[str]) -> dict[str, bytes]:
+    """The content of files of a folder, requests to a bucket side by side; files that are gone meanwhile are left out."""
+    if not folder.remote:
+        return {name: (folder.path / name).read_bytes() for name in names}
+    found, wanted = {}, {_key(folder / name): name for name in names}
+    for key, content in _fs(folder).cat(list(wanted), on_error="return").items() if wanted else ():
+        name = wanted[key.lstrip("/") if key not in wanted else key]
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = content if isinstance(content, bytes) else (folder / name).read_bytes()
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _fs_of(protocol: str, process: int) -> Any:
+    import fsspec
+
+    # What others write must be seen at once: no listing is kept.
+    options = {"use_listings_cache": False} if protocol != "memory" else {}
+    try:
+        return fsspec.filesystem(protocol, **options)
+    except ImportError as error:
+        extra = {"s3": "s3", "gs": "gs", "gcs": "gs"}.get(protocol)
+        hint = f": pip install 'annyfit-jax[{extra}]'" if extra else ""
+        raise ValueError(f"{protocol}://: {error}{hint}") from None
+
+
+def _fs(location: Location) -> Any:
+    return _fs_of(str(location).partition("://")[0], os.getpid())  # a fork must not share connections
+
+
+def _key(location: Location) -> str:
+    return _fs(location)._strip_protocol(str(location))
+
+
+def _retried(request: Callable[[], T], location: Location) -> T:
+    """The answer of a request that is repeated where its error may pass. Raises OSError."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return request()
+        except _PERMANENT:
+            raise
+        except (
+            Exception
+        ) as error:  # of botocore, aiohttp, google-api-core, ...: their hierarchies have nothing in common
+            if isinstance(error, ValueError | TypeError | AttributeError | KeyError) and not isinstance(error, OSError):
+                raise
+            if attempt + 1 == ATTEMPTS:
+                raise OSError(f"{location}: {type(error).__name__}: {error}") from error
+            logging.debug("%s: %r, once more", location, error)
+            time.sleep(FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0))
+    raise AssertionError
+
+
+def _stamp_of(info: dict[str, Any]) -> str:
+    named = [str(info[key]) for key in ("ETag", "etag", "md5Hash", "crc32c", "created", "mtime") if info.get(key)]
+    return f"{info['size']}|{named[0] if named else ''}"
+
+
+def _cache() -> Path:
+    folder = Path(os.environ.get("ANNYFIT_CACHE", "~/.cache/annyfit-jax/objects")).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _make_room(latest: Path) -> None:
+    """Removes the fetched objects unused for longest where there are too many bytes of them."""
+    states = sorted((entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(latest.parent))
+    total = sum(size for _, size, _ in states)
+    for _, size, path in states:
+        if total <= CACHE_BYTES:
+            return
+        if path != os.fspath(latest):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            total -= size
