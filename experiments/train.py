@@ -35,7 +35,8 @@ def define_flags() -> program.Usage:
             "Processes": (
                 flags.DEFINE_bool("multihost", False, "Join the other processes of this job."),
                 flags.DEFINE_string("coordinator", None, "host:port of process 0, where jax.distributed cannot find it."),
-                *program.process_flags("training"),
+                flags.DEFINE_integer("process_index", None, "This process among --process_count, from 0.", lower_bound=0),
+                flags.DEFINE_integer("process_count", None, "Number of processes that share the training.", lower_bound=1),
             ),
             "Machine": (program.compile_cache_flag(),),
         },

@@ -18,7 +18,8 @@ from typing import Any
 
 from absl import logging
 
-from annyfit_jax.engine.stages import Engine, run
+from annyfit_jax.engine.running import run
+from annyfit_jax.engine.stages import Engine
 from annyfit_jax.inputs import SceneSource, cue_dataset, open_input
 from annyfit_jax.inputs.keypoint_files import family_of_folder
 from annyfit_jax.inputs.photos import jpeg_bytes, names_photos

@@ -186,7 +186,7 @@ class Stages:
             cue, functools.partial(_make_worker, self, cue, expert), range(units), needed,
             lambda unit: (unit, tuple(indices(unit))), commit,
             tuple(name for name in upstream(cue, expert) if name in self.keys),
-            begin=lambda left: progress.begin(sum(len(indices(unit)) for unit in range(units) if needed(unit))),
+            begin=lambda left, workers: progress.begin(sum(len(indices(unit)) for unit in range(units) if needed(unit))),
             end=progress.report,
         )  # fmt: skip
 

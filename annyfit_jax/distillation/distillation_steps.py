@@ -218,8 +218,8 @@ class Distillation:
         if not (complete / "dataset_info.json").is_file():
             predictor, stream = self._predictor(self.checkpoint), open_scenes(self.place("stream"))
             self._restart(
-                complete, len(stream), [],
-                lambda span: (dataclasses.replace(s, start=people) for s, people in predictor.people(stream, span)),
+                complete, len(stream), [], lambda span: (dataclasses.replace(s, start=people) for s, people in
+                predictor.people(stream, range(span[0], span[-1] + 1))),
             )  # fmt: skip
         started = open_scenes(complete)
         for labels in self.config.labels:
@@ -230,7 +230,9 @@ class Distillation:
                     lambda span, gone=gone: (without(started.load(i), gone) for i in span),
                 )  # fmt: skip
 
-    def _restart(self, place: Path, count: int, gone: list[str], scenes: Callable[[range], Iterable[Scene]]) -> None:
+    def _restart(
+        self, place: Path, count: int, gone: list[str], scenes: Callable[[Sequence[int]], Iterable[Scene]]
+    ) -> None:
         """Writes one dataset of starts; pictures stay in the stream."""
         teacher = sha256(self.checkpoint)
         plan = cue_dataset.Plan(count, {"teacher": teacher, "without": gone}, _SCENES_PER_SHARD)

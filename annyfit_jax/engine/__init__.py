@@ -2,7 +2,8 @@
 
 | module | what is in it |
 |---|---|
-| `stages` | stages of work and their workers; `run`; the engine that is this process |
+| `stages` | stages of work and their workers |
+| `running` | `run`, and the engine that is this process |
 | `ray_engine` | the engine of actors on a Ray cluster; needs the extra `ray` |
 | `stopping` | SIGTERM and SIGINT as an event, and the exception that follows |
 

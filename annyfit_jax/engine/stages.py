@@ -1,14 +1,11 @@
-"""Stages of work on units, and the engine that does them in this process, one stage after the other."""
+"""Stages of work on units, their workers, and which engine does them."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-
-from annyfit_jax.engine.stopping import Interrupted
 
 
 class Worker(Protocol):
@@ -58,8 +55,8 @@ class Stage:
     """Stages that must have done a unit before."""
     accelerator: bool = True
     """Whether it wants one where there are any."""
-    begin: Callable[[int], None] = lambda units: None
-    """Told how many units are to be done, before the first; not called where there are none."""
+    begin: Callable[[int, int], None] = lambda units, workers: None
+    """Told how many units are to be done, and by how many workers, before the first; not called where there are none."""
     end: Callable[[str], None] = lambda state: None
     """Told `finished`, `interrupted` or `stopped`, where `begin` was."""
 
@@ -85,40 +82,3 @@ class Engine:
 
 class EngineError(RuntimeError):
     """Units could not be done although they were tried again."""
-
-
-def run(stages: Sequence[Stage], engine: Engine | None = None, stop: threading.Event | None = None) -> int:
-    """Does all units of all stages that are needed; returns how many were done.
-
-    Raises Interrupted where `stop` is set, EngineError, and what workers raise.
-    """
-    engine, stop = engine or Engine(), stop or threading.Event()
-    if engine.in_process:
-        return sum(_run_here(stage, stop) for stage in stages)
-    from annyfit_jax.engine.ray_engine import run_on_ray
-
-    return run_on_ray(stages, engine, stop)
-
-
-def _run_here(stage: Stage, stop: threading.Event) -> int:
-    left = [unit for unit in stage.units if stage.needed(unit)]
-    if not left:
-        return 0
-    stage.begin(len(left))
-    state, done = "stopped", 0
-    try:
-        if stop.is_set():
-            raise Interrupted
-        with contextlib.closing(stage.make(stop)) as worker:
-            for unit, result in worker.stream(stage.task(unit) for unit in left):
-                stage.commit(unit, result)
-                done += 1
-                if stop.is_set() and done < len(left):
-                    raise Interrupted
-        state = "finished"
-        return done
-    except Interrupted:
-        state = "interrupted"
-        raise
-    finally:
-        stage.end(state)

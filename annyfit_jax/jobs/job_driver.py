@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from annyfit_jax.engine.stages import Engine, Stage, run
+from annyfit_jax.engine.running import run
+from annyfit_jax.engine.stages import Engine, Stage
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.jobs import fit_store
 from annyfit_jax.jobs.finish import finish
@@ -118,7 +119,8 @@ def fit_stage(
             unit, dataset.indices(unit), dataset.stamp(unit), None if dataset.needed(unit) else store.entry(unit)
         )
 
-    def begin(units: int) -> None:
+    def begin(units: int, workers: int) -> None:
+        progress.workers = workers
         left = sum(len(span) for unit, span in enumerate(store.spans) if dataset.needed(unit) or retried(unit))
         progress.found(store.cut.total - left)
 

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from annyfit_jax.engine.stages import EachUnit, Engine, Stage, run
+from annyfit_jax.engine.running import run
+from annyfit_jax.engine.stages import EachUnit, Engine, Stage
 from annyfit_jax.records.files import json_lines, sha256
 from annyfit_jax.store.locations import Location, place
 from annyfit_jax.store.plan import Kind, Plan, open_plan, stamp_of

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -115,7 +115,7 @@ class Generator:
         other._block = functools.lru_cache(maxsize=2)(other._make_block)
         return other
 
-    def scenes(self, indices: range) -> Iterator[Scene]:
+    def scenes(self, indices: Sequence[int]) -> Iterator[Scene]:
         """Scenes `indices` of the recipe."""
         for index in indices:
             draft, bodies = self._block(index // _BLOCK)[index % _BLOCK]

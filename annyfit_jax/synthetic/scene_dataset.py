@@ -6,6 +6,7 @@ state = write_dataset(rendered_scenes(seed=1, difficulty="hard"), "dataset", 200
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -40,7 +41,7 @@ def plain_scenes(seed: int, people: tuple[int, ...] = (), bias: tuple[float, flo
     """Scenes without pictures (`synthetic.Recipe`). Raises ValueError."""
     recipe = synthetic.Recipe(seed, people, bias)
     described = {"synthetic": synthetic.GENERATOR_VERSION, **dataclasses.asdict(recipe)}
-    return MadeScenes(synthetic.Generator(recipe).scenes, described, str(synthetic.GENERATOR_VERSION), None)
+    return MadeScenes(functools.partial(_plain, recipe), described, str(synthetic.GENERATOR_VERSION), None)
 
 
 def rendered_scenes(
@@ -56,7 +57,30 @@ def rendered_scenes(
     """
     config = world_config.override(world_config.preset(difficulty, start), assignments)
     made = world.World(seed, config)
-    return MadeScenes(made.scenes, made.fingerprint(), f"world-{world.WORLD_VERSION}", world.jpeg)
+    return MadeScenes(
+        functools.partial(_rendered, seed, config), made.fingerprint(), f"world-{world.WORLD_VERSION}", world.jpeg
+    )
+
+
+# Generators hold compiled programs, which do not travel: a worker makes its own, once.
+
+
+def _plain(recipe: synthetic.Recipe, indices: Sequence[int]) -> Iterable[Scene]:
+    return _generator(recipe).scenes(indices)
+
+
+def _rendered(seed: int, config: world_config.WorldConfig, indices: Sequence[int]) -> Iterable[Scene]:
+    return _world(seed, config).scenes(indices)
+
+
+@functools.lru_cache(maxsize=1)
+def _generator(recipe: synthetic.Recipe) -> synthetic.Generator:
+    return synthetic.Generator(recipe)
+
+
+@functools.lru_cache(maxsize=1)
+def _world(seed: int, config: world_config.WorldConfig) -> world.World:
+    return world.World(seed, config)
 
 
 def write_dataset(

@@ -24,7 +24,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -135,7 +135,7 @@ class World:
         """Name of a scene."""
         return f"world_{self.config.name}_{self.seed}_{index:07d}"
 
-    def scenes(self, indices: range) -> Iterator[RenderedScene]:
+    def scenes(self, indices: Sequence[int]) -> Iterator[RenderedScene]:
         """Scenes `indices`."""
         for index in indices:
             yield self._scene(index, self._block(index // _BLOCK)[index % _BLOCK])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import trimesh
 from export_cases import FITTED, NAMES, People, load, make_job
-from fake_job import CONFIG_HASH, run
+from fake_job import CONFIG_HASH, leave_out, run
 from helpers import HANG_S, REPO, max_abs
 
 from annyfit_jax.exports import exported_people

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annyfit_jax.engine.stages import run
+from annyfit_jax.engine.running import run
 from annyfit_jax.engine.stopping import Interrupted
 from annyfit_jax.store.locations import place
 from experts import expert_store

@@ -232,8 +232,8 @@ def test_a_missing_folder_of_photos_is_one_clear_message(job, tmp_path):
 def test_a_torn_shard_of_the_job_stops_the_export(job, tmp_path):
     broken = tmp_path / "job"
     shutil.copytree(job, broken)
-    shard = broken / "fits-train.array_record-00001-of-00002"
+    (shard,) = (broken / "units").glob("00001-*")
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(FitFileError, match="00001-of-00002: does not have the checksum"):
+    with pytest.raises(FitFileError, match="does not have the checksum"):
         export_fits(str(broken), str(tmp_path / "d"), "tfds", scenes_per_shard=2)
     assert not (tmp_path / "d" / "dataset_info.json").exists()

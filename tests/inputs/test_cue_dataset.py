@@ -10,7 +10,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -318,8 +318,8 @@ def test_an_interrupted_job_resumes_to_the_same_bytes(tmp_path):
     write(tmp_path / "whole", scenes)
     folder, plan = tmp_path / "d", cue_dataset.Plan(11, {"test": 1}, 3)
 
-    def dies_at(limit: int) -> Callable[[range], Iterator[Scene]]:
-        def generate(indices: range) -> Iterator[Scene]:
+    def dies_at(limit: int) -> Callable[[Sequence[int]], Iterator[Scene]]:
+        def generate(indices: Sequence[int]) -> Iterator[Scene]:
             for i in indices:
                 if i == limit:
                     raise KeyboardInterrupt

@@ -147,7 +147,7 @@ def run(
         commit(store, entry)
         committed.append(entry["unit"])
 
-    Store.commit = counted
+    Store.commit = counted  # pyright: ignore[reportAttributeAccessIssue]
     try:
         run_job(place(folder), plan, source, config_of, functools.partial(the, fitter), options, stop)
     finally:

@@ -1,0 +1,336 @@
+"""The engine of a Ray cluster: actors that make a worker once, units as their tasks, one driver that commits.
+
+The actors of a stage are asked for up front: those that the cluster has no room for yet wait, and make an autoscaler act. A
+unit whose actor is lost goes to another one. Where the driver dies, Ray ends its actors, and the same command goes on with what
+is not committed. Nothing of the cluster is trusted with results: they are in the store before a task ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from absl import logging
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError, WorkerCrashedError
+
+from annyfit_jax.engine.stages import Engine, EngineError, Stage
+from annyfit_jax.engine.stopping import Interrupted
+
+IN_FLIGHT = 2
+"""Units that an actor holds at a time: the next one is read while the last one is worked on."""
+ATTEMPTS = 4
+"""How often an actor may be lost while it is at work on a unit, before the unit is given up."""
+_POLL_S = 0.5
+_PASSED_ON = (
+    "JAX_PLATFORMS",
+    "JAX_COMPILATION_CACHE_DIR",
+    "XLA_FLAGS",
+    "ANNYFIT_CACHE",
+    "AWS_ENDPOINT_URL",
+    "TF_CPP_MIN_LOG_LEVEL",
+)
+
+
+class Member:
+    """What an actor is: a worker in a thread of its own, fed with the tasks that the driver sends."""
+
+    def __init__(self, make: Any) -> None:
+        self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._results: dict[int, Future[Any]] = {}
+        self._worker = make(threading.Event())
+        self._failed: BaseException | None = None
+        threading.Thread(target=self._work, name="worker", daemon=True).start()
+
+    def ready(self) -> bool:
+        """Answered once the worker is made."""
+        return True
+
+    def do(self, unit: int, task: Any) -> Any:
+        """The result of a unit. Raises what the worker raised."""
+        if self._failed is not None:
+            raise self._failed
+        self._results[unit] = future = Future()
+        self._tasks.put(task)
+        return future.result()
+
+    def close(self) -> None:
+        """Gives memory and devices back."""
+        self._worker.close()
+
+    def _work(self) -> None:
+        try:
+            for unit, result in self._worker.stream(iter(self._tasks.get, None)):
+                self._results.pop(unit).set_result(result)
+        except BaseException as error:
+            self._failed = error
+            for future in self._results.values():
+                future.set_exception(error)
+
+
+@dataclass
+class _Actor:
+    """An actor as the driver sees it."""
+
+    handle: Any
+    ready: Any
+    """Reference that resolves once it works; None afterwards."""
+    units: dict[int, None] = field(default_factory=dict)
+    """In the order in which it was given them."""
+    alone: bool = False
+    """Its unit is under suspicion."""
+    blamed: bool = False
+    """It is lost, and the unit that it was at work on is known."""
+
+
+@dataclass
+class _Run:
+    """A stage under way."""
+
+    stage: Stage
+    waiting: deque[int]
+    """Units that are not given to an actor."""
+    actors: list[_Actor] = field(default_factory=list)
+    wanted: int = 0
+    done: set[int] = field(default_factory=set)
+    """Units that later stages may have, with those that needed nothing."""
+    attempts: dict[int, int] = field(default_factory=dict)
+    begun: bool = False
+    over: bool = False
+    count: int = 0
+
+
+def run_on_ray(stages: Sequence[Stage], engine: Engine, stop: threading.Event) -> int:
+    """`stages.run` on a cluster; the stages work at the same time, each on the units that the ones before it have done."""
+    own = not ray.is_initialized()
+    if own:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        _connect(engine.address or os.environ.get("RAY_ADDRESS", ""))
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():  # Ray takes them to end what it started
+                signal.signal(number, handler)
+    driver = _Driver(stages, engine, stop)
+    try:
+        return driver.run()
+    finally:
+        driver.close()
+        if own:
+            ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    """Joins a cluster; without an address the one that runs on this machine, else one is started here, on the loopback."""
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "warning",
+        "runtime_env": {"env_vars": _environment()},
+    }
+    if address:
+        ray.init(address=address, **options)
+        return
+    try:
+        ray.init(address="auto", **options)
+    except ConnectionError:
+        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **options)
+
+
+def _environment() -> dict[str, str]:
+    """What workers must share with the driver: where modules are, where objects and compiled programs are."""
+    import jax
+
+    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    if folder := getattr(jax.config, "jax_compilation_cache_dir", None):
+        kept.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    return {**kept, "PYTHONPATH": os.pathsep.join(dict.fromkeys([os.getcwd(), *filter(None, sys.path)]))}
+
+
+class _Driver:
+    def __init__(self, stages: Sequence[Stage], engine: Engine, stop: threading.Event) -> None:
+        self._engine, self._stop = engine, stop
+        self._runs = {stage.name: _Run(stage, deque(stage.units)) for stage in stages}
+        self._tasks: dict[Any, tuple[_Run, _Actor, int]] = {}
+        self._lost: dict[int, str] = {}
+        self._resources: dict[str, dict[str, float]] = {}
+
+    def run(self) -> int:
+        state = "stopped"
+        try:
+            while not all(run.over for run in self._runs.values()):
+                if self._stop.is_set():
+                    raise Interrupted
+                for run in self._runs.values():
+                    self._advance(run)
+                self._collect()
+            state = "finished"
+        except Interrupted:
+            state = "interrupted"
+            raise
+        finally:
+            for run in self._runs.values():
+                if run.begun and not run.over:
+                    run.stage.end(state)
+        if self._lost:
+            units = ", ".join(f"{unit} ({why})" for unit, why in sorted(self._lost.items())[:5])
+            raise EngineError(f"{len(self._lost)} units were given up after {ATTEMPTS} attempts: {units}")
+        return sum(run.count for run in self._runs.values())
+
+    def close(self) -> None:
+        for run in self._runs.values():
+            for actor in run.actors:
+                ray.kill(actor.handle)
+
+    # ---------------------------------------------------------------------------------------- giving work
+
+    def _advance(self, run: _Run) -> None:
+        """Gives a stage's units to its actors, and ends a stage that has none left."""
+        if run.over:
+            return
+        self._welcome(run)
+        before = [self._runs[name] for name in run.stage.after if name in self._runs]
+        for _ in range(len(run.waiting)):
+            unit = run.waiting[0]
+            if any(unit not in other.done and not other.over for other in before):
+                run.waiting.rotate(-1)  # units of other parts may be further
+                continue
+            if unit not in run.attempts and not run.stage.needed(unit):
+                run.waiting.popleft()
+                run.done.add(unit)
+                continue
+            if not run.begun:
+                run.begun = True
+                self._hire(run)
+                run.stage.begin(
+                    sum(map(run.stage.needed, run.stage.units)) if not before else len(run.waiting), run.wanted
+                )
+            suspect = run.attempts.get(unit, 0) > 0
+            actor = self._free(run, suspect)
+            if actor is None:
+                run.waiting.rotate(-1)
+                continue
+            actor.alone = suspect
+            run.waiting.popleft()
+            run.attempts.setdefault(unit, 0)
+            actor.units[unit] = None
+            self._tasks[actor.handle.do.remote(unit, run.stage.task(unit))] = (run, actor, unit)
+        if not run.waiting and not any(actor.units for actor in run.actors):
+            for actor in run.actors:
+                with contextlib.suppress(RayError):
+                    ray.kill(actor.handle)
+            run.actors = []
+            run.over = True
+            if run.begun:
+                run.stage.end("finished")
+
+    def _hire(self, run: _Run) -> None:
+        """Asks for the actors of a stage, up to as many as it has units."""
+        each = self._each(run.stage)
+        room = min((int(ray.cluster_resources().get(name, 0) // amount) for name, amount in each.items()), default=1)
+        run.wanted = max(min(self._engine.workers or room, len(run.waiting)), 1)
+        while len(run.actors) < run.wanted:
+            self._add(run)
+        logging.info("%s: %d workers with %s each", run.stage.name, run.wanted, each)
+
+    def _add(self, run: _Run) -> None:
+        each = dict(self._each(run.stage))
+        # Named after the stage, as which the dashboard shows it.
+        remote = ray.remote(type(run.stage.name, (Member,), {})).options(
+            num_cpus=each.pop("CPU", 0), num_gpus=each.pop("GPU", 0), resources=each, max_concurrency=IN_FLIGHT + 1,
+            max_restarts=0,
+        )  # fmt: skip
+        handle = remote.remote(run.stage.make)
+        run.actors.append(_Actor(handle, handle.ready.remote()))
+
+    def _each(self, stage: Stage) -> dict[str, float]:
+        """What a worker of a stage takes."""
+        if stage.name not in self._resources:
+            there = ray.cluster_resources()
+            named = next((name for name in ("GPU", "TPU") if there.get(name)), None)
+            chosen = self._engine.resources or ({named: 1.0} if named else {})
+            self._resources[stage.name] = {"CPU": 1.0, **chosen} if stage.accelerator else {"CPU": 1.0}
+        return self._resources[stage.name]
+
+    def _welcome(self, run: _Run) -> None:
+        """Notes the actors that work now. Raises what a worker raised when it was made."""
+        for actor in list(run.actors):
+            if actor.ready is None or not ray.wait([actor.ready], timeout=0)[0]:
+                continue
+            try:
+                ray.get(actor.ready)
+                actor.ready = None
+            except RayActorError as error:
+                if "creation task" in str(error):
+                    raise _unwrapped(error) from error
+                self._replace(run, actor)
+
+    def _free(self, run: _Run, suspect: bool) -> _Actor | None:
+        """The working actor with the fewest units, None where all are full or none is there yet.
+
+        A unit under suspicion, which has lost an actor before, is alone with its next one, so that no other is blamed for it.
+        """
+        working = [
+            actor
+            for actor in run.actors
+            if actor.ready is None and len(actor.units) < (1 if suspect or (actor.alone and actor.units) else IN_FLIGHT)
+        ]
+        return min(working, key=lambda actor: len(actor.units), default=None)
+
+    # ---------------------------------------------------------------------------------------- taking results
+
+    def _collect(self) -> None:
+        waited = [*self._tasks, *(a.ready for run in self._runs.values() for a in run.actors if a.ready is not None)]
+        if not waited:
+            return
+        for reference in ray.wait(waited, num_returns=1, timeout=_POLL_S)[0]:
+            if reference not in self._tasks:
+                continue
+            run, actor, unit = self._tasks.pop(reference)
+            try:
+                result = ray.get(reference)
+            except (
+                RayActorError,
+                ObjectLostError,
+                WorkerCrashedError,
+            ) as error:
+                if not actor.blamed:
+                    actor.blamed = True
+                    run.attempts[next(iter(actor.units))] += 1
+                del actor.units[unit]
+                self._again(run, unit, type(error).__name__)
+                self._replace(run, actor)
+            except RayTaskError as error:
+                raise _unwrapped(error) from None
+            else:
+                del actor.units[unit]
+                run.stage.commit(unit, result)
+                run.done.add(unit)
+                run.count += 1
+
+    def _again(self, run: _Run, unit: int, why: str) -> None:
+        if run.attempts[unit] < ATTEMPTS:
+            logging.warning("%s: unit %d lost its worker (%s): another one gets it", run.stage.name, unit, why)
+            run.waiting.append(unit)
+        else:
+            logging.error("%s: unit %d is given up", run.stage.name, unit)
+            self._lost[unit] = why
+            run.done.add(unit)
+
+    def _replace(self, run: _Run, actor: _Actor) -> None:
+        """A new actor in the place of one that is lost; its other units come back one by one, as their tasks fail."""
+        if actor in run.actors:
+            run.actors.remove(actor)
+            self._add(run)
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """What the worker raised, of its own kind, so that programs answer it as without Ray."""
+    cause = getattr(error, "cause", None) or error.__cause__ or error
+    return cause if isinstance(cause, Exception) else error

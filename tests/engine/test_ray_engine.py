@@ -1,0 +1,175 @@
+"""Jobs on a Ray cluster of three nodes on the loopback: the same results as one process, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from fake_job import FakeFitter, load_varied, run, source_of
+
+from annyfit_jax.engine.running import run as run_stages
+from annyfit_jax.engine.stages import EachUnit, Engine, EngineError, Stage
+from annyfit_jax.engine.stopping import Interrupted
+from annyfit_jax.jobs import job_status
+from annyfit_jax.store.locations import JobWriteError
+
+# Ray takes another address of the machine than the loopback otherwise; it reads this when it is imported.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+ray = pytest.importorskip("ray")
+pytestmark = [pytest.mark.process]
+SCENES = 22
+RAY = Engine("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20, "node_ip_address": "127.0.0.1"},
+    )
+    for _ in range(2):
+        made.add_node(num_cpus=1, object_store_memory=80 << 20, node_ip_address="127.0.0.1")
+    # As `run_on_ray` does it: workers find the modules of these tests.
+    from annyfit_jax.engine.ray_engine import _environment
+
+    ray.init(
+        address=made.address,
+        _node_ip_address="127.0.0.1",
+        log_to_driver=False,
+        runtime_env={"env_vars": _environment()},
+    )
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone") / "out"
+    run(folder, source_of(SCENES))
+    return folder
+
+
+def test_a_cluster_gives_what_one_process_gives(cluster, reference, tmp_path):
+    assert run(tmp_path, source_of(SCENES), engine=RAY) == 6
+    assert job_status.digest(tmp_path) == job_status.digest(reference)
+    assert job_status.status(tmp_path)["finished"]
+    line = job_status.last_line(tmp_path)
+    assert line is not None and (line["state"], line["workers"], line["scenes_done"]) == ("finished", 3, SCENES)
+    assert run(tmp_path, source_of(SCENES), engine=RAY) == 0
+    assert run(tmp_path, source_of(SCENES)) == 0
+
+
+class Killer(FakeFitter):
+    """Ends its process at a scene as long as `armed` is there."""
+
+    def __init__(self, armed: Path, scene: str, always: bool = False) -> None:
+        super().__init__()
+        self.armed, self.scene, self.always = armed, scene, always
+
+    def collect(self, pending):
+        if any(scene.name == self.scene for scene in pending) and self.armed.exists():
+            if not self.always:
+                self.armed.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().collect(pending)
+
+
+def test_a_worker_that_is_lost_costs_its_unit_a_second_attempt(cluster, reference, tmp_path):
+    armed = tmp_path / "armed"
+    armed.touch()
+    run(tmp_path / "out", source_of(SCENES), fitter=Killer(armed, "scene0009"), engine=RAY)
+    assert not armed.exists()
+    assert job_status.digest(tmp_path / "out") == job_status.digest(reference)
+
+
+def test_a_unit_that_always_takes_its_worker_along_is_given_up_and_the_others_are_done(cluster, reference, tmp_path):
+    armed = tmp_path / "armed"
+    armed.touch()
+    with pytest.raises(EngineError, match=r"1 units were given up .*: 2 \(ActorDiedError\)"):
+        run(tmp_path / "out", source_of(SCENES), fitter=Killer(armed, "scene0009", always=True), engine=RAY)
+    assert job_status.status(tmp_path / "out")["units"] == {"done": 5, "left": 1, "total": 6}
+    armed.unlink()
+    assert run(tmp_path / "out", source_of(SCENES), engine=RAY) == 1
+    assert job_status.digest(tmp_path / "out") == job_status.digest(reference)
+
+
+def test_a_node_that_is_lost_costs_nothing(cluster, reference, tmp_path):
+    node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20, node_ip_address="127.0.0.1")
+    thread = threading.Timer(1.5, lambda: cluster.remove_node(node, allow_graceful=False))
+    thread.start()
+    run(tmp_path, source_of(SCENES), fitter=FakeFitter(seconds=0.4), engine=RAY)
+    thread.join()
+    assert job_status.digest(tmp_path) == job_status.digest(reference)
+
+
+def write_error(unit: int) -> tuple[int, int]:
+    if unit == 3:
+        raise JobWriteError("unit 3: cannot be written (No space left on device)")
+    return unit, unit
+
+
+def test_what_a_worker_raises_reaches_the_driver_as_itself(cluster):
+    stage = Stage("write", lambda stop: EachUnit(write_error), range(6))
+    with pytest.raises(JobWriteError, match="No space left"):
+        run_stages([stage], RAY)
+
+
+def broken_make(stop: threading.Event) -> EachUnit:
+    raise ValueError("no such checkpoint")
+
+
+def test_a_worker_that_cannot_be_made_says_why(cluster):
+    with pytest.raises(ValueError, match="no such checkpoint"):
+        run_stages([Stage("load", broken_make, range(2))], RAY)
+
+
+def test_a_stop_leaves_what_is_committed(cluster, reference, tmp_path):
+    stop = threading.Event()
+    threading.Timer(2.0, stop.set).start()
+    with pytest.raises(Interrupted):
+        run(tmp_path, source_of(SCENES), fitter=FakeFitter(seconds=1.0), engine=RAY, stop=stop)
+    assert job_status.status(tmp_path)["units"]["done"] < 6
+    run(tmp_path, source_of(SCENES))
+    assert job_status.digest(tmp_path) == job_status.digest(reference)
+
+
+def times(log: Path, name: str, unit: int) -> tuple[int, str]:
+    time.sleep(0.2)
+    with log.open("a") as file:
+        file.write(f"{name} {unit} {time.time()}\n")
+    return unit, name
+
+
+def test_no_stage_waits_for_another_but_for_its_units(cluster, tmp_path):
+    """The second stage begins before the first one has ended, and never before the first one has done the unit."""
+    log, committed = tmp_path / "log", []
+    stages = [
+        Stage(
+            name,
+            functools.partial(lambda name, stop: EachUnit(functools.partial(times, log, name)), name),
+            range(12),
+            commit=lambda unit, result: committed.append((result, unit)),
+            after=after,
+            accelerator=False,
+        )
+        for name, after in (("look", ()), ("fit", ("look",)))
+    ]
+    assert run_stages(stages, Engine("ray", workers=1)) == 24
+    lines = [line.split() for line in log.read_text().splitlines()]
+    at = {(name, int(unit)): float(when) for name, unit, when in lines}
+    assert all(at["look", unit] < at["fit", unit] for unit in range(12))
+    assert at["fit", 0] < at["look", 11]
+    assert sorted(committed) == sorted((name, unit) for name in ("look", "fit") for unit in range(12))
+
+
+def test_the_varied_collection_is_what_is_fitted(reference):
+    assert load_varied(0).name == "scene0000" and job_status.digest(reference)["scenes"] == SCENES
