@@ -90,7 +90,7 @@ def test_what_is_installed(installed):
         "annyfit_cli.py",
         "experiments/program.py",
         "experiments/configs/aios.py",
-        "experiments/launch/slurm_array.sh",
+        "experiments/launch/ray_slurm.sh",
     ):
         assert (site / name).is_file(), name
     assert not [

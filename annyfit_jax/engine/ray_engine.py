@@ -46,12 +46,18 @@ class Member:
     def __init__(self, make: Any) -> None:
         self._tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._results: dict[int, Future[Any]] = {}
-        self._worker = make(threading.Event())
         self._failed: BaseException | None = None
+        try:
+            self._worker = make(threading.Event())
+        except Exception as error:  # told by `ready`: of an actor that cannot be made Ray keeps only the text
+            self._failed = error
+            return
         threading.Thread(target=self._work, name="worker", daemon=True).start()
 
     def ready(self) -> bool:
-        """Answered once the worker is made."""
+        """Answered once the worker is made. Raises what that raised."""
+        if self._failed is not None:
+            raise self._failed
         return True
 
     def do(self, unit: int, task: Any) -> Any:
@@ -266,10 +272,10 @@ class _Driver:
             try:
                 ray.get(actor.ready)
                 actor.ready = None
-            except RayActorError as error:
-                if "creation task" in str(error):
-                    raise _unwrapped(error) from error
+            except RayActorError:
                 self._replace(run, actor)
+            except RayTaskError as error:
+                raise _unwrapped(error) from None
 
     def _free(self, run: _Run, suspect: bool) -> _Actor | None:
         """The working actor with the fewest units, None where all are full or none is there yet.

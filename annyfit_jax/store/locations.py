@@ -299,7 +299,7 @@ def _fs_of(protocol: str, process: int) -> Any:
     import fsspec
 
     # What others write must be seen at once: no listing is kept.
-    options = {"use_listings_cache": False} if protocol != "memory" else {}
+    options = {"use_listings_cache": False, "skip_instance_cache": True} if protocol != "memory" else {}
     try:
         return fsspec.filesystem(protocol, **options)
     except ImportError as error:

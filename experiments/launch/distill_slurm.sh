@@ -4,7 +4,7 @@
 #     run() { python -m experiments.distill --config=experiments/configs/distill.py --output=$OUTPUT "$@"; }
 #     sets="--set=stream.path=... --set=synthetic.path=... --set=held_out.path=... --set=checkpoint=..."
 #     run $sets --steps=scenes,start                                                       # one GPU
-#     INPUT=$OUTPUT/start/all_cues OUTPUT=$OUTPUT/fits/fits sbatch experiments/launch/slurm_array.sh \
+#     sbatch --nodes=8 experiments/launch/ray_slurm.sh fit --input=$OUTPUT/start/all_cues --output=$OUTPUT/fits/fits \
 #         --config=experiments/configs/annyfit_plus.py                                     # many
 #     run $sets --steps=fit,select                                                         # finds the fits done
 #     OUTPUT=... sbatch --nodes=4 experiments/launch/distill_slurm.sh $sets                # this file

@@ -143,7 +143,7 @@ def test_a_stop_leaves_what_is_committed(cluster, reference, tmp_path):
 
 
 def times(log: Path, name: str, unit: int) -> tuple[int, str]:
-    time.sleep(0.2)
+    time.sleep(0.8)
     with log.open("a") as file:
         file.write(f"{name} {unit} {time.time()}\n")
     return unit, name

@@ -1,0 +1,117 @@
+"""A whole dataset and a whole job in memory and in a bucket whose server fails: the same rows as on a disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from fake_job import FakeFitter, leave_out, load_varied, run, source_of
+
+from annyfit_jax.inputs import cue_dataset
+from annyfit_jax.inputs.cue_source import open_cues
+from annyfit_jax.jobs import job_status
+from annyfit_jax.jobs.fit_source import open_fits
+from annyfit_jax.people.scene import SceneError
+from annyfit_jax.store import faults, locations
+from annyfit_jax.store.locations import Location, place
+from experiments.studies.faulty_s3 import FaultyS3
+
+SCENES = 14
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultyS3]:
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    with FaultyS3(share=0.1) as made, pytest.MonkeyPatch.context() as patch:
+        for name, value in made.environment.items():
+            patch.setenv(name, value)
+        patch.setattr(locations, "FIRST_PAUSE_S", 0.005)
+        locations._fs_of.cache_clear()
+        yield made
+    locations._fs_of.cache_clear()
+
+
+@pytest.fixture(params=["memory", "s3"])
+def bucket(request, tmp_path, monkeypatch) -> Location:
+    monkeypatch.setenv("ANNYFIT_CACHE", str(tmp_path / "cache"))
+    if request.param == "memory":
+        return place(f"memory://{tmp_path.name}-{os.getpid()}")
+    server = request.getfixturevalue("server")
+    return place(f"s3://{server.bucket}/{tmp_path.name}")
+
+
+@pytest.fixture(autouse=True)
+def no_faults():
+    yield
+    faults.install(None)
+
+
+def readable() -> list:
+    scenes = []
+    for index in range(SCENES):
+        try:
+            scenes.append(load_varied(index))
+        except SceneError as error:
+            scenes.append(cue_dataset.SetAside(f"scene{index:04d}", str(error)))
+    return scenes
+
+
+def test_cues_and_fits_in_a_bucket_are_those_on_a_disk(bucket, tmp_path):
+    scenes = readable()
+    plan = cue_dataset.Plan(SCENES, {"test": 1}, 4)
+    for folder in (tmp_path / "cues", bucket / "cues"):
+        state = cue_dataset.write(folder, plan, lambda span: (scenes[i] for i in span))
+        assert state.finished and state.set_aside == 2
+    here, there = open_cues(str(tmp_path / "cues")), open_cues(str(bucket / "cues"))
+    assert here.names == there.names and [here.stamp(i) for i in range(12)] == [there.stamp(i) for i in range(12)]
+    assert run(tmp_path / "fits", here) == 3
+    assert run(bucket / "fits", there, fit_files=True) == 3
+    assert job_status.digest(bucket / "fits") == job_status.digest(tmp_path / "fits")
+    assert job_status.status(bucket / "fits")["finished"]
+    line = job_status.last_line(bucket / "fits")
+    assert line is not None and line["state"] == "finished"
+    assert run(bucket / "fits", there) == 0
+    fits = open_fits(str(bucket / "fits"))
+    assert fits.names == there.names and len((bucket / "fits" / "fits").files()) == 12
+    assert fits.load("scene0003").transl.tolist() == open_fits(tmp_path / "fits").load("scene0003").transl.tolist()
+    assert (bucket / "fits" / "people.jsonl").read_bytes() == (tmp_path / "fits" / "people.jsonl").read_bytes()
+    assert set((bucket / "fits").files()) == {path.name for path in (tmp_path / "fits").iterdir() if path.is_file()}
+
+
+def test_a_job_in_a_bucket_goes_on_where_it_was_killed(bucket, tmp_path):
+    run(tmp_path / "whole", source_of(SCENES))
+
+    class Gone(BaseException):
+        pass
+
+    def die(at: str) -> None:
+        if at.startswith("00002-"):  # the content is there, its commit record is not
+            raise Gone
+
+    faults.install(lambda at: die(at) if at.endswith("renamed") else None)
+    with pytest.raises(Gone):
+        run(bucket, source_of(SCENES))
+    faults.install(None)
+    assert job_status.status(bucket)["units"]["done"] == 2
+    assert run(bucket, source_of(SCENES)) == 2
+    assert job_status.digest(bucket) == job_status.digest(tmp_path / "whole")
+    assert len((bucket / "units").files()) == 4
+
+
+def test_an_object_that_is_gone_is_made_again(bucket):
+    run(bucket, source_of(SCENES))
+    before = job_status.digest(bucket)
+    name = min((bucket / "units").files())
+    (bucket / "units" / name).remove()
+    assert job_status.digest(bucket)["scenes"] == SCENES - 4
+    assert run(bucket, source_of(SCENES), fitter=FakeFitter()) == 1
+    assert job_status.digest(bucket) == before
+
+
+def test_a_finished_job_may_lose_commit_records(tmp_path):
+    run(tmp_path, source_of(SCENES))
+    leave_out(tmp_path, 0, 3)
+    assert run(tmp_path, source_of(SCENES)) == 2
+    assert job_status.status(tmp_path)["finished"]
