@@ -26,7 +26,7 @@ from annyfit_jax.inputs.photos import jpeg_bytes, names_photos
 from annyfit_jax.people.scene import Scene, SceneError
 from annyfit_jax.store import datasets
 from annyfit_jax.store.datasets import Packed, SetAside
-from annyfit_jax.store.locations import place
+from annyfit_jax.store.locations import is_remote, place
 from experts import assemble, registry
 from experts.adapters.coco_file import cues_in
 from experts.interfaces import ExpertError
@@ -132,6 +132,8 @@ def are_photos(location: str) -> bool:
 
     Raises SceneError for a folder that holds photos and keypoint files.
     """
+    if is_remote(location):
+        return False
     path, signs = Path(location), ("preprocessed", "dataset_info.json", "plan.json")
     scenes = path.is_dir() and (any((path / sign).exists() for sign in signs) or any(path.glob("*.npz")))
     if scenes or not names_photos(location):

@@ -51,7 +51,7 @@ def export_fits(
       skinned: `glb` with bones, and how.
 
     Raises FileNotFoundError without fits, FitFileError on a broken one, ValueError on an unknown format, frame or scene,
-    DatasetError where the folder holds another dataset.
+    StoreError where the folder holds another dataset.
     """
     if file_format not in FORMATS:
         raise ValueError(f"--format={file_format}: expected one of {', '.join(FORMATS)}")

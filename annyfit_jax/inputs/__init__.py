@@ -24,6 +24,7 @@ from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.inputs.validate import validate_scene
 from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES, SceneError
 from annyfit_jax.records.npz import open_npz
+from annyfit_jax.store.locations import is_remote
 
 __all__ = [
     "InputOptions",
@@ -59,6 +60,14 @@ def open_input(
         folder = getattr(chosen, name)
         if folder is not None and not Path(folder).is_dir():
             raise SceneError(f"option {name}: no folder {folder}")
+    if is_remote(path):
+        from annyfit_jax.inputs.cue_source import is_cue_dataset, open_cues
+
+        if is_cue_dataset(path):
+            return open_cues(str(path), chosen)
+        raise SceneError(
+            f"{path}: no cue dataset there; other inputs are read from a disk (annyfit pack makes a cue dataset)"
+        )
     location = Path(path)
     if not location.exists():
         raise SceneError(f"{path}: no such file or folder")

@@ -1,4 +1,4 @@
-"""Cue datasets on disk: the scenes of any input, packed into the shards of `records.shards`, read back by `cue_source`."""
+"""Cue datasets: the scenes of any input, packed into units of `store.datasets`, read back by `cue_source`."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ with FaultyS3(share=0.05) as server:
 from __future__ import annotations
 
 import collections
+import logging
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,7 @@ class FaultyS3:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import make_server
 
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request otherwise
         self.share, self.bucket = share, bucket
         self.requests: collections.Counter[str] = collections.Counter()
         """By method."""

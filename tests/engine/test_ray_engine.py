@@ -21,7 +21,7 @@ from annyfit_jax.store.locations import JobWriteError
 # Ray takes another address of the machine than the loopback otherwise; it reads this when it is imported.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.process]
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 SCENES = 22
 RAY = Engine("ray")
 
