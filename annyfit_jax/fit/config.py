@@ -189,6 +189,32 @@ class MapObjective:
 
 
 @dataclass(frozen=True)
+class PartFit:
+    """Hands, head and feet, fitted to their points after the body (`annyfit_jax.fit.parts`), whatever solver fitted that."""
+
+    on: bool = True
+    """Without such points nothing is fitted anyway."""
+    min_confidence: float = 0.2
+    """Points below this confidence do not count; others count with their confidence squared."""
+    noise_share: float = 0.04
+    """Pixel noise of a point as a share of the part's size in the picture, before residuals are seen."""
+    noise_floor_px: float = 0.7
+    noise_prior_points: float = 20.0
+    """What `noise_share` counts for, in points, against the residuals."""
+    robust_sigmas: float = 4.0
+    """Width of the Geman-McClure function, in noise scales."""
+    robust_widening: float = 4.0
+    """Factor of that width at the beginning; it falls to 1 over the first half of the iterations."""
+    outlier_sigmas: float = 4.0
+    """A part is left alone where fewer than `inlier_share` of its points come so near, in noise scales."""
+    inlier_share: float = 0.5
+    iterations: int = 12
+    every: int = 3
+    """Noise is estimated anew every so many iterations."""
+    damping: float = 1e-2
+
+
+@dataclass(frozen=True)
 class FitConfig:
     """Everything that decides a fit besides its input."""
 
@@ -220,6 +246,7 @@ class FitConfig:
     """`adam`: `stages` by Adam; `lm`: second order, see `lm` and `map`."""
     lm: LevenbergMarquardt = LevenbergMarquardt()
     map: MapObjective = MapObjective()
+    parts: PartFit = PartFit()
 
     @property
     def searches_starts(self) -> bool:

@@ -19,16 +19,19 @@ from absl import logging
 
 from annyfit_jax.fit import adam, evidence, packing, second_order, trust
 from annyfit_jax.fit import problem as problems
-from annyfit_jax.fit.config import FitConfig
+from annyfit_jax.fit.config import FitConfig, PartFit
 from annyfit_jax.fit.fit_body import anny_body
 from annyfit_jax.fit.keypoint_start import KeypointStart, KeypointStarter
 from annyfit_jax.fit.landmark_start import LandmarkStarter
 from annyfit_jax.fit.objective import check_terms
+from annyfit_jax.fit.parts import part_cues, part_fit
+from annyfit_jax.fit.parts.part_body import PartsBody, parts_body
 from annyfit_jax.fit.problem import Capacity
 from annyfit_jax.fit.second_order import uncertainty
 from annyfit_jax.fit.second_order.columns import FOCAL, GROUND, PITCH, ROLL
 from annyfit_jax.fit.starts import PreparedScene, prepare
 from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.fitted import PARTS
 from annyfit_jax.people.scene import BodyParameters, Scene
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.records.settings import config_hash, to_json
@@ -60,6 +63,8 @@ class PendingBatch(NamedTuple):
     """Scenes of each device's list, as indices into `batch`."""
     outcome: adam.BatchFit | second_order.SecondOrderFit
     """Every array with a leading axis of lists."""
+    parts: part_fit.PartsFit | None = None
+    """What hands, head and feet became, the same way; None where nobody shows any."""
 
     @property
     def lanes(self) -> int:
@@ -118,9 +123,16 @@ class Fitter:
     def prepare(self, scene: Scene) -> PreparedScene:
         """Start of a scene; raises SceneError where nobody can be fitted."""
         ready = prepare(scene, self.config, lambda part, confidence: self.starter(part, confidence))
+        if self.config.parts.on:
+            part_cues.part_points(ready.scene)  # refuses what it cannot read
         if not (self.config.searches_starts and self.config.map.landmark_start):
             return ready
         return dataclasses.replace(ready, landmarks=self._landmark_starter(ready.scene))
+
+    @functools.cached_property
+    def parts_body(self) -> PartsBody:
+        """The body as the fit of its parts takes it; made at the first use."""
+        return parts_body(self.model)
 
     @functools.cached_property
     def _landmark_starter(self) -> LandmarkStarter:
@@ -197,7 +209,33 @@ class Fitter:
         if new:
             self._compiled.add(program)
             self.compile_s += time.monotonic() - began
-        return PendingBatch(list(batch), lists, outcome)
+        return PendingBatch(list(batch), lists, outcome, self._fit_parts(batch, lists, problem, outcome))
+
+    def _fit_parts(
+        self, batch: Sequence[PreparedScene], lists: list[list[int]], problem: Any, outcome: Any
+    ) -> part_fit.PartsFit | None:
+        """Start the fit of hands, head and feet of a batch; None where nobody shows any."""
+        if not self.config.parts.on or all(part_cues.part_points(ready.scene) is None for ready in batch):
+            return None
+        length, dtype = outcome.variables.transl.shape[-1], np.dtype(self.model.dtype)
+        points = np.stack(
+            [part_cues.flat_points([batch[i].scene for i in chosen], length, dtype) for chosen in lists]
+        )
+        known = isinstance(outcome, second_order.SecondOrderFit)
+        log_focal = np.nan_to_num(np.asarray(outcome.camera)[:, FOCAL]) if known else np.zeros(points.shape[::3], dtype)
+        cues = problem.problem.cues if self.second_order else problem.cues
+        spread = jax.NamedSharding(_mesh(self.devices), jax.P(_AXIS))
+        given = part_fit.PartCues(jax.device_put(points, spread), cues.intrinsics)
+        began, new = time.monotonic(), ("parts", length) not in self._compiled
+        if new:
+            logging.info("compiling the fit of hands, head and feet for lists of %d people ...", length)
+        parts = fit_parts(self.config.parts, self.devices)(
+            self.body, self.parts_body, given, outcome.variables, outcome.keypoints, jax.device_put(log_focal, spread)
+        )
+        if new:
+            self._compiled.add(("parts", length))
+            self.compile_s += time.monotonic() - began
+        return parts
 
     def assemble(self, batch: Sequence[PreparedScene]) -> tuple[list[list[int]], Any, problems.Variables]:
         """The lists of a batch, on their devices: a `Problem` (second order: a `MapProblem`) and the start, every array with a
@@ -220,6 +258,9 @@ class Fitter:
     def collect(self, pending: PendingBatch) -> list[SceneFit]:
         """Wait for a dispatched batch and judge its people; one `SceneFit` per scene, in the batch's order."""
         whole = jax.tree.map(np.asarray, pending.outcome)
+        parts = None if pending.parts is None else jax.tree.map(np.asarray, pending.parts)
+        if parts is not None:
+            whole = whole._replace(variables=whole.variables._replace(pose=parts.pose), keypoints=parts.keypoints)
         fits: dict[int, SceneFit] = {}
         for k, chosen in enumerate(pending.lists):
             outcome: Any = jax.tree.map(lambda x, k=k: x[k], whole)  # a BatchFit of host arrays
@@ -235,7 +276,14 @@ class Fitter:
                 if self.config.searches_starts:
                     pose_known = ready.knows_pose
                     ready = dataclasses.replace(ready, start=ready.start if pose_known.all() else begun[s])
-                fits[index] = self._collect(ready, end, outcome, people, losses)
+                fit = self._collect(ready, end, outcome, people, losses)
+                if self.config.parts.on:
+                    none = np.full((len(end), len(PARTS)), np.nan)
+                    own = {name: none if name != "moved" else 0.0 * np.nan_to_num(none) for name in _PART_FIELDS}
+                    if parts is not None:
+                        own = {name: getattr(parts, name)[k][:, people].T for name in _PART_FIELDS}
+                    fit = _with_parts(fit, ready.kept, own)
+                fits[index] = fit
         return [fits[i] for i in range(len(pending.batch))]
 
     # -------------------------------------------------------------------------------------------- results
@@ -348,11 +396,44 @@ def fit_lists(config: FitConfig, devices: tuple[Device, ...]) -> jax.stages.Wrap
     spread = jax.shard_map(
         one_list, mesh=_mesh(devices), in_specs=(jax.P(), lists, lists), out_specs=lists, check_vma=False
     )
-    # The second-order program is a thousand small kernels: the older emitters of XLA's CPU backend compile it in half the time
-    # of the new ones, to code that is as fast.
-    small_kernels = config.solver == "lm" and devices[0].platform == "cpu"
-    options = {"xla_cpu_use_fusion_emitters": False} if small_kernels else None
+    options = _compiler_options(devices) if config.solver == "lm" else None
     return jax.jit(spread, donate_argnames=("variables",), compiler_options=options)
+
+
+@functools.lru_cache(maxsize=8)
+def fit_parts(settings: PartFit, devices: tuple[Device, ...]) -> jax.stages.Wrapped:
+    """The compiled fit of the parts of one list per device, as `fit_lists` is that of the bodies."""
+
+    def one_list(fit_body: Any, body: PartsBody, *lists: Any) -> part_fit.PartsFit:
+        own = jax.tree.map(lambda x: x[0], lists)
+        return jax.tree.map(lambda x: x[None], part_fit.solve(settings, fit_body, body, *own))
+
+    lists = jax.P(_AXIS)
+    spread = jax.shard_map(
+        one_list, mesh=_mesh(devices), in_specs=(jax.P(), jax.P(), *4 * (lists,)), out_specs=lists, check_vma=False
+    )
+    return jax.jit(spread, compiler_options=_compiler_options(devices))
+
+
+def _with_parts(fit: SceneFit, kept: np.ndarray, own: dict[str, np.ndarray]) -> SceneFit:
+    """The fit with what is known of its parts, fields of `_PART_FIELDS`, (m, 5) for the m people that were fitted."""
+    fields = {}
+    for name, field in _PART_FIELDS.items():
+        fields[field] = np.full((len(fit), own[name].shape[1]), np.nan, np.float32)
+        fields[field][kept] = own[name]
+    return dataclasses.replace(fit, **fields)
+
+
+_PART_FIELDS = {
+    "moved": "parts_seen", "error_px": "parts_px", "start_error_px": "start_parts_px", "sd_m": "sd_parts_m",
+}  # fmt: skip
+"""Fields of `part_fit.PartsFit` and of `SceneFit`."""
+
+
+def _compiler_options(devices: tuple[Device, ...]) -> dict[str, Any] | None:
+    """A second-order program is a thousand small kernels: the older emitters of XLA's CPU backend compile it in half the time
+    of the new ones, to code that is as fast."""
+    return {"xla_cpu_use_fusion_emitters": False} if devices[0].platform == "cpu" else None
 
 
 def _added(

@@ -17,6 +17,8 @@ from annyfit_jax.people.scene import LANDMARKS_M, LANDMARKS_PX, BodyParameters, 
 
 NUM_POSED_BONES = 162
 _PLACEHOLDER_DEPTH_M = 3.0
+_POINTS = (LANDMARKS_PX, LANDMARKS_M, "keypoints_133", "other_points")
+"""Entries of `Scene.extra` with a row per person that a fit reads."""
 MIN_START_DEPTH_M = 0.1
 """A start nearer than this is behind the camera for all purposes."""
 
@@ -56,8 +58,8 @@ def select_people(scene: Scene, index: np.ndarray) -> Scene:
         return None if array is None else array[index]
 
     # Arrays of another length are left for the one who reads them to refuse.
-    arrays = {name: np.asarray(scene.extra[name]) for name in (LANDMARKS_PX, LANDMARKS_M) if name in scene.extra}
-    landmarks = {name: array[index] for name, array in arrays.items() if array.shape[:1] == (len(scene),)}
+    arrays = {name: np.asarray(scene.extra[name]) for name in _POINTS if name in scene.extra}
+    points = {name: array[index] for name, array in arrays.items() if array.shape[:1] == (len(scene),)}
     ids = scene.person_ids or [str(i) for i in range(len(scene))]
     return replace(
         scene,
@@ -74,7 +76,7 @@ def select_people(scene: Scene, index: np.ndarray) -> Scene:
         distances=pick(scene.distances),
         boxes=pick(scene.boxes),
         masks=pick(scene.masks),
-        extra=scene.extra | landmarks,
+        extra=scene.extra | points,
     )
 
 

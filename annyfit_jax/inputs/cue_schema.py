@@ -173,6 +173,12 @@ def _facts(scene: Scene) -> dict[str, Any]:
     for name in (LANDMARKS_PX, LANDMARKS_M):
         if name in scene.extra:
             facts[name] = np.asarray(scene.extra[name], np.float64).tolist()
+    for name, first in (("keypoints_133", NUM_JOINTS), ("other_points", 0)):
+        points = np.asarray(scene.extra.get(name, ()), np.float64)
+        if points.ndim == 3 and (points[:, first:, 2:] > 0).any():
+            facts[name] = points[:, first:].tolist()
+    if "other_points" in facts:
+        facts["other_point_names"] = [str(point) for point in scene.extra.get("other_point_names", ())]
     return facts
 
 

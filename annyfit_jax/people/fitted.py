@@ -84,6 +84,15 @@ def _is(*shape: int | str, meaning: str, **facts: Any) -> dict[str, Fact]:
     return {"fact": Fact(shape, meaning, **facts)}
 
 
+PARTS = ("left_hand", "right_hand", "head", "left_foot", "right_foot")
+"""What fields of parts have a number for, in this order."""
+
+
+def _of_parts(what: str) -> tuple[str, ...]:
+    """Names of columns."""
+    return tuple(f"{part}_{what}" for part in PARTS)
+
+
 _LEFT_OUT = np.zeros(0, np.float32)
 
 
@@ -307,6 +316,33 @@ class SceneFit:
             label="Trust", worse="low",
             meaning="how far the fit can be relied on, from evidence, plausibility, agreement of the cues and convergence; NaN "
             "without a fit",
+        ),
+    )  # fmt: skip
+    parts_seen: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", 5, since=6, row=True, table=True, parts=_of_parts("seen"),
+            meaning="1 where left hand, right hand, head, left foot or right foot was fitted to points of its own, 0 where it was "
+            "not seen, or no pose fits its points",
+        ),
+    )  # fmt: skip
+    parts_px: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", 5, unit="pixels", since=6, row=True, table=True, parts=_of_parts("px"), label="Error of the parts", digits=1,
+            worse="high", meaning="mean error of the points of each of these parts; NaN without such a point",
+        ),
+    )  # fmt: skip
+    start_parts_px: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is("n", 5, unit="pixels", since=6, row=True, meaning="the same before the parts were fitted"),
+    )
+    sd_parts_m: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", 5, unit="metres", since=6, row=True, table=True, parts=_of_parts("sd"),
+            meaning="root mean square standard deviation of the points of each part about the fitted body, not calibrated; NaN "
+            "where it was not fitted",
         ),
     )  # fmt: skip
     vertices: np.ndarray | None = field(

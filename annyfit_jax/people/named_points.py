@@ -52,7 +52,7 @@ class NamedPoints:
     def of(self, vertices: Float[np.ndarray, "*n V 3"], bone_poses: Float[np.ndarray, "*n J 4 4"]) -> np.ndarray:
         """The points of posed bodies, (..., K, 3), from what `anny.forward` returns, in its frame and unit (metres)."""
         surface = np.asarray(vertices)[..., self.vertices, :] * self.vertex_weights[:, :, None]
-        heads = np.asarray(bone_poses)[..., self.bones, :3, 3] * self.bone_weights[:, :, None]
+        heads = np.asarray(bone_poses)[..., :3, 3][..., self.bones, :] * self.bone_weights[:, :, None]
         return surface.sum(-2) + heads.sum(-2)
 
     def select(self, names: tuple[str, ...]) -> NamedPoints:

@@ -5,7 +5,7 @@
 Weights marked (inert) multiply the distance to the stage's own start in a group that is frozen there: exactly zero.
 """
 
-from annyfit_jax.fit.config import FitConfig, Stage
+from annyfit_jax.fit.config import FitConfig, PartFit, Stage
 from annyfit_jax.records.settings import table
 
 FACE = ("oris", "levator", "eye", "temporalis", "orbicularis", "oculi", "risorius", "jaw", "tongue", "special")
@@ -37,4 +37,5 @@ def get_config() -> FitConfig:
             ),
         ),
         frozen_bones=FACE + DIGITS,
+        parts=PartFit(on=False),  # the release moves neither fingers nor face
     )

@@ -166,7 +166,7 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
         by = (basis.reshape(rank, -1).T @ flat_dz).reshape(3, points, *dz.shape[1:])
         return jnp.swapaxes(by, 1, 2)
 
-    transforms, heads, bone_axes, orientation = _transforms(mp, pose, z)
+    transforms, heads, bone_axes, orientation = transforms_of(mp, pose, z)
 
     # Barriers keep XLA from fusing one stage into the next, which would compute the first again for every use of it.
     transforms, heads, bone_axes, orientation, dz = jax.lax.optimization_barrier(
@@ -176,7 +176,7 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
 
     # Twists of all bones by the shape, in the root's frame.
     joints = kinematics.matvec(transforms[:, :3], heads) + transforms[:, 3]
-    parent = tuple(_parent_slots(tree))
+    parent = tuple(parent_slots(tree))
     difference = (kinematics.gather(transforms[:, :3], parent, 2) - transforms[:, :3, 1:])[:, :, None]
     d_heads = slope(mp.heads.basis)
     velocity = orientation_velocity(bone_axes, slope(mp.axes.basis))
@@ -258,7 +258,7 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
     )
 
 
-def _transforms(mp: AnnyPoints, pose: Array, z: Array) -> tuple[Array, Array, Array, Array]:
+def transforms_of(mp: AnnyPoints, pose: Array, z: Array) -> tuple[Array, Array, Array, Array]:
     """Skinning transforms in the root's frame, rest heads, bone axes and rest orientations (of all but the root)."""
     tree = mp.layout.tree
     heads = linear.evaluate(mp.heads, z)
@@ -385,7 +385,7 @@ def _mix(table: Float[Array, "rows columns"], x: Array, axis: int = 1) -> Array:
     return jnp.moveaxis(mixed, 0, axis)
 
 
-def _parent_slots(tree: kinematics.BoneTree) -> list[int]:
+def parent_slots(tree: kinematics.BoneTree) -> list[int]:
     """Slot of the parent of every bone but the root."""
     slots, start = [], 0
     for size, level in zip(tree.level_sizes, tree.parent_slots[1:]):

@@ -1,0 +1,268 @@
+"""The fit of hands, head and feet to their points, the rest of the body being as it was found; one compiled program.
+
+Every part is a small Levenberg-Marquardt problem: robust pixel errors of its points, and a Gaussian prior within ranges. A hand
+is tried with every named grasp and a few turns of the forearm, all of them side by side; the lowest energy is kept, which makes
+the grasps the modes of the prior. A part that is not seen, or whose points fit no pose of it, stays as it was.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from annyfit_jax.fit.config import LevenbergMarquardt, PartFit
+from annyfit_jax.fit.fit_body import FitBody
+from annyfit_jax.fit.objective import project
+from annyfit_jax.fit.parts import part_points
+from annyfit_jax.fit.parts.part_body import PartBody, PartsBody
+from annyfit_jax.fit.problem import AnyArray, Variables
+from annyfit_jax.fit.second_order import jacobian, lm, robust, small_linear
+from annyfit_jax.people.part_motion import kind
+from body_models import anny, kinematics, rotations
+
+_SHARE_OF_HEIGHT = {"hand": 0.108, "head": 0.13, "foot": 0.152}
+"""Size of a part as a share of body height: hand and foot by Drillis and Contini, head and neck to the chin."""
+_FEWEST = {"hand": 5, "head": 10, "foot": 2}
+"""Points that must be seen for a part to move."""
+_COUNT = {"hand": 1.0, "head": 0.3, "foot": 1.0}
+"""What a point counts for: errors of a face's points go together, as its shape is not that of the person."""
+_TWISTS = (0.0, -1.0, 1.0)
+"""Turns of the forearm that a hand is started from, radians from the body's fit."""
+_RAYLEIGH_MEDIAN = 1.1774
+_LEAST_NOISE = 0.25
+_MIN_DEPTH_M = 0.1
+
+
+class PartCues(NamedTuple):
+    """Points of N people, all parts one after the other (`part_cues.POINTS`)."""
+
+    points: Float[AnyArray, "3 K N"]
+    """x, y in pixels and confidence, 0 = missing."""
+    intrinsics: Float[AnyArray, "3 3 N"]
+
+
+class PartsFit(NamedTuple):
+    """Outcome for N people and the P parts of `part_motion.PARTS`."""
+
+    pose: Float[Array, "3 162 N"]
+    keypoints: Float[Array, "3 17 N"]
+    """COCO keypoints of the whole pose."""
+    moved: Float[Array, "P N"]
+    """1 where the part was fitted, 0 where it was not seen or rejected."""
+    error_px: Float[Array, "P N"]
+    """Mean distance of the seen points to their projections; NaN where none is seen."""
+    start_error_px: Float[Array, "P N"]
+    """The same with the body alone."""
+    sd_m: Float[Array, "P N"]
+    """Root mean square standard deviation of the part's points about the body; NaN where it was not fitted."""
+
+
+def solve(
+    settings: PartFit,
+    fit_body: FitBody,
+    body: PartsBody,
+    cues: PartCues,
+    variables: Variables,
+    keypoints: Float[AnyArray, "3 17 N"],
+    log_focal: Float[AnyArray, "N"],
+) -> PartsFit:
+    """Fit the parts of all people of a batch; not compiled.
+
+    Args:
+      settings: static.
+      fit_body: ranges of shape and pose.
+      body: from `parts_body`.
+      variables, keypoints: of the body's fit.
+      log_focal: of the body's fit, by how much it changed the focal length.
+    """
+    transl, root_rotvec, shape, pose = (jnp.asarray(v) for v in variables)
+    shape = jnp.clip(shape, fit_body.shape_low[:, None], fit_body.shape_high[:, None])
+    pose = jnp.clip(pose, -fit_body.pose_limit, fit_body.pose_limit)
+    intrinsics = _with_focal(jnp.asarray(cues.intrinsics), jnp.asarray(log_focal))
+    z = anny.coefficients(body.joints.rest, shape, None)
+    height = fit_body.height(shape)
+    frames, heads = jacobian.transforms_of(body.joints, pose, z)[:2]
+    root = rotations.rotvec_to_matrix_axes_first(root_rotvec)
+    # x_camera = R (x - h_root) + t
+    place = jnp.concatenate([root, (transl - kinematics.matvec(root, heads[:, 0]))[:, None]], axis=1)
+    new, moved, error, before, sd = pose, [], [], [], []
+    for part in body.parts:
+        outer = kinematics.compose(place, frames[:, :, part.layout.outer])
+        own = _Own(part, jnp.asarray(cues.points)[:, slice(*part.layout.points)], intrinsics, height)
+        found = _fit_part(settings, own, z, outer, pose)
+        rows = np.asarray(part.layout.rows)
+        new = new.at[:, rows].set(jnp.where(found.moved, found.vectors, new[:, rows]))
+        moved.append(found.moved.astype(pose.dtype))
+        error.append(found.error)
+        before.append(found.start_error)
+        sd.append(found.sd)
+    anybody = jnp.stack(moved).any(0)
+    placed = anny.points_people_last(body.joints, shape, root_rotvec, new, transl)
+    return PartsFit(
+        pose=jnp.where(anybody, new, jnp.asarray(variables.pose)),
+        keypoints=jnp.where(anybody, placed, jnp.asarray(keypoints)),
+        moved=jnp.stack(moved),
+        error_px=jnp.stack(error),
+        start_error_px=jnp.stack(before),
+        sd_m=jnp.stack(sd),
+    )
+
+
+class _Own(NamedTuple):
+    """One part's model and cues."""
+
+    body: PartBody
+    points: Float[Array, "3 K N"]
+    intrinsics: Float[Array, "3 3 N"]
+    height: Float[Array, "N"]
+
+
+class _Found(NamedTuple):
+    vectors: Float[Array, "3 B N"]
+    moved: Bool[Array, "N"]
+    error: Float[Array, "N"]
+    start_error: Float[Array, "N"]
+    sd: Float[Array, "N"]
+
+
+def _fit_part(settings: PartFit, own: _Own, z: Array, outer: Array, pose: Array) -> _Found:
+    body, layout = own.body, own.body.layout
+    part = kind(layout.name)
+    rest = part_points.rest_of(body, z, outer, pose)
+    read = part_points.read_motions(body, pose)
+    people, motions = read.shape[1], len(body.sd)
+    seen = own.points[2] >= settings.min_confidence
+    before = _of_pose(body, rest, pose)
+    confidence = jnp.where(seen, jnp.minimum(own.points[2], 1.0), 0.0)
+    depth = jnp.maximum(before[2].mean(0), _MIN_DEPTH_M)
+    focal = 0.5 * (own.intrinsics[0, 0] + own.intrinsics[1, 1])
+    size_px = _SHARE_OF_HEIGHT[part] * own.height * focal / depth
+    prior_noise = jnp.sqrt((settings.noise_share * size_px) ** 2 + settings.noise_floor_px**2)
+
+    # Starts side by side in the axis of people: S of each.
+    grasps = body.means.shape[0]
+    twists = _TWISTS if part == "hand" else (0.0,)
+    starts = grasps * len(twists)
+    spread = lambda x: jnp.repeat(x, starts, axis=-1)  # noqa: E731
+    which = np.tile(np.arange(starts), people)
+    known = body.known[:, None] > 0
+    mean = jnp.where(known, spread(read), body.means.T[:, which % grasps])
+    twist = layout.twist
+    begin = mean if twist < 0 else mean.at[twist].add(jnp.asarray(twists, mean.dtype)[which // grasps])
+    begin = jnp.clip(begin, body.low, body.high)
+    observed, weight = spread(own.points[:2]), spread(confidence)
+    wide = jax.tree.map(spread, rest)
+    intrinsics, noise0 = spread(own.intrinsics), spread(prior_noise)
+    count = _COUNT[part]
+    iterations = settings.iterations
+
+    def pixel_errors(points: Array) -> Array:
+        return jax.vmap(project, in_axes=-1, out_axes=-1)(points, intrinsics) - observed
+
+    def energy_of(error: Array, ahead: Array, motions: Array, memory: _Memory) -> tuple[Array, Array]:
+        c = weight / memory.noise
+        squared = jnp.where(c > 0, (c * error) ** 2, 0.0).sum(0)
+        value, factor = robust.geman_mcclure(squared, memory.width)
+        value = jnp.where(ahead | (c == 0), value, 0.5 * memory.width**2)
+        off = motions - mean
+        prior = 0.5 * (off * (body.precision @ off)).sum(0)
+        # Less noise is paid for, or every estimate of it would lower the energy.
+        scale = 2.0 * count * (weight > 0).sum(0) * jnp.log(memory.noise / noise0)
+        return count * value.sum(0) + prior + scale, count * factor * c**2 * ahead
+
+    def evaluate(x: Array, scene_x: Array, memory: _Memory, index: Array) -> lm.Evaluation:
+        points, slopes = part_points.points_and_slopes(body, wide, x)
+        error, ahead = pixel_errors(points), points[2] > _MIN_DEPTH_M
+        refresh = (index % settings.every == 0) & (index < iterations)
+        progress = index / iterations
+        memory = _Memory(
+            jnp.where(refresh, _noise(settings, error, weight, noise0), memory.noise),
+            settings.robust_sigmas * settings.robust_widening ** jnp.maximum(1.0 - 2.0 * progress, 0.0),
+        )
+        value, factor = energy_of(error, ahead, x, memory)
+        rows = jacobian.projection_rows(points, intrinsics)
+        by = jnp.einsum("rikn,idkn->rdkn", rows, slopes)
+        gradient = jnp.einsum("rdkn,rkn->dn", by, factor * error) + body.precision @ (x - mean)
+        # A batched product along rows: people first.
+        root = jnp.moveaxis(by * jnp.sqrt(factor), (3, 1, 0, 2), (0, 1, 2, 3)).reshape(x.shape[1], motions, -1)
+        matrix = jnp.einsum("ndk,nek->nde", root, root) + body.precision
+        system = lm.System(
+            value, gradient, matrix, jnp.zeros((motions, 0, x.shape[1]), x.dtype), jnp.zeros((1, 0), x.dtype),
+            jnp.zeros((1, 0, 0), x.dtype),
+        )  # fmt: skip
+        return lm.Evaluation(system, memory, lambda _: value, extra=(points, slopes, error))
+
+    def energy(x: Array, scene_x: Array, memory: _Memory) -> Array:
+        points = part_points.points(body, wide, x)
+        return energy_of(pixel_errors(points), points[2] > _MIN_DEPTH_M, x, memory)[0]
+
+    def finish(end: lm.Evaluation, factor: small_linear.Factor, scale: Array) -> tuple[Array, ...]:
+        points, slopes, error = end.extra
+        # Standard deviations of points: rows of the slopes through the factor, sd^2 = |L^-1 s|^2.
+        rows = jnp.moveaxis(slopes * scale[:, None], (3, 1, 0, 2), (0, 1, 2, 3)).reshape(scale.shape[1], motions, -1)
+        variance = (small_linear.forward(factor, rows) ** 2).sum((1, 2)) / points.shape[1]
+        return end.system.energy, jnp.sqrt(variance), jnp.sqrt((error**2).sum(0)), end.memory.noise
+
+    state = lm.State(
+        x=begin,
+        scene_x=jnp.zeros((1, 0), begin.dtype),
+        damping=jnp.full(begin.shape[1:], settings.damping, begin.dtype),
+        promised=jnp.zeros(begin.shape[1:], begin.dtype),
+    )
+    memory = _Memory(noise0, jnp.asarray(settings.robust_sigmas, begin.dtype))
+    end = lm.minimise(
+        evaluate, energy, finish, state, memory, np.zeros(begin.shape[1], np.int32), (body.low, body.high),
+        LevenbergMarquardt(damping=settings.damping), iterations,
+    )  # fmt: skip
+    value, sd, error, _ = end.report
+    best = jnp.nan_to_num(value, nan=jnp.inf).reshape(people, starts).argmin(1)
+    index = jnp.arange(people) * starts + best
+    error, sd, chosen = error[:, index], sd[index], end.state.x[:, index]
+    many = seen.sum(0)
+    inlier = (seen & (error < settings.outlier_sigmas * prior_noise)).sum(0)
+    start_error = jnp.sqrt(
+        ((jax.vmap(project, in_axes=-1, out_axes=-1)(before, own.intrinsics) - own.points[:2]) ** 2).sum(0)
+    )
+    moved = (many >= _FEWEST[part]) & (inlier >= settings.inlier_share * many) & jnp.isfinite(chosen).all(0)
+    mean_of = lambda e: jnp.where(seen, e, 0.0).sum(0) / jnp.where(many > 0, many, jnp.nan)  # noqa: E731
+    start_error = mean_of(start_error)
+    return _Found(
+        vectors=part_points.rotvecs(body, rest, jnp.nan_to_num(chosen)),
+        moved=moved,
+        error=jnp.where(moved, mean_of(error), start_error),
+        start_error=start_error,
+        sd=jnp.where(moved, sd, jnp.nan),
+    )
+
+
+class _Memory(NamedTuple):
+    """What one evaluation hands to the next."""
+
+    noise: Float[Array, "N"]
+    """Of a point of confidence 1, pixels."""
+    width: Float[Array, ""]
+
+
+def _noise(settings: PartFit, error: Array, weight: Array, prior: Array) -> Float[Array, "N"]:
+    """Noise from the size of the part and, by the number of points, from their median error."""
+    seen = weight > 0
+    found = robust.masked_median(jnp.sqrt((error**2).sum(0)) * weight, seen) / _RAYLEIGH_MEDIAN
+    count = seen.sum(0)
+    share = count / (count + settings.noise_prior_points)
+    floor = _LEAST_NOISE * prior
+    return jnp.exp((1.0 - share) * jnp.log(prior) + share * jnp.log(jnp.clip(found, floor, 2.0 * prior)))
+
+
+def _of_pose(body: PartBody, rest: part_points.PartRest, pose: Array) -> Float[Array, "3 K N"]:
+    """Camera points of the pose as it is, also of bones whose turns no motion says."""
+    own = kinematics.gather(pose, body.layout.rows, 1)
+    return part_points.points(body, rest._replace(still=own), jnp.zeros((len(body.sd), pose.shape[-1]), pose.dtype))
+
+
+def _with_focal(k: Float[Array, "3 3 N"], log_focal: Float[Array, "N"]) -> Float[Array, "3 3 N"]:
+    scaled = jnp.concatenate([k[:2, :2] * jnp.exp(log_focal), k[:2, 2:]], axis=1)
+    return jnp.concatenate([scaled, k[2:]])
