@@ -205,7 +205,9 @@ class Fitter:
         new, began = program not in self._compiled, time.monotonic()
         if new:  # JAX compiles in the call
             logging.info("compiling the fit for lists of %d people ...", variables.transl.shape[-1])
-        outcome = fit_lists(self.config, self.devices)(body, problem, variables)
+        # The fit of the parts is a program of its own: that of the body does not depend on its settings.
+        bodies = dataclasses.replace(self.config, parts=PartFit())
+        outcome = fit_lists(bodies, self.devices)(body, problem, variables)
         if new:
             self._compiled.add(program)
             self.compile_s += time.monotonic() - began
@@ -218,9 +220,7 @@ class Fitter:
         if not self.config.parts.on or all(part_cues.part_points(ready.scene) is None for ready in batch):
             return None
         length, dtype = outcome.variables.transl.shape[-1], np.dtype(self.model.dtype)
-        points = np.stack(
-            [part_cues.flat_points([batch[i].scene for i in chosen], length, dtype) for chosen in lists]
-        )
+        points = np.stack([part_cues.flat_points([batch[i].scene for i in chosen], length, dtype) for chosen in lists])
         known = isinstance(outcome, second_order.SecondOrderFit)
         log_focal = np.nan_to_num(np.asarray(outcome.camera)[:, FOCAL]) if known else np.zeros(points.shape[::3], dtype)
         cues = problem.problem.cues if self.second_order else problem.cues

@@ -322,8 +322,8 @@ class SceneFit:
         default_factory=_left_out,
         metadata=_is(
             "n", 5, since=6, row=True, table=True, parts=_of_parts("seen"),
-            meaning="1 where left hand, right hand, head, left foot or right foot was fitted to points of its own, 0 where it was "
-            "not seen, or no pose fits its points",
+            meaning="1 where left hand, right hand, head, left foot or right foot was fitted to points of its own, 0 where it "
+            "was not seen, or no pose fits its points",
         ),
     )  # fmt: skip
     parts_px: np.ndarray = field(

@@ -2,13 +2,15 @@
 
 A motion is a number that turns one bone or several together: an angle in radians, or a shift of soft parts of the face in
 centimetres. What a motion turns comes from the geometry of the resting body: fingers bend towards the side of the palm that
-they bend to at rest, and a bone of the face turns so that its skin moves the wanted way. Ranges of joints are textbook ranges
-of motion (AAOS; fingers from the straight finger), means and spreads are of our own choosing. Body axes: x = the body's left, y = back, z = up.
+they bend to at rest, and a bone of the face turns so that its skin moves the wanted way. Ranges of joints are textbook
+ranges of motion (AAOS; fingers from the straight finger), means and spreads are of our own choosing. Body axes: x = the
+body's left, y = back, z = up.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import jax
@@ -148,8 +150,12 @@ class Anatomy:
         motions += [
             Motion("jaw open", (self._turn("jaw", x),), -0.05, 0.55, 0.03, 0.15),
             Motion("jaw side", (self._turn("jaw", z),), -0.12, 0.12, 0.0, 0.03),
-            Motion("upper lip up", self._soft({"oris05": 1.0, "oris03.L": 0.7, "oris03.R": 0.7}, z), -0.4, 0.7, 0.0, 0.2),
-            Motion("lower lip down", self._soft({"oris01": 1.0, "oris07.L": 0.7, "oris07.R": 0.7}, -z), -0.4, 0.7, 0.0, 0.2),
+            Motion(
+                "upper lip up", self._soft({"oris05": 1.0, "oris03.L": 0.7, "oris03.R": 0.7}, z), -0.4, 0.7, 0.0, 0.2
+            ),
+            Motion(
+                "lower lip down", self._soft({"oris01": 1.0, "oris07.L": 0.7, "oris07.R": 0.7}, -z), -0.4, 0.7, 0.0, 0.2
+            ),
             Motion("look aside", (self._turn("eye.L", z), self._turn("eye.R", z)), -0.6, 0.6, 0.0, 0.2),
             Motion("look down", (self._turn("eye.L", x), self._turn("eye.R", x)), -0.4, 0.5, 0.0, 0.15),
         ]
@@ -165,7 +171,9 @@ class Anatomy:
             ]  # fmt: skip
         return motions
 
-    def _soft(self, bones: dict[str, float], direction: np.ndarray) -> tuple[tuple[str, tuple[float, float, float]], ...]:
+    def _soft(
+        self, bones: dict[str, float], direction: np.ndarray
+    ) -> tuple[tuple[str, tuple[float, float, float]], ...]:
         """Turns that move the skin of bones by some share of a centimetre in a direction."""
         turns = []
         for bone, share in bones.items():
@@ -197,10 +205,12 @@ GRASPS: dict[str, dict[str, float]] = {
 }
 """Named grasps: the means of some motions, in radians from where they are at rest; the others keep their own."""
 
-ALIKE: tuple[tuple[str, str, float], ...] = tuple(
-    (f"{a}_{k} bend", f"{b}_{k} bend", sd) for a, b in zip(_LONG, _LONG[1:]) for k, sd in ((1, 0.35), (2, 0.4))
-) + (("smile.L", "smile.R", 0.2), ("mouth out.L", "mouth out.R", 0.15), ("brow up.L", "brow up.R", 0.2),
-     ("lids closed.L", "lids closed.R", 0.2))  # fmt: skip
+ALIKE: tuple[tuple[str, str, float], ...] = (
+    *((f"{a}_1 bend", f"{b}_1 bend", 0.35) for a, b in itertools.pairwise(_LONG)),
+    *((f"{a}_2 bend", f"{b}_2 bend", 0.4) for a, b in itertools.pairwise(_LONG)),
+    *((f"{name}.L", f"{name}.R", sd) for name, sd in (("smile", 0.2), ("mouth out", 0.15), ("brow up", 0.2))),
+    ("lids closed.L", "lids closed.R", 0.2),
+)
 """Motions that go together, and the spread of their difference: neighbouring fingers, the two sides of a face."""
 
 

@@ -1,9 +1,10 @@
 """Hands, faces and feet for synthetic people: motions of fingers and face, and noisy detections of COCO-WholeBody's points.
 
-Works on any scene with truth: the people get fingers and faces of their own, and the 116 points beyond COCO's 17 are projected.
-A point is seen where the surface that the camera sees at its pixel is not nearer than the point by more than the thickness of the
-part; the hand's own back hides fingers, and other people hide too. Motions are drawn otherwise than the fit's prior says: fingers
-bend by one common share of their whole range with individual differences, faces move evenly over most of their ranges.
+Works on any scene with truth: the people get fingers and faces of their own, and the 116 points beyond COCO's 17 are
+projected. A point is seen where the surface that the camera sees at its pixel is not nearer than the point by more than the
+thickness of the part; the hand's own back hides fingers, and other people hide too. Motions are drawn otherwise than the
+fit's prior says: fingers bend by one common share of their whole range with individual differences, faces move evenly over
+most of their ranges.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class WholeBodies:
         pixels = project(at, scene.intrinsics)
         seen, inside = self.visible(scene, vertices, at, pixels)
         focal = 0.5 * (scene.intrinsics[0, 0] + scene.intrinsics[1, 1])
-        height = np.ptp(np.asarray(anny.rest(self._model, jnp.asarray(truth.shape, self._model.dtype))[0])[..., 2], axis=1)
+        height = np.ptp(
+            np.asarray(anny.rest(self._model, jnp.asarray(truth.shape, self._model.dtype))[0])[..., 2], axis=1
+        )
         share = np.array([_SIZE_OF_PERSON[k] for k in self._kinds])
         size = focal * height[:, None] * share / at[..., 2]
         sigma = np.maximum(noise.share * size, noise.floor_px) * np.where(seen, 1.0, _HIDDEN_FACTOR)

@@ -2,10 +2,10 @@
 
     python -m experiments.builders.build_named_points --output=annyfit_jax/data/named_points.json
 
-Joints of fingers and the root of a hand are heads of bones, but for the knuckles of the long fingers: the rig's heads lie at the
-web of the fingers, half a joint's length too far out, so the knuckle is the point of the metacarpal that is as far from the next
-joint as that bone is long (Buchholz et al. 1992, as shares of the length of the hand). Everything else lies on the surface
-and is looked for on the average adult:
+Joints of fingers and the root of a hand are heads of bones, but for the knuckles of the long fingers: the rig's heads lie at
+the web of the fingers, half a joint's length too far out, so the knuckle is the point of the metacarpal that is as far from
+the next joint as that bone is long (Buchholz et al. 1992, as shares of the length of the hand). Everything else lies on the
+surface and is looked for on the average adult:
 
 * tips of fingers and toes: the vertex that is farthest along the last bone; the heel: the rearmost vertex of the foot's sole;
 * eyes: the border of the visible eyeball, seen from the front: its two corners, and the lids at a third and two thirds; the
@@ -262,7 +262,9 @@ class Resting:
 class _View:
     """The head seen from the front; rows downwards, columns towards its left."""
 
-    def __init__(self, seen: raster.Raster, faces: np.ndarray, eyeball: np.ndarray, corner: tuple[float, float]) -> None:
+    def __init__(
+        self, seen: raster.Raster, faces: np.ndarray, eyeball: np.ndarray, corner: tuple[float, float]
+    ) -> None:
         self.raster, self.faces = seen, faces
         height, width = seen.face.shape
         self.x = corner[0] + (np.arange(width) + 0.5) * _STEP_M

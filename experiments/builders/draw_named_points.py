@@ -1,6 +1,6 @@
 """The picture of the named points in docs/parts.md: face, hand and foot of the average adult, seen along an axis.
 
-    python -m experiments.builders.draw_named_points --output=docs/images/named_points.jpg
+python -m experiments.builders.draw_named_points --output=docs/images/named_points.jpg
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from annyfit_jax.inputs.point_sets import FACE, FEET, LEFT_HAND
 from annyfit_jax.people.named_points import named_points
 from annyfit_jax.records import files
+from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.synthetic.plain_people import ADULT_AVERAGE
 from annyfit_jax.viz import raster
-from annyfit_jax.records.encoded_pictures import encoded
 from body_models import anny
 
 _OUTPUT = flags.DEFINE_string("output", "docs/images/named_points.jpg", "File to write.")

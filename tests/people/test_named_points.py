@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from annyfit_jax.inputs.point_sets import FACE, FEET, LEFT_HAND, POINT_SETS, RIGHT_HAND, WHOLE_BODY
 from annyfit_jax.people.named_points import ALIASES, named_points
 from annyfit_jax.synthetic.plain_people import ADULT_AVERAGE
@@ -45,8 +46,27 @@ def test_left_and_right_mirror_each_other(model: anny.AnnyModel, shape: np.ndarr
     at = place(model, shape)
     flip = np.array([-1.0, 1.0, 1.0])
     pairs = [(name, name.replace("left_", "right_")) for name in (*LEFT_HAND, *FEET[:3], "left_pupil")]
-    mirror = {**{i: 16 - i for i in range(17)}, **{17 + i: 26 - i for i in range(10)}, **{31 + i: 35 - i for i in range(5)}}
-    mirror |= {36: 45, 37: 44, 38: 43, 39: 42, 40: 47, 41: 46, 48: 54, 49: 53, 50: 52, 55: 59, 56: 58, 60: 64, 61: 63, 65: 67}
+    mirror = {
+        **{i: 16 - i for i in range(17)},
+        **{17 + i: 26 - i for i in range(10)},
+        **{31 + i: 35 - i for i in range(5)},
+    }
+    mirror |= {
+        36: 45,
+        37: 44,
+        38: 43,
+        39: 42,
+        40: 47,
+        41: 46,
+        48: 54,
+        49: 53,
+        50: 52,
+        55: 59,
+        56: 58,
+        60: 64,
+        61: 63,
+        65: 67,
+    }
     pairs += [(FACE[a], FACE[b]) for a, b in mirror.items()]
     for left, right in pairs:
         assert np.linalg.norm(at[left] * flip - at[right]) < 0.0025, (left, right)

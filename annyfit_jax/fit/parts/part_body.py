@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -20,16 +21,11 @@ from body_models.linear import Field
 
 @dataclass(frozen=True)
 class PartLayout:
-    """Static facts of a part (hashable). Bones are in the order of `tree`."""
+    """Static facts of a part, alike for the left and the right one (hashable). Bones are in the order of `tree`."""
 
-    name: str
+    kind: str
+    """`hand`, `head` or `foot`."""
     tree: BoneTree
-    rows: tuple[int, ...]
-    """Row of the pose of each bone."""
-    outer: int
-    """Slot of the bone that the part hangs on in the tree of `PartsBody.joints`."""
-    points: tuple[int, int]
-    """First and last + 1 of the part's points among all of them."""
     pair_bone: tuple[int, ...]
     pair_point: tuple[int, ...]
     turn_bone: tuple[int, ...]
@@ -57,12 +53,10 @@ class PartBody:
     omega: Float[Array, "Q"]
     collect: Float[Array, "K Q"]
     """1 where the pair belongs to the point."""
-    below: Float[Array, "E K Q"]
-    """1 where the pair belongs to the point and hangs on a bone that the turn moves."""
+    hangs: Float[Array, "E Q"]
+    """1 where the pair hangs on a bone that the turn moves."""
     turn: Float[Array, "3 E"]
     """Rotation vector per unit of the turn's motion."""
-    turns_of: Float[Array, "D E"]
-    """1 where the turn belongs to the motion."""
     read: Float[Array, "3 D"]
     """Axis whose angle the body's fit knows; zeros where it does not."""
     known: Float[Array, "D"]
@@ -75,29 +69,49 @@ class PartBody:
     layout: PartLayout = struct.field(pytree_node=False)
 
 
+@dataclass(frozen=True)
+class PartPlace:
+    """Where a part is in its body (static)."""
+
+    rows: tuple[int, ...]
+    """Row of the pose of each of its bones."""
+    outer: int
+    """Slot of the bone that it hangs on in the tree of `PartsBody.joints`."""
+    points: tuple[int, int]
+    """First and last + 1 of its points among all of them."""
+
+
 @struct.dataclass
 class PartsBody:
     """All parts of a body: a pytree, passed to the compiled fit as an argument."""
 
     joints: AnnyPoints
     """COCO's 17 keypoints: their bones are what the parts hang on."""
-    parts: tuple[PartBody, ...]
+    kinds: tuple[PartBody, ...]
+    """Hands, head and feet: every array with a leading axis of the parts of a kind."""
+    places: tuple[tuple[PartPlace, ...], ...] = struct.field(pytree_node=False)
+    """Of the same."""
 
 
 def parts_body(model: AnnyModel) -> PartsBody:
     """Prepare Anny for the fit of its parts. Raises ValueError for a body of another version than the named points."""
     anatomy, points = part_motion.Anatomy(model), named_points(model.labels)
     joints = anny.contract(model, np.asarray(model.keypoint_regressor, np.float64)[: len(COCO17)])
-    parts, first = [], 0
+    bodies: dict[str, list[PartBody]] = {}
+    places: dict[str, list[PartPlace]] = {}
+    first = 0
     for part, names in part_motion.PART_POINTS.items():
-        parts.append(_part_body(model, joints, anatomy, part, points.select(names), first))
+        body, place = _part_body(model, joints, anatomy, part, points.select(names), first)
+        bodies.setdefault(body.layout.kind, []).append(body)
+        places.setdefault(body.layout.kind, []).append(place)
         first += len(names)
-    return PartsBody(joints, tuple(parts))
+    stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *alike) for alike in bodies.values()]
+    return PartsBody(joints, tuple(stacked), tuple(tuple(alike) for alike in places.values()))
 
 
 def _part_body(
     model: AnnyModel, joints: AnnyPoints, anatomy: part_motion.Anatomy, part: str, points: NamedPoints, first: int
-) -> PartBody:
+) -> tuple[PartBody, PartPlace]:
     labels = model.labels
     names = {name: i for i, name in enumerate(labels.bones)}
     root = names[part_motion.ROOT_BONES[part_motion.kind(part)] + part_motion.side(part)]
@@ -124,16 +138,20 @@ def _part_body(
     dtype = model.dtype
     array = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
     index = np.asarray(order, np.int32)
-    return PartBody(
+    place = PartPlace(
+        rows=tuple(int(b) - 1 for b in order),
+        outer=list(joints.layout.tree.order).index(labels.parents[root]),
+        points=(first, first + len(points)),
+    )
+    body = PartBody(
         heads=model.heads.select((slice(None), index)),
         axes=model.axes.select((slice(None), index)),
         roll=array(np.asarray(model.roll)[:, index]),
         moments=linear.field(mean * scale, basis * scale, dtype),
         omega=array(scale),
         collect=array(collect),
-        below=array(collect[None] * hangs[:, None]),
+        hangs=array(hangs),
         turn=array(np.array([vector for _, _, vector in turns]).T),
-        turns_of=array(np.arange(len(motions))[:, None] == [d for _, d, _ in turns]),
         read=array(np.array([m.read[1] if m.read else (0.0, 0.0, 0.0) for m in motions]).T),
         known=array([m.read is not None for m in motions]),
         low=array([[m.low] for m in motions]),
@@ -142,20 +160,20 @@ def _part_body(
         precision=array(part_motion.prior_precision(motions)),
         sd=array([m.sd for m in motions]),
         layout=PartLayout(
-            name=part,
+            kind=part_motion.kind(part),
             tree=BoneTree(tuple(range(len(order))), tree.level_sizes, tree.parent_slots),
-            rows=tuple(int(b) - 1 for b in order),
-            outer=list(joints.layout.tree.order).index(labels.parents[root]),
-            points=(first, first + len(points)),
             pair_bone=tuple(pair_bone),
             pair_point=tuple(int(k) for k in bones[:, 0]),
             turn_bone=tuple(t for t, _, _ in turns),
             turn_motion=tuple(d for _, d, _ in turns),
             read_bone=tuple(slot[names[m.read[0]]] if m.read else -1 for m in motions),
             moved=tuple(sorted({t for t, _, _ in turns})),
-            twist=next((d for d, m in enumerate(motions) if m.name.startswith("lowerarm02") and m.name.endswith(" 2")), -1),
+            twist=next(
+                (d for d, m in enumerate(motions) if m.name.startswith("lowerarm02") and m.name.endswith(" 2")), -1
+            ),
         ),
     )
+    return body, place
 
 
 def _pairs(model: AnnyModel, points: NamedPoints) -> tuple[np.ndarray, np.ndarray, list[dict[int, float]]]:

@@ -18,10 +18,9 @@ from annyfit_jax.fit.config import LevenbergMarquardt, PartFit
 from annyfit_jax.fit.fit_body import FitBody
 from annyfit_jax.fit.objective import project
 from annyfit_jax.fit.parts import part_points
-from annyfit_jax.fit.parts.part_body import PartBody, PartsBody
+from annyfit_jax.fit.parts.part_body import PartBody, PartPlace, PartsBody
 from annyfit_jax.fit.problem import AnyArray, Variables
 from annyfit_jax.fit.second_order import jacobian, lm, robust, small_linear
-from annyfit_jax.people.part_motion import kind
 from body_models import anny, kinematics, rotations
 
 _SHARE_OF_HEIGHT = {"hand": 0.108, "head": 0.13, "foot": 0.152}
@@ -89,26 +88,34 @@ def solve(
     root = rotations.rotvec_to_matrix_axes_first(root_rotvec)
     # x_camera = R (x - h_root) + t
     place = jnp.concatenate([root, (transl - kinematics.matvec(root, heads[:, 0]))[:, None]], axis=1)
-    new, moved, error, before, sd = pose, [], [], [], []
-    for part in body.parts:
-        outer = kinematics.compose(place, frames[:, :, part.layout.outer])
-        own = _Own(part, jnp.asarray(cues.points)[:, slice(*part.layout.points)], intrinsics, height)
-        found = _fit_part(settings, own, z, outer, pose)
-        rows = np.asarray(part.layout.rows)
-        new = new.at[:, rows].set(jnp.where(found.moved, found.vectors, new[:, rows]))
-        moved.append(found.moved.astype(pose.dtype))
-        error.append(found.error)
-        before.append(found.start_error)
-        sd.append(found.sd)
+    found: dict[tuple[int, int], tuple[PartPlace, _Found]] = {}
+    for alike, places in zip(body.kinds, body.places, strict=True):
+        outer = jnp.stack([kinematics.compose(place, frames[:, :, own.outer]) for own in places])
+        seen = jnp.stack([jnp.asarray(cues.points)[:, slice(*own.points)] for own in places])
+        bones = jnp.stack([kinematics.gather(pose, own.rows, 1) for own in places])
+
+        def one(given: tuple) -> _Found:
+            part, points, outer, bones = given
+            return _fit_part(settings, _Own(part, points, intrinsics, height), z, outer, bones)
+
+        # Left and right one after the other: one program serves both.
+        both = jax.lax.map(one, (alike, seen, outer, bones))
+        for k, own in enumerate(places):
+            found[own.points] = own, jax.tree.map(lambda leaf, k=k: leaf[k], both)
+    new, parts = pose, [part for _, part in sorted(found.items())]
+    for own, part in parts:
+        rows = np.asarray(own.rows)
+        new = new.at[:, rows].set(jnp.where(part.moved, part.vectors, new[:, rows]))
+    moved = [part.moved.astype(pose.dtype) for _, part in parts]
     anybody = jnp.stack(moved).any(0)
     placed = anny.points_people_last(body.joints, shape, root_rotvec, new, transl)
     return PartsFit(
         pose=jnp.where(anybody, new, jnp.asarray(variables.pose)),
         keypoints=jnp.where(anybody, placed, jnp.asarray(keypoints)),
         moved=jnp.stack(moved),
-        error_px=jnp.stack(error),
-        start_error_px=jnp.stack(before),
-        sd_m=jnp.stack(sd),
+        error_px=jnp.stack([part.error for _, part in parts]),
+        start_error_px=jnp.stack([part.start_error for _, part in parts]),
+        sd_m=jnp.stack([part.sd for _, part in parts]),
     )
 
 
@@ -129,14 +136,14 @@ class _Found(NamedTuple):
     sd: Float[Array, "N"]
 
 
-def _fit_part(settings: PartFit, own: _Own, z: Array, outer: Array, pose: Array) -> _Found:
+def _fit_part(settings: PartFit, own: _Own, z: Array, outer: Array, bones: Float[Array, "3 B N"]) -> _Found:
     body, layout = own.body, own.body.layout
-    part = kind(layout.name)
-    rest = part_points.rest_of(body, z, outer, pose)
-    read = part_points.read_motions(body, pose)
+    part = layout.kind
+    rest = part_points.rest_of(body, z, outer, bones)
+    read = part_points.read_motions(body, bones)
     people, motions = read.shape[1], len(body.sd)
     seen = own.points[2] >= settings.min_confidence
-    before = _of_pose(body, rest, pose)
+    before = of_pose(body, rest, bones)
     confidence = jnp.where(seen, jnp.minimum(own.points[2], 1.0), 0.0)
     depth = jnp.maximum(before[2].mean(0), _MIN_DEPTH_M)
     focal = 0.5 * (own.intrinsics[0, 0] + own.intrinsics[1, 1])
@@ -257,10 +264,10 @@ def _noise(settings: PartFit, error: Array, weight: Array, prior: Array) -> Floa
     return jnp.exp((1.0 - share) * jnp.log(prior) + share * jnp.log(jnp.clip(found, floor, 2.0 * prior)))
 
 
-def _of_pose(body: PartBody, rest: part_points.PartRest, pose: Array) -> Float[Array, "3 K N"]:
-    """Camera points of the pose as it is, also of bones whose turns no motion says."""
-    own = kinematics.gather(pose, body.layout.rows, 1)
-    return part_points.points(body, rest._replace(still=own), jnp.zeros((len(body.sd), pose.shape[-1]), pose.dtype))
+def of_pose(body: PartBody, rest: part_points.PartRest, bones: Float[Array, "3 B N"]) -> Float[Array, "3 K N"]:
+    """Camera points of a pose of the part's bones as it is, also where no motion says how a bone turns."""
+    none = jnp.zeros((len(body.sd), bones.shape[-1]), bones.dtype)
+    return part_points.points(body, rest._replace(still=bones), none)
 
 
 def _with_focal(k: Float[Array, "3 3 N"], log_focal: Float[Array, "N"]) -> Float[Array, "3 3 N"]:

@@ -30,10 +30,11 @@ class PartRest(NamedTuple):
     """Rotation vectors of the bones that no motion turns; zero for the others."""
 
 
-def rest_of(body: PartBody, z: Float[Array, "rank N"], outer: Float[Array, "3 4 N"], pose: Float[Array, "3 162 N"]) -> PartRest:
-    """The part of bodies with shape coefficients z, in a pose of which only the bones count that no motion turns."""
-    own = kinematics.gather(pose, body.layout.rows, 1)
-    moves = np.isin(np.arange(len(body.layout.rows)), body.layout.moved)
+def rest_of(
+    body: PartBody, z: Float[Array, "rank N"], outer: Float[Array, "3 4 N"], own: Float[Array, "3 B N"]
+) -> PartRest:
+    """The part of bodies with shape coefficients z, its bones in a pose of which only those count that no motion turns."""
+    moves = np.isin(np.arange(own.shape[1]), body.layout.moved)
     return PartRest(
         outer=outer,
         heads=linear.evaluate(body.heads, z),
@@ -43,17 +44,17 @@ def rest_of(body: PartBody, z: Float[Array, "rank N"], outer: Float[Array, "3 4 
     )
 
 
-def read_motions(body: PartBody, pose: Float[Array, "3 162 N"]) -> Float[Array, "D N"]:
+def read_motions(body: PartBody, own: Float[Array, "3 B N"]) -> Float[Array, "D N"]:
     """The motions that the body's fit knows, as it has them; 0 for the others."""
-    rows = tuple(body.layout.rows[max(slot, 0)] for slot in body.layout.read_bone)
-    return (body.read[:, :, None] * kinematics.gather(pose, rows, 1)).sum(0)
+    slots = tuple(max(slot, 0) for slot in body.layout.read_bone)
+    return (body.read[:, :, None] * kinematics.gather(own, slots, 1)).sum(0)
 
 
 def rotvecs(body: PartBody, rest: PartRest, motions: Float[Array, "D N"]) -> Float[Array, "3 B N"]:
     """Rotation vectors of the part's bones."""
     size = kinematics.take(motions, body.layout.turn_motion, 0)
     turned = body.turn[:, :, None] * size
-    return rest.still + kinematics.sum_taken(turned, body.layout.turn_bone, 1, len(body.layout.rows))
+    return rest.still + kinematics.sum_taken(turned, body.layout.turn_bone, 1, rest.still.shape[1])
 
 
 def points(body: PartBody, rest: PartRest, motions: Float[Array, "D N"]) -> Float[Array, "3 K N"]:
@@ -72,16 +73,19 @@ def points_and_slopes(
     placed = jnp.einsum("kq,iqn->ikn", body.collect, pieces, precision=linear.PRECISION)
     joints = kinematics.matvec(transforms[:, :3], rest.heads) + transforms[:, 3]
     parents = kinematics.gather(
-        jnp.concatenate([rest.outer[:, :3, None], transforms[:, :3]], axis=2), (0, *(1 + s for s in parent_slots(layout.tree))), 2
+        jnp.concatenate([rest.outer[:, :3, None], transforms[:, :3]], axis=2),
+        (0, *(1 + s for s in parent_slots(layout.tree))),
+        2,
     )
     # A turn's own rotation vector adds to those of the bone's other turns: all share the bone's left Jacobian.
     frame = kinematics.matmul(kinematics.matmul(parents, rest.frames), left_jacobian(vectors))
-    axis = kinematics.matvec(kinematics.gather(frame, layout.turn_bone, 2), body.turn[:, :, None])
-    lever = jnp.einsum("ekq,iqn->iekn", body.below, pieces, precision=linear.PRECISION)
-    share = jnp.einsum("ekq,q->ek", body.below, body.omega, precision=linear.PRECISION)
-    lever = lever - share[:, :, None] * kinematics.gather(joints, layout.turn_bone, 1)[:, :, None]
+    turn = jnp.broadcast_to(body.turn[:, :, None], (*body.turn.shape, vectors.shape[-1]))
+    axis = kinematics.matvec(kinematics.gather(frame, layout.turn_bone, 2), turn)
+    pivots = kinematics.gather(joints, layout.turn_bone, 1)[:, :, None]
+    lever = (pieces[:, None] - body.omega[:, None] * pivots) * body.hangs[:, :, None]
     slopes = cross(axis[:, :, None], lever)
-    return placed, jnp.einsum("de,iekn->idkn", body.turns_of, slopes, precision=linear.PRECISION)
+    by_turn = kinematics.sum_taken(slopes, layout.pair_point, 2, len(body.collect))
+    return placed, kinematics.sum_taken(by_turn, layout.turn_motion, 1, len(body.sd))
 
 
 def _transforms(body: PartBody, rest: PartRest, motions: Array) -> tuple[Array, Array]:
