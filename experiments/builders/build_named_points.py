@@ -122,7 +122,7 @@ class Resting:
         """The vertex that is farthest along a bone."""
         row = self.bones[bone]
         own = np.flatnonzero(self.skin[row] > 0.5)
-        return _vertex(own[((self.vertices[own] - self.heads[row]) @ self.directions[row]).argmax()])
+        return _vertex(int(own[((self.vertices[own] - self.heads[row]) @ self.directions[row]).argmax()]))
 
     def feet(self) -> dict[str, Point]:
         points = {}
@@ -132,7 +132,7 @@ class Resting:
             foot = np.flatnonzero(self.skin[self.bones[f"foot.{side}"]] > 0.5)
             height = self.vertices[foot, 2] - self.vertices[foot, 2].min()
             sole = foot[height < 0.25 * height.max()]
-            points[f"{name}_heel"] = _vertex(sole[self.vertices[sole, 1].argmax()])
+            points[f"{name}_heel"] = _vertex(int(sole[self.vertices[sole, 1].argmax()]))
         return points
 
     # ---------------------------------------------------------------------------------------- the face
