@@ -73,9 +73,8 @@ def people() -> tuple[anny.AnnyModel, Variables, np.ndarray]:
     out = anny.forward(model, anny.Params(*(jnp.asarray(p, jnp.float32) for p in (shape, root, pose, transl))))
     points = named_points(model.labels).select(part_cues.POINTS)
     at = points.of(np.asarray(out.vertices, np.float64), np.asarray(out.bone_poses, np.float64))
-    variables = Variables(
-        *(jnp.asarray(np.moveaxis(p, 0, -1), jnp.float32) for p in (transl, root, shape)), jnp.zeros((3, 162, n))
-    )
+    last = lambda p: jnp.asarray(np.moveaxis(p, 0, -1), jnp.float32)  # noqa: E731
+    variables = Variables(last(transl), last(root), last(shape), jnp.zeros((3, 162, n)))
     return model, variables, at
 
 
@@ -114,10 +113,14 @@ def test_hands_are_found_and_what_is_not_seen_stays(people: tuple) -> None:
     right = [i for name, i in rows.items() if name.endswith(".R")]
     assert (pose[:, right, 1] == 0).all() and (pose[:, left, 2:] == 0).all()
     assert (np.abs(pose[:, left, :2]).max((0, 1)) > 0.1).all()
-    body = anny.forward(
-        model, anny.Params(*(jnp.moveaxis(v, -1, 0) for v in (variables.shape, variables.root_rotvec)),
-                           jnp.moveaxis(found.pose, (0, 1, 2), (2, 1, 0)), jnp.moveaxis(variables.transl, -1, 0)),
-    )  # fmt: skip
+    first = lambda v: jnp.moveaxis(jnp.asarray(v), -1, 0)  # noqa: E731
+    params = anny.Params(
+        first(variables.shape),
+        first(variables.root_rotvec),
+        jnp.swapaxes(first(found.pose), 1, 2),
+        first(variables.transl),
+    )
+    body = anny.forward(model, params)
     placed = (
         named_points(model.labels).select(part_cues.POINTS).of(np.asarray(body.vertices), np.asarray(body.bone_poses))
     )
