@@ -18,16 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from annyfit_jax.inputs.point_sets import FACE, FEET, LEFT_HAND, PUPILS, RIGHT_HAND
 from annyfit_jax.people import anatomy
-from annyfit_jax.people.fitted import PARTS
 from annyfit_jax.people.named_points import FINGER_BONES
 from body_models import anny
 
-PART_POINTS: dict[str, tuple[str, ...]] = dict(
-    zip(PARTS, (LEFT_HAND, RIGHT_HAND, (*FACE, *PUPILS), FEET[:3], FEET[3:]), strict=True)
-)
-"""The named points that show each part."""
 ROOT_BONES = {"hand": "lowerarm01", "head": "neck01", "foot": "lowerleg02"}
 """The first bone of a part that its points may move."""
 
@@ -72,7 +66,7 @@ class Anatomy:
         self._joints = {model.labels.bones[b]: (a, r) for b, a, r in zip(bones, axes, ranges, strict=True)}
 
     def motions(self, part: str) -> list[Motion]:
-        """The motions of a part of `PARTS`."""
+        """The motions of a part of `people.fitted.PARTS`."""
         return {"hand": self._hand, "head": self._head, "foot": self._foot}[kind(part)](side(part))
 
     # ---------------------------------------------------------------------------------------- joints that the body's fit knows

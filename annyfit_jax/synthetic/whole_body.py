@@ -20,6 +20,7 @@ from jaxtyping import Float
 from annyfit_jax.inputs.point_sets import WHOLE_BODY
 from annyfit_jax.people import part_motion
 from annyfit_jax.people.camera import project
+from annyfit_jax.people.fitted import PARTS
 from annyfit_jax.people.named_points import named_points
 from annyfit_jax.people.scene import COCO17, BodyParameters, Scene
 from annyfit_jax.viz import raster
@@ -55,7 +56,7 @@ class WholeBodies:
         self._forward = jax.jit(anny.forward)
         anatomy = part_motion.Anatomy(model)
         rows = {name: i - 1 for i, name in enumerate(model.labels.bones)}
-        self._motions = {part: anatomy.motions(part) for part in part_motion.PARTS}
+        self._motions = {part: anatomy.motions(part) for part in PARTS}
         self._rows = {bone: rows[bone] for motions in self._motions.values() for m in motions for bone, _ in m.turns}
         self._kinds = np.array([next(k for p, k in _KINDS if name.startswith(p)) for name in self._points.names])
 

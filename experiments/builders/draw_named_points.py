@@ -20,7 +20,7 @@ from body_models import anny
 
 _OUTPUT = flags.DEFINE_string("output", "docs/images/named_points.jpg", "File to write.")
 
-_SIDE = 760
+_SIDE = 560
 _MARGIN_M = 0.02
 _FACE_BONES = ("head", "jaw", "oris", "levator", "orbicularis", "oculi", "risorius", "eye", "neck")
 _VIEWS = (
@@ -62,7 +62,7 @@ def _panel(vertices, faces, names, at, title, axes, shown) -> np.ndarray:
     shade = -(normal @ forward) / np.maximum(np.linalg.norm(normal, axis=1), 1e-12)
     grey = np.where(seen.face >= 0, 90 + 140 * np.clip(shade[seen.face], 0.0, 1.0), 250)
     picture = Image.fromarray(np.repeat(grey[..., None], 3, axis=2).astype(np.uint8))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
     for name, (a, b) in zip(shown, flat, strict=True):
         x, y = (a - bounds[0]) / (2 * half) * _SIDE, (bounds[3] - b) / (2 * half) * _SIDE
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=(200, 30, 30))

@@ -218,8 +218,13 @@ def test_run_lengths_are_those_of_coco():
 def test_content_hash_says_what_a_fit_reads():
     scene = make_scene(4)
     reference = cue_schema.content_hash(scene)
+    read = {
+        name: scene.extra[name]
+        for name in ("keypoints_133", "other_points", "other_point_names")
+        if name in scene.extra
+    }
     same = dataclasses.replace(
-        scene, name="other", notes=[], image_path=None, masks=None, truth=None, boxes=None, extra={}
+        scene, name="other", notes=[], image_path=None, masks=None, truth=None, boxes=None, extra=read
     )
     assert cue_schema.content_hash(same) == reference
     rounded = scene.keypoints.astype(np.float32)
@@ -231,6 +236,11 @@ def test_content_hash_says_what_a_fit_reads():
         changed[1] = changed[1] + 1
         assert cue_schema.content_hash(dataclasses.replace(scene, **{name: changed})) != reference, name
     assert cue_schema.content_hash(dataclasses.replace(scene, start=None)) != reference
+    hands = read | {"keypoints_133": read["keypoints_133"] + 1.0}
+    assert cue_schema.content_hash(dataclasses.replace(scene, extra=hands)) != reference
+    unseen = np.pad(scene.keypoints, [(0, 0), (0, 116), (0, 0)])
+    bare = cue_schema.content_hash(dataclasses.replace(scene, extra={}))
+    assert cue_schema.content_hash(dataclasses.replace(scene, extra={"keypoints_133": unseen})) == bare
 
 
 def test_a_newer_version_is_refused():

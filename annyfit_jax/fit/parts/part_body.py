@@ -10,6 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from annyfit_jax.fit.parts.part_cues import PART_POINTS
 from annyfit_jax.people import part_motion
 from annyfit_jax.people.named_points import NamedPoints, named_points
 from annyfit_jax.people.scene import COCO17
@@ -100,7 +101,7 @@ def parts_body(model: AnnyModel) -> PartsBody:
     bodies: dict[str, list[PartBody]] = {}
     places: dict[str, list[PartPlace]] = {}
     first = 0
-    for part, names in part_motion.PART_POINTS.items():
+    for part, names in PART_POINTS.items():
         body, place = _part_body(model, joints, anatomy, part, points.select(names), first)
         bodies.setdefault(body.layout.kind, []).append(body)
         places.setdefault(body.layout.kind, []).append(place)

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from annyfit_jax.inputs.point_sets import WHOLE_BODY
+from annyfit_jax.inputs.point_sets import FACE, FEET, LEFT_HAND, PUPILS, RIGHT_HAND, WHOLE_BODY
+from annyfit_jax.people.fitted import PARTS
 from annyfit_jax.people.named_points import ALIASES
-from annyfit_jax.people.part_motion import PART_POINTS
 from annyfit_jax.people.scene import COCO17, Scene, SceneError
 
+PART_POINTS: dict[str, tuple[str, ...]] = dict(
+    zip(PARTS, (LEFT_HAND, RIGHT_HAND, (*FACE, *PUPILS), FEET[:3], FEET[3:]), strict=True)
+)
+"""The named points that show each part."""
 POINTS = tuple(name for names in PART_POINTS.values() for name in names)
 """All points of the parts, part after part."""
 _FAR_PX = 1e5

@@ -16,8 +16,8 @@ from annyfit_jax.fit.parts import part_body, part_cues, part_fit, part_points
 from annyfit_jax.fit.problem import Variables
 from annyfit_jax.fit.second_order import jacobian
 from annyfit_jax.inputs.point_sets import WHOLE_BODY
+from annyfit_jax.people.fitted import PARTS
 from annyfit_jax.people.named_points import named_points
-from annyfit_jax.people.part_motion import PART_POINTS, PARTS
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.synthetic.plain import Generator, Recipe
 from annyfit_jax.synthetic.whole_body import PartNoise, WholeBodies
@@ -201,6 +201,10 @@ def test_fits_hold_the_parts_and_others_are_what_they_were() -> None:
 
 
 def test_parts_have_their_names() -> None:
-    assert tuple(PART_POINTS) == PARTS
-    assert sum(len(names) for names in PART_POINTS.values()) == len(part_cues.POINTS) == len(set(part_cues.POINTS))
+    assert tuple(part_cues.PART_POINTS) == PARTS
+    assert (
+        sum(len(names) for names in part_cues.PART_POINTS.values())
+        == len(part_cues.POINTS)
+        == len(set(part_cues.POINTS))
+    )
     assert set(part_cues.POINTS) == {*WHOLE_BODY[17:], "left_pupil", "right_pupil"}
