@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from experts.photos_to_cues import PrecomputeOptions
 
 FLAGS = flags.FLAGS
+_PHOTOS_PER_UNIT = 32
 
 
 def define_flags() -> program.Usage:
@@ -60,7 +61,7 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_string("credits", None, "With --pictures: COCO file that credits the photos. Default: --input."),
                 flags.DEFINE_bool("save_vertices", False, "Store posed vertices in the fit files (160 kB a person)."),
                 flags.DEFINE_bool("fit_files", None, "Write fits/<scene>.npz. Default: yes, except for cue datasets."),
-                flags.DEFINE_integer("scenes_per_shard", 256, "Scenes of a unit of work and of its shard.", lower_bound=1),
+                flags.DEFINE_integer("scenes_per_shard", 256, "Scenes of a unit and its shard; of photos 32.", lower_bound=1),
                 flags.DEFINE_bool("overwrite", False, "First remove what an earlier job left in --output."),
                 flags.DEFINE_bool("retry_failed", False, "Fit the failed scenes of finished units again."),
             ),
@@ -86,17 +87,18 @@ def main() -> None:
     photos = are_photos(FLAGS.input)
     config = one_config(_config(FLAGS.config))
     with program.stopping() as stop:
-        if photos:
-            source, identity = scenes_of_photos(_precompute_options(), stop)
-        else:
-            source, identity = input_flags.open_from_flags(), identity_of(input_flags.input_options())
+        found = scenes_of_photos(_precompute_options()) if photos else None
+        source = found.source if found else input_flags.open_from_flags()
+        identity = found.identity if found else identity_of(input_flags.input_options())
         options = JobOptions(
-            limit=FLAGS.limit, scenes_per_shard=FLAGS.scenes_per_shard, save_vertices=FLAGS.save_vertices,
+            limit=FLAGS.limit, scenes_per_shard=_scenes_per_shard(photos), save_vertices=FLAGS.save_vertices,
             fit_files=FLAGS.pictures or (True if photos and FLAGS.fit_files is None else FLAGS.fit_files),
             engine=program.engine_from_flags(), retry_failed=FLAGS.retry_failed, overwrite=FLAGS.overwrite,
             log_every_s=FLAGS.log_every_s, tensorboard=FLAGS.tensorboard, profile=FLAGS.profile, identity=identity,
         )  # fmt: skip
-        state = fit_job(source, FLAGS.output, config, options, stop)
+        state = fit_job(source, FLAGS.output, config, options, stop, found.before if found else None)
+        if found:
+            found.finish()
     folder = place(FLAGS.output)
     fitted, people = state.people
     target = folder / "fits" if options.writes_fit_files(source) else folder
@@ -116,6 +118,11 @@ def main() -> None:
         print(f"open {page}")
 
 
+def _scenes_per_shard(photos: bool) -> int:
+    """Small units of photos, of which the first is fitted while the experts look at the second."""
+    return FLAGS.scenes_per_shard if FLAGS["scenes_per_shard"].present or not photos else _PHOTOS_PER_UNIT
+
+
 def _precompute_options() -> PrecomputeOptions:
     from experts.photos_to_cues import PrecomputeOptions
 
@@ -125,6 +132,7 @@ def _precompute_options() -> PrecomputeOptions:
     return PrecomputeOptions(
         FLAGS.input, str(place(FLAGS.output) / "cues"), FLAGS.experts, (*FLAGS.expert, *camera), limit=FLAGS.limit,
         log_every_s=FLAGS.log_every_s, retry_failed=FLAGS.retry_failed, engine=program.engine_from_flags(),
+        photos_per_shard=_scenes_per_shard(True),
     )  # fmt: skip
 
 

@@ -104,13 +104,13 @@ def main() -> None:
 
 def _scenes() -> SceneSource:
     """Those of --input, or the people of the photos. Raises SceneError."""
-    from experts.photos_to_cues import PrecomputeOptions, scenes_of_photos
+    from experts.photos_to_cues import PrecomputeOptions, found_scenes
 
     if FLAGS.input:
         return input_flags.open_from_flags()
     camera = [f"camera.fov_degrees={FLAGS.fov}"] if FLAGS["fov"].present else []
     options = PrecomputeOptions(FLAGS.images, str(Path(FLAGS.output) / "cues"), "default", (*FLAGS.expert, *camera))
-    return scenes_of_photos(options)[0]
+    return found_scenes(options)
 
 
 if __name__ == "__main__":

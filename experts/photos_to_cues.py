@@ -11,19 +11,20 @@ import functools
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 
 from annyfit_jax.engine.running import run
-from annyfit_jax.engine.stages import Engine
-from annyfit_jax.inputs import SceneSource, cue_dataset, open_input
+from annyfit_jax.engine.stages import Engine, Stage
+from annyfit_jax.inputs import SceneSource, cue_dataset, cue_schema, open_input
 from annyfit_jax.inputs.keypoint_files import family_of_folder
 from annyfit_jax.inputs.photos import jpeg_bytes, names_photos
-from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.jobs.job_driver import Before
+from annyfit_jax.people.scene import NobodyToFit, Scene, SceneError
 from annyfit_jax.store import datasets
 from annyfit_jax.store.datasets import Packed, SetAside
 from annyfit_jax.store.locations import is_remote, place
@@ -63,29 +64,49 @@ def precompute(options: PrecomputeOptions, stop: threading.Event | None = None) 
 
     Raises SceneError, ExpertError, StoreError, ValueError (input), JobWriteError, OSError (disk), Interrupted.
     """
-    experts = registry.build(options.experts, [*precomputed(options), *options.assignments])
-    _check(experts)
-    registry.check_licences(experts, options.allow_noncommercial)
-    collection = Collection.of_folder(options.images, options.limit)
-    output = place(options.output)
-    folder = place(options.stages) if options.stages else output / "stages"
-    stages = Stages(folder, collection, experts, options.batch, options.log_every_s, options.retry_failed)
-    logging.info("%s: %d photos", options.images, len(collection))
-    described = {"experts": stages.keys, "people": registry.options_of(experts.people), "images": options.with_images}
-    plan = cue_dataset.Plan(len(collection), described, options.photos_per_shard, collection.names, collection.stamp)
-    dataset = datasets.open_dataset(output, plan)
-    units = range(dataset.store.num_units)
-    with dataset.store.alone():
-        asked = stages.stages(len(units), dataset.indices)
+    work = _Work(options)
+    with work.dataset.store.alone():
+        run(work.stages_of_engine(), options.engine, stop)
+        return work.finish()
+
+
+class _Work:
+    """What `precompute` does, opened: the dataset, the experts and their stages."""
+
+    def __init__(self, options: PrecomputeOptions) -> None:
+        experts = registry.build(options.experts, [*precomputed(options), *options.assignments])
+        _check(experts)
+        registry.check_licences(experts, options.allow_noncommercial)
+        self.collection = Collection.of_folder(options.images, options.limit)
+        self.output, self._with_images = place(options.output), options.with_images
+        folder = place(options.stages) if options.stages else self.output / "stages"
+        self.stages = Stages(folder, self.collection, experts, options.batch, options.log_every_s, options.retry_failed)
+        logging.info("%s: %d photos", options.images, len(self.collection))
+        described = {
+            "experts": self.stages.keys, "people": registry.options_of(experts.people), "images": options.with_images,
+        }  # fmt: skip
+        plan = cue_dataset.Plan(
+            len(self.collection), described, options.photos_per_shard, self.collection.names, self.collection.stamp
+        )
+        self.dataset = datasets.open_dataset(self.output, plan)
+
+    def stages_of_engine(self) -> list[Stage]:
+        """A stage per expert, and the one that packs what they say."""
+        asked = self.stages.stages(self.dataset.store.num_units, self.dataset.indices)
+        records = functools.partial(_records, self.stages, self._with_images)
+        redone = self.stages.redone
         packed = datasets.stage(
-            dataset, functools.partial(_records, stages, options.with_images), after=tuple(stage.name for stage in asked),
-            redo=lambda unit: unit in stages.redone,
-        )  # fmt: skip
-        run([*asked, packed], options.engine, stop)
-        state = datasets.finish(dataset.store)
-        rows = failures(stages, [dataset.indices(unit) for unit in units])
-        (output / "failures.jsonl").put("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    return state
+            self.dataset, records, after=tuple(stage.name for stage in asked), redo=lambda unit: unit in redone
+        )
+        return [*asked, packed]
+
+    def finish(self) -> cue_dataset.Progress:
+        """Finishes the dataset, and lists what experts failed on."""
+        state = datasets.finish(self.dataset.store)
+        rows = failures(self.stages, [self.dataset.indices(unit) for unit in range(self.dataset.store.num_units)])
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (self.output / "failures.jsonl").put(lines.encode())
+        return state
 
 
 def _records(stages: Stages, with_images: bool, indices: Sequence[int]) -> Iterable[Packed | SetAside]:
@@ -146,24 +167,75 @@ def are_photos(location: str) -> bool:
     return True
 
 
-def scenes_of_photos(
-    options: PrecomputeOptions, stop: threading.Event | None = None
-) -> tuple[SceneSource, dict[str, Any]]:
-    """Detects the people of photos; the scenes, and what decides them for the identity of a job.
+class ScenesOfPhotos(NamedTuple):
+    """Scenes that are there as soon as the stages before have done their unit."""
+
+    source: SceneSource
+    """A scene per photo; one in which nobody is found raises NobodyToFit. `location` is the cue dataset."""
+    identity: dict[str, Any]
+    """What decides the scenes, for the identity of a job."""
+    before: Before
+    finish: Callable[[], cue_dataset.Progress]
+    """Completes the cue dataset, after the stages."""
+
+
+def scenes_of_photos(options: PrecomputeOptions) -> ScenesOfPhotos:
+    """Opens photos as scenes whose people are found while a job runs.
 
     Args:
-      options: `output` is the folder of all cues: there is a folder in it per choice of experts, and one with what
-        the experts said.
+      options: `output` is the folder of all cues: there is a folder in it per choice of experts, and one with what the experts
+        said.
+
+    Raises as `precompute`.
+    """
+    key = hashlib.sha256("\n".join([options.experts, *options.assignments]).encode()).hexdigest()[:12]
+    folder, stages = place(options.output) / key, place(options.output) / "stages"
+    work = _Work(replace(options, output=str(folder), stages=str(stages)))
+    dataset = work.dataset
+    units = tuple(tuple(dataset.indices(unit)) for unit in range(dataset.store.num_units))
+    source = SceneSource(
+        "photos", work.collection.names, _Loader(work.stages, units), str(folder), stamps=work.collection.stamp
+    )
+    before = Before(work.stages_of_engine(), dataset.store, dataset.order, work.stages.redone)
+    return ScenesOfPhotos(source, {"experts": [options.experts, *options.assignments]}, before, work.finish)
+
+
+class _Loader:
+    """The scene of a photo from what the experts said, as the cue dataset has it. Can be pickled where the experts can."""
+
+    def __init__(self, stages: Stages, units: tuple[tuple[int, ...], ...]) -> None:
+        self._stages, self._units = stages, units
+        self._unit_of = {index: unit for unit, indices in enumerate(units) for index in indices}
+        self._made: tuple[int, list[Scene | SetAside]] = (-1, [])
+        self._provenance: dict[str, Any] | None = None
+
+    def __call__(self, index: int) -> Scene:
+        """Raises NobodyToFit where the photo has no scene."""
+        unit = self._unit_of[index]
+        if self._made[0] != unit:
+            self._made = unit, list(assemble.scenes(self._stages, self._units[unit]))
+        if self._provenance is None:
+            self._provenance = assemble.provenance(self._stages)
+        scene = self._made[1][self._units[unit].index(index)]
+        if isinstance(scene, SetAside):
+            raise NobodyToFit(scene.reason, ())
+        cue_schema.check_count(len(scene), f"scene {scene.name}")
+        record = cue_schema.serialize(cue_schema.encode(scene, b"", self._provenance))
+        return cue_schema.decode(record, scene.name, with_masks=False, with_depth_map=False)
+
+
+def found_scenes(options: PrecomputeOptions, stop: threading.Event | None = None) -> SceneSource:
+    """The scenes of photos after all their people have been found: the cue dataset of `scenes_of_photos`.
 
     Raises SceneError where there is nobody in any photo; else as `precompute`.
     """
-    key = hashlib.sha256("\n".join([options.experts, *options.assignments]).encode()).hexdigest()[:12]
-    folder = place(options.output) / key
-    stages = str(place(options.output) / "stages")
-    state = precompute(replace(options, output=str(folder), stages=stages), stop)
-    if not state.scenes and state.finished is False:
+    found = scenes_of_photos(options)
+    with found.before.store.alone():
+        run(found.before.stages, options.engine, stop)
+        state = found.finish()
+    if not state.scenes:
         raise SceneError(
-            f"{options.images}: nobody to fit in any photo; the reasons are in {folder / 'set_aside.jsonl'}"
+            f"{options.images}: nobody to fit in any photo; the reasons are in {found.source.location}/set_aside.jsonl"
         )
     logging.info("%d people in %d photos; %d photos without", state.people, state.scenes, state.set_aside)
-    return open_input(str(folder)), {"experts": [options.experts, *options.assignments]}
+    return open_input(found.source.location)

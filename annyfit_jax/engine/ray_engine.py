@@ -134,19 +134,21 @@ def run_on_ray(stages: Sequence[Stage], engine: Engine, stop: threading.Event) -
 
 
 def _connect(address: str) -> None:
-    """Joins a cluster; without an address the one that runs on this machine, else one is started here, on the loopback."""
+    """Joins a cluster; without an address the one that runs on this machine, else (or for `local`) one is started here, on
+    the loopback."""
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": "warning",
         "runtime_env": {"env_vars": _environment()},
     }
-    if address:
-        ray.init(address=address, **options)
-        return
-    try:
-        ray.init(address="auto", **options)
-    except ConnectionError:
-        ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **options)
+    if address != "local":
+        try:
+            ray.init(address=address or "auto", **options)
+            return
+        except ConnectionError:
+            if address:
+                raise
+    ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **options)
 
 
 def _environment() -> dict[str, str]:

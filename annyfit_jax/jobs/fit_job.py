@@ -22,7 +22,7 @@ from annyfit_jax.fit.fitter import Fitter
 from annyfit_jax.fit.objective import check_terms
 from annyfit_jax.inputs.scene_source import SceneSource
 from annyfit_jax.jobs import fit_store
-from annyfit_jax.jobs.job_driver import JobOptions, JobState, run_job
+from annyfit_jax.jobs.job_driver import Before, JobOptions, JobState, run_job
 from annyfit_jax.people.scene import Scene
 from annyfit_jax.records.settings import config_hash, to_json
 from annyfit_jax.store.locations import Location, place
@@ -61,12 +61,14 @@ def fit_job(
     configs: Configs,
     options: JobOptions | None = None,
     stop: threading.Event | None = None,
+    before: Before | None = None,
 ) -> JobState:
     """Fits the scenes that are not fitted yet, and finishes the job.
 
     Args:
       folder: of the job, made or continued.
       stop: set it to have the function raise Interrupted after the batch under way.
+      before: stages that make the scenes, where they are not there yet.
 
     Raises StoreError where the folder is that of another job or another process is at work on it, JobWriteError where it cannot
     be written, Interrupted, EngineError.
@@ -82,7 +84,9 @@ def fit_job(
         source.kind, source.names[:total], stored, asset_version=version, package_version=annyfit_jax.__version__,
         options=options.identity, scenes_per_shard=options.scenes_per_shard, stamp=source.stamp,
     )  # fmt: skip
-    return run_job(folder, plan, source, configs.choose, functools.partial(_fitter, configs.by_hash), options, stop)
+    return run_job(
+        folder, plan, source, configs.choose, functools.partial(_fitter, configs.by_hash), options, stop, before
+    )
 
 
 def _fitter(configs: dict[str, FitConfig], name: str) -> Fitter:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from annyfit_jax.people.scene import Scene
 from annyfit_jax.store.datasets import Dataset, open_dataset
 from annyfit_jax.store.locations import Location
 from annyfit_jax.store.plan import Plan
+from annyfit_jax.store.units import Store
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,18 @@ class JobOptions:
     def writes_fit_files(self, source: SceneSource) -> bool:
         """Whether there is a file per scene."""
         return self.save_vertices or (source.kind != "cues" if self.fit_files is None else self.fit_files)
+
+
+class Before(NamedTuple):
+    """Stages that make the input of a job while it runs."""
+
+    stages: Sequence[Stage]
+    store: Store
+    """What they write to; locked while they work."""
+    order: Sequence[int]
+    """The input index of every position of that store."""
+    redone: set[int]
+    """Units that they have made anew although they were there; grows while they work."""
 
 
 class JobState(NamedTuple):
@@ -88,8 +102,13 @@ def run_job(
     make_fitter: Callable[[str], SceneFitter],
     options: JobOptions,
     stop: threading.Event | None = None,
+    before: Before | None = None,
 ) -> JobState:
-    """A job with any fitter: opens the store of a plan, does what is left of it, and finishes it."""
+    """A job with any fitter: opens the store of a plan, does what is left of it, and finishes it.
+
+    Args:
+      before: where the scenes are still being made; a unit is fitted as soon as its scenes are there.
+    """
     dataset = open_dataset(folder, plan)
     store, stored = dataset.store, plan.source["configs"]
     job = Job(
@@ -97,31 +116,42 @@ def run_job(
         options.writes_fit_files(source), options.save_vertices, options.profile,
     )  # fmt: skip
     progress = Progress(folder, store.cut.total, every_s=options.log_every_s, tensorboard=options.tensorboard)
-    with store.alone():
-        run([fit_stage(dataset, job, progress, options)], options.engine, stop)
+    with store.alone(), before.store.alone() if before else contextlib.nullcontext():
+        stages = list(before.stages) if before else []
+        # Both are cut alike unless one of them was killed between two growths.
+        if before and (before.store.cut, list(before.order)) != (store.cut, list(dataset.order)):
+            run(stages, options.engine, stop)
+            stages = []
+        after = tuple(stage.name for stage in stages)
+        run(
+            [*stages, fit_stage(dataset, job, progress, options, after, before.redone if before else set())],
+            options.engine,
+            stop,
+        )
         totals = finish(store, stored)
     assert totals is not None
     return JobState(totals, progress.scenes)
 
 
 def fit_stage(
-    dataset: Dataset, job: Job, progress: Progress, options: JobOptions, after: tuple[str, ...] = ()
+    dataset: Dataset, job: Job, progress: Progress, options: JobOptions, after: tuple[str, ...], redone: set[int]
 ) -> Stage:
-    """The stage that fits the units of a job."""
+    """The stage that fits the units of a job; those of `redone` in any case."""
     store, here = dataset.store, options.engine.in_process
+
+    def needed(unit: int) -> bool:
+        return dataset.needed(unit) or unit in redone
 
     def retried(unit: int) -> bool:
         entry = store.entry(unit)
         return options.retry_failed and entry is not None and entry["counts"]["retryable"] > 0
 
     def task(unit: int) -> Task:
-        return Task(
-            unit, dataset.indices(unit), dataset.stamp(unit), None if dataset.needed(unit) else store.entry(unit)
-        )
+        return Task(unit, dataset.indices(unit), dataset.stamp(unit), None if needed(unit) else store.entry(unit))
 
     def begin(units: int, workers: int) -> None:
         progress.workers = workers
-        left = sum(len(span) for unit, span in enumerate(store.spans) if dataset.needed(unit) or retried(unit))
+        left = sum(len(span) for unit, span in enumerate(store.spans) if needed(unit) or retried(unit))
         progress.found(store.cut.total - left)
 
     def commit(unit: int, entry: dict[str, Any]) -> None:
@@ -132,7 +162,7 @@ def fit_stage(
 
     return Stage(
         "fit", functools.partial(make_fit_worker, job, progress if here else None), range(store.num_units),
-        needed=lambda unit: dataset.needed(unit) or retried(unit), task=task, commit=commit, after=after,
+        needed=lambda unit: needed(unit) or retried(unit), task=task, commit=commit, after=after,
         begin=begin, end=progress.report,
     )  # fmt: skip
 

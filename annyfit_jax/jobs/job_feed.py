@@ -273,6 +273,7 @@ class Feed:
             validate_scene(scene, source.location)
             return scene, replace(info, config_hash=job.config_of(scene))
         except SceneError as error:
+            word = "no_people" if isinstance(error, NobodyToFit) else word
             logging.warning("set aside: %s", error)
             return job_rows.row_without_fit(info, f"skipped:{word}", str(error), job.asset_version)
         except Exception as error:

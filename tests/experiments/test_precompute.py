@@ -21,6 +21,7 @@ import jax
 import numpy as np
 import pytest
 from chat_server import KEY, Server, said
+from fake_job import CONFIG_HASH, FakeFitter, config_of, the
 from helpers import HANG_S, REPO, require_shared
 from PIL import Image
 
@@ -28,8 +29,12 @@ from annyfit_jax.engine.stopping import Interrupted
 from annyfit_jax.fit import config as configs
 from annyfit_jax.inputs import open_input
 from annyfit_jax.inputs.cue_dataset import StoreError, verify
+from annyfit_jax.jobs import job_rows, job_status
+from annyfit_jax.jobs.fit_store import plan_of
+from annyfit_jax.jobs.job_driver import JobOptions, run_job
 from annyfit_jax.people.scene import BodyParameters, SceneError
 from annyfit_jax.records import fit_files
+from annyfit_jax.store.locations import place
 from experts import cue_page, photos_to_cues
 from experts.interfaces import Card, DepthEstimate, Detections, ExpertError, Loaded, Words
 from experts.pipeline import Collection
@@ -532,6 +537,40 @@ def test_photos_that_are_added_are_all_that_is_asked_about(photos, tmp_path):
     (folder / "aa.png").unlink()
     with pytest.raises(StoreError, match="1 scenes of the job are not in the input any more, the first is aa"):
         photos_to_cues.precompute(options(folder, tmp_path / "out"))
+
+
+def test_photos_are_fitted_while_others_are_looked_at(photos, tmp_path):
+    """A scene per photo, with the cues of the dataset; units are fitted again where an expert has answered anew."""
+    FAILS["Detector"] = lambda seen: (_ for _ in ()).throw(RuntimeError("dark")) if seen[0].name == "sub_a" else None
+
+    def fit(retry_failed: bool = False) -> list[job_rows.SceneRow]:
+        found = photos_to_cues.scenes_of_photos(options(photos, tmp_path, retry_failed=retry_failed, batch=1))
+        plan = plan_of(
+            found.source.kind, found.source.names, {CONFIG_HASH: {}}, asset_version="a", package_version="0",
+            options=found.identity, scenes_per_shard=2, stamp=found.source.stamp,
+        )  # fmt: skip
+        run_job(
+            place(tmp_path / "fits"), plan, found.source, config_of, functools.partial(the, FakeFitter()), JobOptions(),
+            before=found.before,
+        )  # fmt: skip
+        assert found.finish().finished
+        cues = open_input(found.source.location)
+        rows = list(job_status.finished_rows(tmp_path / "fits"))
+        assert [row.name for row in rows] == list(found.source.names)
+        assert [row.name for row in rows if row.scene_status == "ok"] == list(cues.names)
+        for row in rows:
+            if row.scene_status == "ok":
+                scene = cues.load(cues.names.index(row.name))
+                assert row.content_hash == job_rows.scene_info(0, row.name, scene, "").content_hash
+        return rows
+
+    rows = {row.name: row for row in fit()}
+    assert rows["sub_a"].scene_status == "skipped:no_people" and "dark" in rows["sub_a"].scene_reason
+    assert sum(row.scene_status == "ok" for row in rows.values()) == 3
+    FAILS.clear()
+    CALLS.clear()
+    assert {row.name: row.scene_status for row in fit()}["sub_a"] == "skipped:no_people" and not CALLS
+    assert {row.name: row.scene_status for row in fit(retry_failed=True)}["sub_a"] == "ok"
 
 
 def test_another_expert_computes_its_cue_and_what_depends_on_it(photos, tmp_path):
