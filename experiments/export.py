@@ -2,6 +2,7 @@
 
     annyfit export --fits=OUT --format=parquet --output=people.parquet   # a row per person, for triage
     annyfit export --fits=OUT --format=tfds --output=DIR --images=PHOTOS # an example per image, for training
+    annyfit export --fits=OUT --format=webdataset --output=DIR           # tar shards: photo and parameters, for streaming
     annyfit export --fits=OUT --format=coco --output=fits.json           # COCO keypoints with parameters
     annyfit export --fits=OUT --format=humandata --output=DIR            # MMHuman3D's and AiOS's layout
     annyfit export --fits=OUT --format=npz --output=DIR                  # parameters, <scene>.npz
@@ -15,8 +16,9 @@ What each format holds is said in `annyfit_jax.exports`; frames and axes of the 
 .ply open upright in Blender: in a .glb each person is a mesh of its own (`person_<id>`), a .ply has all people in one mesh.
 People without a fit are NaN rows in the .npz and absent from the meshes; scenes without any mesh are left out and named.
 
-Scenes that a job has not finished are left out, with a warning. An export of `tfds` that was stopped continues when the command
-is given again; of the other formats a file is there complete or not at all.
+Scenes that a job has not finished are left out, with a warning. An export of `tfds` or `webdataset` that was stopped continues
+when the command is given again; of the other formats a file is there complete or not at all. Beside every export on a disk lies
+`data_card.json`: counts, failures by reason, licences of the experts, configs, versions, and the digest of the fits.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 _NAMES_SHOWN = 20
-_FORMATS = ("npz", "glb", "ply", "obj", "bvh", "parquet", "coco", "humandata", "tfds")
+_FORMATS = ("npz", "glb", "ply", "obj", "bvh", "parquet", "coco", "humandata", "tfds", "webdataset")
 
 
 def define_flags() -> program.Usage:
@@ -43,8 +45,8 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_list("scenes", [], "Names of scenes; all by default."),
                 flags.DEFINE_string(
                     "images", "",
-                    "Folder of the photos. tfds: store them (a cue dataset serves too); coco, humandata: name them so; "
-                    "--photo_plane: show them.",
+                    "Folder of the photos. tfds, webdataset: store them (a cue dataset serves too); coco, humandata: name them "
+                    "so; --photo_plane: show them.",
                 ),
             ),
             "Result": (
@@ -54,7 +56,7 @@ def define_flags() -> program.Usage:
                     "frame", "camera", ["camera", "world"],
                     "npz, glb, ply, obj, bvh: origin at the camera or on the floor.",
                 ),
-                flags.DEFINE_integer("scenes_per_shard", 512, "tfds: scenes per shard.", lower_bound=1),
+                flags.DEFINE_integer("scenes_per_shard", 512, "tfds, webdataset: scenes per shard.", lower_bound=1),
                 flags.DEFINE_integer("people_per_file", 10_000, "humandata: people per file.", lower_bound=1),
                 flags.DEFINE_string("smplx_model", "", "humandata: SMPLX_NEUTRAL.npz, for fits of SMPL-X."),
                 flags.DEFINE_float("log_every_s", 10.0, "Seconds between progress lines.", lower_bound=0.0),
@@ -72,6 +74,7 @@ def define_flags() -> program.Usage:
                     lower_bound=0, upper_bound=12,
                 ),
             ),
+            "Engine (webdataset)": program.engine_flags(),
             "Machine": (program.compile_cache_flag(),),
         },
         required=("fits", "output"),
@@ -79,8 +82,12 @@ def define_flags() -> program.Usage:
 
 
 def main() -> None:
+    from annyfit_jax.exports.data_card import write_card
     from annyfit_jax.exports.export_fits import export_fits
+    from annyfit_jax.jobs.fit_source import open_fits
 
+    if FLAGS.format == "webdataset":
+        return _webdataset()
     written, empty = export_fits(
         FLAGS.fits, FLAGS.output, FLAGS.format, FLAGS.scenes, FLAGS.frame, images=FLAGS.images,
         scenes_per_shard=FLAGS.scenes_per_shard, people_per_file=FLAGS.people_per_file, smplx_model=FLAGS.smplx_model,
@@ -88,6 +95,23 @@ def main() -> None:
     )  # fmt: skip
     nobody = f"; nobody fitted in {', '.join(empty[:_NAMES_SHOWN])}" if empty else ""
     print(f"{len(written)} files: {FLAGS.output}{nobody}")
+    write_card(open_fits(FLAGS.fits, details=False), FLAGS.scenes, FLAGS.output, FLAGS.format)
+
+
+def _webdataset() -> None:
+    from annyfit_jax.exports.data_card import write_card
+    from annyfit_jax.exports.webdataset_export import write_webdataset
+    from annyfit_jax.jobs.fit_source import open_fits
+    from annyfit_jax.store.locations import is_remote
+
+    with program.stopping() as stop:
+        names, scenes, people = write_webdataset(
+            FLAGS.fits, FLAGS.output, scenes=FLAGS.scenes, images=FLAGS.images, scenes_per_shard=FLAGS.scenes_per_shard,
+            engine=program.engine_from_flags(), stop=stop,
+        )  # fmt: skip
+    print(f"{len(names)} shards, {scenes} scenes and {people} people written now: {FLAGS.output}")
+    if not is_remote(FLAGS.output):
+        write_card(open_fits(FLAGS.fits, details=False), FLAGS.scenes, FLAGS.output, FLAGS.format)
 
 
 def _skinned() -> Skinned | None:

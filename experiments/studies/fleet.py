@@ -153,7 +153,7 @@ CPU: dict[str, float] = {}
 def wait(process: subprocess.Popen, name: str) -> None:
     """Waits for a program. Raises RuntimeError where it fails."""
     while process.poll() is None:
-        CPU[name] = processor_s()
+        CPU[name] = max(CPU.get(name, 0.0), processor_s())  # workers end before the driver
         time.sleep(0.25)
     if process.returncode:
         raise RuntimeError(f"experiments.fit ended with {process.returncode}")
