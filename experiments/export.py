@@ -23,6 +23,8 @@ when the command is given again; of the other formats a file is there complete o
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -83,35 +85,26 @@ def define_flags() -> program.Usage:
 
 def main() -> None:
     from annyfit_jax.exports.data_card import write_card
-    from annyfit_jax.exports.export_fits import export_fits
-    from annyfit_jax.jobs.fit_source import open_fits
-
-    if FLAGS.format == "webdataset":
-        return _webdataset()
-    written, empty = export_fits(
-        FLAGS.fits, FLAGS.output, FLAGS.format, FLAGS.scenes, FLAGS.frame, images=FLAGS.images,
-        scenes_per_shard=FLAGS.scenes_per_shard, people_per_file=FLAGS.people_per_file, smplx_model=FLAGS.smplx_model,
-        log_every_s=FLAGS.log_every_s, program=getattr(FLAGS, "for"), skinned=_skinned(),
-    )  # fmt: skip
-    nobody = f"; nobody fitted in {', '.join(empty[:_NAMES_SHOWN])}" if empty else ""
-    print(f"{len(written)} files: {FLAGS.output}{nobody}")
-    write_card(open_fits(FLAGS.fits, details=False), FLAGS.scenes, FLAGS.output, FLAGS.format)
-
-
-def _webdataset() -> None:
-    from annyfit_jax.exports.data_card import write_card
-    from annyfit_jax.exports.webdataset_export import write_webdataset
     from annyfit_jax.jobs.fit_source import open_fits
     from annyfit_jax.store.locations import is_remote
 
     with program.stopping() as stop:
-        names, scenes, people = write_webdataset(
-            FLAGS.fits, FLAGS.output, scenes=FLAGS.scenes, images=FLAGS.images, scenes_per_shard=FLAGS.scenes_per_shard,
-            engine=program.engine_from_flags(), stop=stop,
-        )  # fmt: skip
-    print(f"{len(names)} shards, {scenes} scenes and {people} people written now: {FLAGS.output}")
+        written, empty = _export(stop)
+    nobody = f"; nobody fitted in {', '.join(empty[:_NAMES_SHOWN])}" if empty else ""
+    print(f"{len(written)} files: {FLAGS.output}{nobody}")
     if not is_remote(FLAGS.output):
         write_card(open_fits(FLAGS.fits, details=False), FLAGS.scenes, FLAGS.output, FLAGS.format)
+
+
+def _export(stop: threading.Event) -> tuple[list[Path], list[str]]:
+    from annyfit_jax.exports.export_fits import export_fits
+
+    return export_fits(
+        FLAGS.fits, FLAGS.output, FLAGS.format, FLAGS.scenes, FLAGS.frame, images=FLAGS.images,
+        scenes_per_shard=FLAGS.scenes_per_shard, people_per_file=FLAGS.people_per_file, smplx_model=FLAGS.smplx_model,
+        log_every_s=FLAGS.log_every_s, program=getattr(FLAGS, "for"), skinned=_skinned(), engine=program.engine_from_flags(),
+        stop=stop,
+    )  # fmt: skip
 
 
 def _skinned() -> Skinned | None:

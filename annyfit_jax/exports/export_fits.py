@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import logging
 
+from annyfit_jax.engine.stages import Engine
 from annyfit_jax.exports import exported_people, scene_files
 from annyfit_jax.exports.other_programs import PROGRAMS
 from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 _TABLE_NAMES = {"parquet": "people.parquet", "coco": "annotations.json"}
 """Formats of one file, and its name where --output is a folder."""
-FORMATS = (*scene_files.FORMATS, "bvh", "parquet", "coco", "humandata", "tfds")
+FORMATS = (*scene_files.FORMATS, "bvh", "parquet", "coco", "humandata", "tfds", "webdataset")
 _NAMES_SHOWN = 20
 
 
@@ -37,6 +39,8 @@ def export_fits(
     program: str = "blender",
     skinned: Skinned | None = None,
     log_every_s: float = 10.0,
+    engine: Engine | None = None,
+    stop: threading.Event | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Writes fits in one of `FORMATS`; returns the files written and the names of scenes without a mesh.
 
@@ -45,10 +49,11 @@ def export_fits(
       output: folder; of `parquet` and `coco` a file or a folder.
       scenes: names; all by default.
       frame: `npz`, `glb`, `ply`, `obj`, `bvh`: origin at the camera or on the floor.
-      images: folder of the photos, or for `tfds` and `photo_plane` a cue dataset that has them.
+      images: folder of the photos, or for `tfds`, `webdataset` and `photo_plane` a cue dataset that has them.
       smplx_model: `humandata`: the user's model file, for fits of SMPL-X.
       program: one of `other_programs.PROGRAMS`, for which `glb` with bones, `bvh` and `obj` are.
       skinned: `glb` with bones, and how.
+      engine, stop: `webdataset`: who writes the shards, and an event that asks to stop.
 
     Raises FileNotFoundError without fits, FitFileError on a broken one, ValueError on an unknown format, frame or scene,
     StoreError where the folder holds another dataset.
@@ -84,6 +89,14 @@ def export_fits(
         return export_skinned(source, kept, Path(output), frame, PROGRAMS[program], skinned)
     if file_format in scene_files.FORMATS:
         return _scene_files(source, fitted(), Path(output), file_format, frame, program)
+    if file_format == "webdataset":
+        from annyfit_jax.exports.webdataset_export import write_webdataset
+
+        names, count, people = write_webdataset(
+            fits, output, scenes=scenes, images=images, scenes_per_shard=scenes_per_shard, engine=engine, stop=stop
+        )
+        logging.info("%d scenes and %d people written now", count, people)
+        return [Path(output) / name for name in names], []
     if file_format == "tfds":
         return _training_set(source, output, scenes, images, scenes_per_shard), []
     if file_format == "humandata":
