@@ -22,6 +22,7 @@ from annyfit_jax.engine.running import run
 from annyfit_jax.engine.stages import Engine, Stage
 from annyfit_jax.inputs import SceneSource, cue_dataset, cue_schema, open_input
 from annyfit_jax.inputs.keypoint_files import family_of_folder
+from annyfit_jax.inputs.photo_sources import as_folder, is_photo_source
 from annyfit_jax.inputs.photos import jpeg_bytes, names_photos
 from annyfit_jax.jobs.job_driver import Before
 from annyfit_jax.people.scene import NobodyToFit, Scene, SceneError
@@ -77,8 +78,12 @@ class _Work:
         experts = registry.build(options.experts, [*precomputed(options), *options.assignments])
         _check(experts)
         registry.check_licences(experts, options.allow_noncommercial)
-        self.collection = Collection.of_folder(options.images, options.limit)
         self.output, self._with_images = place(options.output), options.with_images
+        images = options.images
+        if is_photo_source(images):
+            # Below the output, which all workers see.
+            images = as_folder(images, (place(options.stages or options.output) / "photos").path)
+        self.collection = Collection.of_folder(images, options.limit)
         folder = place(options.stages) if options.stages else self.output / "stages"
         self.stages = Stages(folder, self.collection, experts, options.batch, options.log_every_s, options.retry_failed)
         logging.info("%s: %d photos", options.images, len(self.collection))
@@ -155,6 +160,8 @@ def are_photos(location: str) -> bool:
     """
     if is_remote(location):
         return False
+    if is_photo_source(location):
+        return True
     path, signs = Path(location), ("preprocessed", "dataset_info.json", "plan.json")
     scenes = path.is_dir() and (any((path / sign).exists() for sign in signs) or any(path.glob("*.npz")))
     if scenes or not names_photos(location):
