@@ -1,13 +1,15 @@
 """Trains the lifter that ships and writes its weights, with the errors on people that training never saw.
 
     python -m experiments.builders.build_lifter --mocap=../shared/data/mocap --run=lifter_run
-    python -m experiments.builders.build_lifter --run=lifter_run --output=lifter.npz          # of a run that is there
+    python -m experiments.builders.build_lifter --run=RUN --bank=lifter_bank.npz --output=lifter.npz
 
-The bank of poses is made in the folder of the run; a run that was interrupted is continued.
+The bank of poses is made in the folder of the run; what was interrupted is continued. There are two trainings: the config's
+own, and a short one from its weights (`SECOND`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from annyfit_jax.regressors.lifter import lifter_losses, lifter_views
 from annyfit_jax.regressors.lifter.lifter_bank import SOURCES, Bank, load_bank
 from annyfit_jax.regressors.lifter.lifter_regressor import LifterRegressor
 from annyfit_jax.regressors.photo_predictions import trained_variables
-from annyfit_jax.training.training_config import load_config, override
+from annyfit_jax.training.training_config import TrainConfig, load_config, override
 from annyfit_jax.training.training_loop import train
 from body_models import anny
 from experiments import program
@@ -35,6 +37,11 @@ LICENCE = (
     "created with funding from NSF EIA-0196217), which may be included in commercially sold products, and on postures drawn by "
     "annyfit_jax.synthetic. The file holds no poses."
 )
+SECOND = (
+    "seed=1", "steps=1200", "optimiser.cosine_steps=1200", "optimiser.lr=0.0007", "optimiser.warmup_steps=50",
+    "optimiser.ema=0.99", "regressor.data.half_hidden=0.15",
+)  # fmt: skip
+"""The second training, from the weights of the first."""
 _PEOPLE = 2000
 _SEED = 77
 
@@ -85,23 +92,36 @@ def errors_on_drawn(regressor: LifterRegressor, variables: object) -> dict[str, 
     return errors_on(regressor, variables, poses, 500, _SEED)
 
 
+def train_both(config: TrainConfig, run: Path) -> tuple[TrainConfig, Path]:
+    """Trains in `run/first`, then a little in `run/second`, where halves of people are hidden; config and folder of that."""
+    train(config, run / "first")
+    regressor = config.regressor
+    assert isinstance(regressor, LifterRegressor)
+    weights = run / "first.npz"
+    lifter_weights.write_weights(weights, regressor.config, trained_variables(config, run / "first"), {})
+    second = override(config, [f"start_from={weights}", *SECOND])
+    train(second, run / "second")
+    return second, run / "second"
+
+
 def main(_: list[str]) -> None:
     run = Path(FLAGS.run)
-    bank = Path(FLAGS.bank) if FLAGS.bank else run.with_name(run.name + "_bank.npz")
+    bank = Path(FLAGS.bank) if FLAGS.bank else run / "bank.npz"
     if not bank.is_file():
-        run.parent.mkdir(parents=True, exist_ok=True)
+        bank.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(bank, allow_pickle=False, **build_lifter_bank.build(Path(FLAGS.mocap), FLAGS.postures))
-    config = override(
-        load_config(program.find_config(FLAGS.config)), [f"regressor.data.bank={bank}", *(FLAGS["set"].value or ())]
-    )
+    assignments = [f"regressor.data.bank={bank}", *(FLAGS["set"].value or ())]
+    config = override(load_config(program.find_config(FLAGS.config)), assignments)
     if FLAGS.mocap:
-        train(config, run)
+        config, run = train_both(config, run)
     variables = trained_variables(config, run)
     regressor = config.regressor
     assert isinstance(regressor, LifterRegressor)
+    # Errors are those of the weights as they are stored, on the views of the first training.
     rounded = jax.tree.map(lambda x: x.astype(jnp.float16).astype(jnp.float32), variables)
-    errors = held_out_errors(regressor, rounded, str(bank))
-    drawn = errors_on_drawn(regressor, rounded)
+    plain = dataclasses.replace(regressor, data=dataclasses.replace(regressor.data, half_hidden=0.0))
+    errors = held_out_errors(plain, rounded, str(bank))
+    drawn = errors_on_drawn(plain, rounded)
     print(json.dumps(errors | {"drawn": drawn}, indent=1))
     about = {"licence": LICENCE, "steps": config.steps, "held_out": errors, "drawn": drawn}
     lifter_weights.write_weights(FLAGS.output, regressor.config, variables, about)
@@ -110,7 +130,9 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("mocap", None, "Folder of the two files of poses; without it nothing is trained.")
-    flags.DEFINE_string("bank", None, "A bank of poses that is there (build_lifter_bank); default: beside the run.")
+    flags.DEFINE_string(
+        "bank", None, "A bank of poses that is there (build_lifter_bank); default: in the folder of the run."
+    )
     flags.DEFINE_integer("postures", 12000, "Postures of our own in the bank.")
     flags.DEFINE_string("run", None, "Folder of the training run, made or continued.", required=True)
     flags.DEFINE_string("config", "lifter", "Config of the training.")

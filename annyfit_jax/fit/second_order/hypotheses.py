@@ -27,6 +27,7 @@ from annyfit_jax.fit.second_order.columns import FOCAL, PITCH, ROLL, up
 from annyfit_jax.fit.second_order.costs.gravity import AXES
 from annyfit_jax.fit.second_order.map_body import MapBody, pose_prior_arrays
 from annyfit_jax.fit.second_order.map_cues import FIXED, MapCues
+from annyfit_jax.fit.second_order.placement import refit_translation
 from annyfit_jax.lifting import lift
 from annyfit_jax.lifting.lift import Hypotheses, Reading
 from annyfit_jax.lifting.lifter_features import Told
@@ -56,6 +57,14 @@ person who lies on the side is more likely than a picture turned by a quarter.""
 _FACE_SOFT, _FACE_MOST = 0.25, 3.0
 _NEAREST_M = 0.3
 _ANYWHERE_M = 3.0
+_LIFTED_SPREAD = 0.04
+"""How far the keypoints of a right hypothesis of the lifter are off, as a share of the person's size in the picture."""
+_ALIKE = 0.1
+"""Hypotheses whose keypoints differ by less than this share of their spread are one."""
+_EXCHANGED_FROM = 2
+"""Index of the first start of the lifter that may be kept for exchanged sides."""
+_MUCH = 1e3
+"""Nats: a twin is taken only where nothing else is left."""
 
 
 def _exchange(*parts: str) -> np.ndarray:
@@ -90,9 +99,14 @@ class Lifted(NamedTuple):
     """What the lifter says of N people."""
 
     variables: Variables
-    """Its likeliest hypotheses as starts, every array with a leading axis; they stand somewhere in front of the camera."""
-    said: Hypotheses
-    """All hypotheses; people first."""
+    """Its best hypotheses as starts, every array with a leading axis; they stand somewhere in front of the camera."""
+    reading: Int[Array, "K N"]
+    """Row of `READINGS`."""
+    cost: Float[Array, "K N"]
+    """By which they were chosen, nats."""
+    log_probability: Float[Array, "K N"]
+    said: tuple[Hypotheses, ...]
+    """All hypotheses of each reading; people first."""
 
 
 class _Candidates(NamedTuple):
@@ -191,16 +205,21 @@ def search(
     return Starts(variables, jnp.asarray(reading)[chosen], jnp.asarray(_MODES, dtype)[mode])
 
 
-def read_keypoints(config: FitConfig, body: MapBody, problem: Problem, cues: MapCues) -> Reading:
-    """What the lifter says of every person.
+def read_keypoints(config: FitConfig, body: MapBody, problem: Problem, cues: MapCues) -> list[Reading]:
+    """What the lifter says of every person: with the keypoints as they are and, where sides may be exchanged, in every reading.
 
     Raises ValueError for a body that was prepared without the lifter.
     """
     if body.lifter is None:
         raise ValueError("config.map.lifted: the body was prepared without the lifter")
     rays = jnp.moveaxis(_rays(problem), 0, -1).swapaxes(0, 1)[..., :2].astype(jnp.float32)  # (N, 17, 2)
-    confidence = jnp.asarray(problem.cues.keypoint_confidence, jnp.float32)
-    return lift.read(body.lifter, rays, confidence.T, _told(config, problem, cues))
+    confidence = jnp.asarray(problem.cues.keypoint_confidence, jnp.float32).T
+    told = _told(config, problem, cues)
+    readings = READINGS if config.map.swapped_sides else READINGS[:1]
+    many = len(readings)
+    taken = [jnp.concatenate([x[:, reading] for reading in readings]) for x in (rays, confidence)]
+    every = lift.read(body.lifter, *taken, Told(*(jnp.tile(x, (many, *(1,) * (x.ndim - 1))) for x in told)))
+    return [jax.tree.map(lambda x, part=part: jnp.split(x, many)[part], every) for part in range(many)]
 
 
 def with_read_ages(config: FitConfig, cues: MapCues, reading: Reading) -> MapCues:
@@ -213,27 +232,89 @@ def with_read_ages(config: FitConfig, cues: MapCues, reading: Reading) -> MapCue
     return cues._replace(age_start=jnp.where(jnp.asarray(cues.age_known) > 0, cues.age_start, middle))
 
 
-def lifted(config: FitConfig, body: MapBody, problem: Problem, reading: Reading, shape: Float[Array, "S N"]) -> Lifted:
-    """The lifter's `config.map.lifted` likeliest hypotheses as starts, for bodies of these phenotypes."""
+def lifted(
+    config: FitConfig,
+    body: MapBody,
+    problem: Problem,
+    cues: MapCues,
+    readings: list[Reading],
+    shape: Float[Array, "S N"],
+) -> Lifted:
+    """The lifter's best `config.map.lifted` hypotheses as starts, for bodies of these phenotypes.
+
+    The best are those that cost least by their probability and by the keypoints that they explain, once each stands where it
+    explains them best; hypotheses that are nearly the same count as one.
+    """
     assert body.lifter is not None
-    dtype = shape.dtype
-    said = lift.bodies(body.lifter, reading, shape.T.astype(jnp.float32))
-    rays = _rays(problem)
-    count = max(config.map.lifted, 1)
-    rotvec = jnp.moveaxis(_rotvec(jnp.moveaxis(said.pose[:, :count], (-2, -1), (0, 1))), 0, -1)
+    dtype, people = shape.dtype, shape.shape[-1]
+    said = [lift.bodies(body.lifter, reading, shape.T.astype(jnp.float32)) for reading in readings]
+    count, each = max(config.map.lifted, 1), said[0].log_probability.shape[1]
+    joined = Hypotheses(*(jnp.concatenate(parts, axis=1) for parts in zip(*said, strict=True)))  # (N, R K, ...)
+    which = np.repeat(np.arange(len(readings)), each)
+    keypoints = jnp.moveaxis(joined.keypoints, 0, -1).swapaxes(1, 2).astype(dtype)  # (A, 3, 17, N)
+    observed, confidence = jnp.asarray(problem.cues.keypoints_px), jnp.asarray(problem.cues.keypoint_confidence)
+    confidence = jnp.where(confidence >= config.map.min_confidence, confidence, 0.0)
+    mine = READINGS[which]  # (A, 17)
+    flat = lambda x: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)  # noqa: E731 (A, ..., N) -> (..., A N)
+    wide = lambda x: jnp.broadcast_to(x, (len(which), *np.shape(x)))  # noqa: E731
+    pixels, weight = flat(jnp.moveaxis(observed[:, mine], 1, 0)), flat(confidence[mine])
+    size = flat(wide(jnp.asarray(cues.size_px)))
+    k = flat(wide(jnp.asarray(problem.cues.intrinsics)))
+    nearby = _ANYWHERE_M * flat(wide(_rays(problem).mean(1)))
+    transl = refit_translation(flat(keypoints), pixels, weight, k, nearby, _LIFTED_SPREAD * size)
+    placed = flat(keypoints) + transl[:, None]
+    depth = jnp.maximum(placed[2], _NEAREST_M)
+    x, y = placed[:2] / depth
+    px = jnp.stack([k[0, 0] * x + k[0, 1] * y + k[0, 2], k[1, 1] * y + k[1, 2]])
+    off = ((px - pixels) ** 2).sum(0) / (_LIFTED_SPREAD * size) ** 2
+    unexplained = (0.5 * weight * off / (1.0 + 0.25 * off)).sum(0).reshape(len(which), people)
+    prior = config.map.swap_nats * (which[:, None] > 0) - joined.log_probability.T
+    chosen = _different(unexplained + prior, keypoints, which, count)  # (K, N)
+    take = lambda x: jnp.take_along_axis(x, chosen.T.reshape(people, count, *(1,) * (x.ndim - 2)), axis=1)  # noqa: E731
+    rotvec = jnp.moveaxis(_rotvec(jnp.moveaxis(take(joined.pose), (-2, -1), (0, 1))), 0, -1)
     # Bones that it does not predict keep the relaxed pose.
     rest = jnp.asarray(body.fit.pose_rest, jnp.float32).T
     pose = lift.whole_pose(rotvec, rest, body.lifter.rig.layout.rows)  # (N, K, B, 3)
-    root = _rotvec(jnp.moveaxis(said.root[:, :count], (-2, -1), (0, 1)))  # (3, N, K)
-    # Where they stand follows from their keypoints (`placement`); a start must only be in front of the camera.
-    middle = _ANYWHERE_M * rays.mean(1)
+    root = _rotvec(jnp.moveaxis(take(joined.root), (-2, -1), (0, 1)))  # (3, N, K)
+    # Where they stand is found anew for the skinned body (`placement`); a start must only be in front of the camera.
+    middle = _ANYWHERE_M * _rays(problem).mean(1)
     variables = Variables(
         jnp.broadcast_to(middle, (count, *middle.shape)).astype(dtype),
         jnp.moveaxis(root, 2, 0).astype(dtype),
         jnp.broadcast_to(shape, (count, *shape.shape)),
         jnp.transpose(pose, (1, 3, 2, 0)).astype(dtype),
     )
-    return Lifted(variables, said)
+    cost = jnp.take_along_axis(unexplained + prior, chosen, axis=0)
+    return Lifted(
+        variables,
+        jnp.asarray(which)[chosen],
+        cost,
+        jnp.take_along_axis(joined.log_probability.T, chosen, 0),
+        tuple(said),
+    )
+
+
+def _different(
+    cost: Float[Array, "A N"], keypoints: Float[Array, "A 3 17 N"], which: np.ndarray, count: int
+) -> Int[Array, "K N"]:
+    """The candidate of lowest cost, and the next ones that are another body, or another reading, than all before.
+
+    The last of three or more is the best one with exchanged sides, where those are tried: it would hardly ever be among the
+    best, because the lifter finds a body for whatever it is told.
+    """
+    chosen = []
+    size = jnp.sqrt((keypoints**2).sum((1, 2)).mean(0))  # (N,)
+    kinds = jnp.asarray(which)[:, None]
+    for index in range(count):
+        if index == count - 1 >= _EXCHANGED_FROM and which.any():
+            cost = jnp.where(kinds == 0, cost + _MUCH, cost)
+        best = cost.argmin(0)
+        chosen.append(best)
+        mine = jnp.take_along_axis(keypoints, best[None, None, None], axis=0)
+        off = jnp.sqrt(((keypoints - mine) ** 2).sum((1, 2))) / size
+        alike = (off < _ALIKE) & (kinds == jnp.asarray(which)[best])
+        cost = jnp.where(alike, cost + _MUCH, cost)
+    return jnp.stack(chosen)
 
 
 def _told(config: FitConfig, problem: Problem, cues: MapCues) -> Told:
@@ -258,10 +339,10 @@ def _told(config: FitConfig, problem: Problem, cues: MapCues) -> Told:
 
 def of_lifter(config: FitConfig, problem: Problem, cues: MapCues, later: Lifted, count: int) -> Starts:
     """`count` times the lifter's first start, and how the picture is turned as its likeliest bodies tell."""
-    likeliest = jnp.moveaxis(later.said.keypoints[:, 0], 0, -1).swapaxes(0, 1)  # (3, 17, N)
+    likeliest = jnp.moveaxis(later.said[0].keypoints[:, 0], 0, -1).swapaxes(0, 1)  # (3, 17, N)
     mode = roll_of_bodies(config.map, problem, cues, likeliest.astype(later.variables.transl.dtype))
     variables = Variables(*(jnp.broadcast_to(x[0], (count, *x.shape[1:])) for x in later.variables))
-    return Starts(variables, jnp.zeros((count, variables.transl.shape[-1]), jnp.int32), mode)
+    return Starts(variables, jnp.broadcast_to(later.reading[0], (count, later.reading.shape[1])), mode)
 
 
 def together(first: Starts, later: Lifted) -> Starts:
@@ -269,25 +350,36 @@ def together(first: Starts, later: Lifted) -> Starts:
     variables = Variables(
         *(jnp.concatenate([jnp.asarray(a), b]) for a, b in zip(first.variables, later.variables, strict=True))
     )
-    as_seen = jnp.zeros((len(variables.transl) - len(first.reading), first.reading.shape[1]), first.reading.dtype)
-    return first._replace(variables=variables, reading=jnp.concatenate([first.reading, as_seen]))
+    return first._replace(variables=variables, reading=jnp.concatenate([first.reading, later.reading]))
 
 
 def lifter_cost(
-    said: Hypotheses, height: Float[Array, "N"], keypoints: Float[Array, "K 3 17 N"], heights: Float[Array, "K N"]
+    later: Lifted,
+    height: Float[Array, "N"],
+    keypoints: Float[Array, "K 3 17 N"],
+    heights: Float[Array, "K N"],
+    reading: Int[Array, "K N"],
 ) -> Float[Array, "K N"]:
     """What the lifter says against bodies with these keypoints (camera axes, metres): minus its log density of their poses.
 
     Args:
       height: of the bodies that its hypotheses were given for; sizes do not count.
       heights: of the bodies.
+      reading: row of `READINGS` in which each body was fitted, and in which the lifter is asked.
     """
     hips = np.array([_J["left_hip"], _J["right_hip"]])
     bodies = (keypoints - keypoints[:, :, hips].mean(2, keepdims=True)) / heights[:, None, None]
-    own = jnp.moveaxis(said.keypoints, 0, -1).swapaxes(1, 2).astype(keypoints.dtype) / height  # (H, 3, 17, N)
-    distance = jnp.sqrt(((bodies[:, None] - own[None]) ** 2).sum(2) + 1e-8).mean(2)  # (K, H, N)
-    density = lift.log_density(jnp.swapaxes(distance, 1, 2), said.log_probability, said.log_spread)
-    return -density.astype(keypoints.dtype)
+
+    def of_reading(said: Hypotheses) -> Float[Array, "K N"]:
+        own = jnp.moveaxis(said.keypoints, 0, -1).swapaxes(1, 2).astype(keypoints.dtype) / height  # (H, 3, 17, N)
+        distance = jnp.sqrt(((bodies[:, None] - own[None]) ** 2).sum(2) + 1e-8).mean(2)  # (K, H, N)
+        density = lift.log_density(jnp.swapaxes(distance, 1, 2), said.log_probability, said.log_spread)
+        return -density.astype(keypoints.dtype)
+
+    every = jnp.stack([of_reading(said) for said in later.said])
+    if len(later.said) == 1:
+        return every[0]
+    return jnp.take_along_axis(every, reading[None], axis=0)[0]
 
 
 def with_landmarks(

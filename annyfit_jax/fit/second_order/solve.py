@@ -246,9 +246,8 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
         """What every start's end costs where the best is chosen."""
         if later is None or not settings.lifter_nats:
             return ends.energy
-        cost = hypotheses.lifter_cost(
-            later.said, body_height(body, later.variables.shape[0]), ends.keypoints, jnp.maximum(ends.height, 0.1)
-        )
+        tall, grown = body_height(body, later.variables.shape[0]), jnp.maximum(ends.height, 0.1)
+        cost = hypotheses.lifter_cost(later, tall, ends.keypoints, grown, found.reading)
         return ends.energy + settings.lifter_nats * jnp.where(jnp.asarray(cues.from_cue) > 0, 0.0, cost)
 
     begin = jnp.broadcast_to(jnp.asarray(cues.scene_mean, dtype), (scenes, NUM_SCENE))
@@ -336,11 +335,11 @@ def _starts(
     if not given.searched:
         nowhere = jnp.zeros((problem.num_scenes,), own.transl.dtype)
         return hypotheses.Starts(own, jnp.zeros((count, len(known)), jnp.int32), nowhere), None, cues
-    reading = None if body.lifter is None else hypotheses.read_keypoints(config, body, problem, cues)
-    if reading is not None and config.map.lifted_ages:
-        cues = hypotheses.with_read_ages(config, cues, reading)
+    readings = None if body.lifter is None else hypotheses.read_keypoints(config, body, problem, cues)
+    if readings is not None and config.map.lifted_ages:
+        cues = hypotheses.with_read_ages(config, cues, readings[0])
     shape = named_shape(config, body, cues, jnp.asarray(variables.shape))
-    later = None if reading is None else hypotheses.lifted(config, body, problem, reading, shape)
+    later = None if readings is None else hypotheses.lifted(config, body, problem, cues, readings, shape)
     if config.map.starts:
         found = hypotheses.search(config, body, problem, cues, shape, count - config.map.lifted)
     else:

@@ -37,8 +37,6 @@ from body_models import anny
 from body_models.anny import PHENOTYPE_LABELS
 
 _LENGTHS = (8, 64, 512)
-_OFF = 0.04
-"""How far keypoints of the right hypothesis are off in the picture, as a share of the person's size."""
 
 
 class Bodies(NamedTuple):
@@ -52,33 +50,19 @@ class Bodies(NamedTuple):
 
 
 def bodies(config: FitConfig, body: MapBody, given: second_order.MapProblem, variables: Variables) -> Bodies:
-    """Every hypothesis put where its keypoints are in the picture; of each person the one that explains them best is kept.
+    """Each person's best hypothesis (`hypotheses.lifted`), put where its keypoints are in the picture.
 
     The shape is that of the words; without them, of the age that the lifter reads.
     """
     problem, cues = given.problem, given.cues
-    reading = hypotheses.read_keypoints(config, body, problem, cues)
-    cues = hypotheses.with_read_ages(config, cues, reading)
+    readings = hypotheses.read_keypoints(config, body, problem, cues)
+    cues = hypotheses.with_read_ages(config, cues, readings[0])
     shape = named_shape(config, body, cues, jnp.asarray(variables.shape))
-    later = hypotheses.lifted(config, body, problem, reading, shape)
-    placed, _ = jax.lax.map(lambda start: closed_form_start(config, body, problem, cues, start), later.variables)
-    keypoints = jax.lax.map(
-        lambda v: anny.points_people_last(body.points, v.shape, v.root_rotvec, v.pose, v.transl), placed
-    )[:, :, :17]
-    k = jnp.asarray(problem.cues.intrinsics)
-    ray = jnp.einsum("ijn,kjpn->kipn", k, keypoints)
-    px = ray[:, :2] / jnp.maximum(ray[:, 2:], 0.05)
-    off = ((px - jnp.asarray(problem.cues.keypoints_px)) ** 2).sum(1) / (_OFF * jnp.asarray(cues.size_px)) ** 2
-    seen = jnp.asarray(problem.cues.keypoint_confidence)
-    seen = jnp.where(seen >= config.map.min_confidence, seen, 0.0)
-    cost = (0.5 * seen * off / (1.0 + 0.25 * off)).sum(1) - later.said.log_probability.T  # (K, N)
-    best = cost.argmin(0)
-
-    def take(x: Array) -> Array:
-        return jnp.take_along_axis(x, jnp.broadcast_to(best, (1, *x.shape[1:])), axis=0)[0]
-
-    chosen = Variables(*(take(v) for v in placed))
-    return Bodies(chosen, take(keypoints), jnp.exp(take(later.said.log_probability.T)))
+    best = hypotheses.lifted(config, body, problem, cues, readings, shape)
+    start = Variables(*(v[0] for v in best.variables))
+    placed, _ = closed_form_start(config, body, hypotheses.read(problem, best.reading[0]), cues, start)
+    keypoints = anny.points_people_last(body.points, placed.shape, placed.root_rotvec, placed.pose, placed.transl)
+    return Bodies(placed, keypoints[:, :17], jnp.exp(best.log_probability[0]))
 
 
 class ScenePredictor:
@@ -111,7 +95,7 @@ class ScenePredictor:
             stages=(),
             frozen_bones=tuple(name for name in model.labels.bones[1:] if name not in known),
             solver="lm",
-            map=MapObjective(starts=0, lifted=config.hypotheses, lifted_ages=True),
+            map=MapObjective(starts=0, lifted=1, lifted_ages=True),
         )
         own = map_body(model, anny_body(model, self.config), self.config, surface=False)
         self._body = dataclasses.replace(own, lifter=Lifter(load_rig(model), variables, config))

@@ -61,6 +61,8 @@ class LifterData:
     false_limb: float = 0.02
     swapped: float = 0.03
     """Legs, arms or both with left and right exchanged."""
+    half_hidden: float = 0.0
+    """Of such people a half is hidden, on one side of a line through their middle."""
     words: float = 0.5
     """Age and gender are told; `wrong_word` of the ages is a neighbour's."""
     wrong_word: float = 0.12
@@ -278,6 +280,10 @@ def _detected(data: LifterData, drawn: Drawn, inside: Array, rays: Array, u) -> 
         begin, end = along.min(1, keepdims=True), along.max(1, keepdims=True)
         cut = begin + (end - begin) * (least + (1.0 - least) * next(u)[:, None])
         shown = shown & ~(chance(share)[:, None] & (along > cut))
+    angle = 2.0 * np.pi * drawn.uniform[:, -1]
+    across = x * jnp.cos(angle)[:, None] + y * jnp.sin(angle)[:, None]
+    beyond = across > 0.5 * (across.min(1, keepdims=True) + across.max(1, keepdims=True))
+    shown = shown & ~((drawn.uniform[:, -2] < data.half_hidden)[:, None] & beyond)
     away = (inside[:, _J["nose"]] - 0.5 * (inside[:, _J["left_ear"]] + inside[:, _J["right_ear"]]))[:, 2] > 0.03
     shown = shown & ~((away & chance(0.6))[:, None] & jnp.asarray(np.arange(len(COCO17)) < 3))
     shown = shown & ~(jnp.asarray(_FACE) & chance(0.08)[:, None])
