@@ -61,8 +61,6 @@ _LIFTED_SPREAD = 0.04
 """How far the keypoints of a right hypothesis of the lifter are off, as a share of the person's size in the picture."""
 _ALIKE = 0.1
 """Hypotheses whose keypoints differ by less than this share of their spread are one."""
-_EXCHANGED_FROM = 2
-"""Index of the first start of the lifter that may be kept for exchanged sides."""
 _MUCH = 1e3
 """Nats: a twin is taken only where nothing else is left."""
 
@@ -297,17 +295,11 @@ def lifted(
 def _different(
     cost: Float[Array, "A N"], keypoints: Float[Array, "A 3 17 N"], which: np.ndarray, count: int
 ) -> Int[Array, "K N"]:
-    """The candidate of lowest cost, and the next ones that are another body, or another reading, than all before.
-
-    The last of three or more is the best one with exchanged sides, where those are tried: it would hardly ever be among the
-    best, because the lifter finds a body for whatever it is told.
-    """
+    """The candidate of lowest cost, and the next ones that are another body, or another reading, than all before."""
     chosen = []
     size = jnp.sqrt((keypoints**2).sum((1, 2)).mean(0))  # (N,)
     kinds = jnp.asarray(which)[:, None]
-    for index in range(count):
-        if index == count - 1 >= _EXCHANGED_FROM and which.any():
-            cost = jnp.where(kinds == 0, cost + _MUCH, cost)
+    for _ in range(count):
         best = cost.argmin(0)
         chosen.append(best)
         mine = jnp.take_along_axis(keypoints, best[None, None, None], axis=0)
