@@ -3,13 +3,11 @@
     python -m experiments.builders.build_lifter --mocap=../shared/data/mocap --run=lifter_run
     python -m experiments.builders.build_lifter --run=RUN --bank=lifter_bank.npz --output=lifter.npz
 
-The bank of poses is made in the folder of the run; what was interrupted is continued. There are two trainings: the config's
-own, and a short one from its weights (`SECOND`).
+The bank of poses is made in the folder of the run; what was interrupted is continued.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from annyfit_jax.regressors.lifter import lifter_losses, lifter_views
 from annyfit_jax.regressors.lifter.lifter_bank import SOURCES, Bank, load_bank
 from annyfit_jax.regressors.lifter.lifter_regressor import LifterRegressor
 from annyfit_jax.regressors.photo_predictions import trained_variables
-from annyfit_jax.training.training_config import TrainConfig, load_config, override
+from annyfit_jax.training.training_config import load_config, override
 from annyfit_jax.training.training_loop import train
 from body_models import anny
 from experiments import program
@@ -37,11 +35,6 @@ LICENCE = (
     "created with funding from NSF EIA-0196217), which may be included in commercially sold products, and on postures drawn by "
     "annyfit_jax.synthetic. The file holds no poses."
 )
-SECOND = (
-    "seed=1", "steps=1200", "optimiser.cosine_steps=1200", "optimiser.lr=0.0007", "optimiser.warmup_steps=50",
-    "optimiser.ema=0.99", "regressor.data.half_hidden=0.15",
-)  # fmt: skip
-"""The second training, from the weights of the first."""
 _PEOPLE = 2000
 _SEED = 77
 
@@ -92,18 +85,6 @@ def errors_on_drawn(regressor: LifterRegressor, variables: object) -> dict[str, 
     return errors_on(regressor, variables, poses, 500, _SEED)
 
 
-def train_both(config: TrainConfig, run: Path) -> tuple[TrainConfig, Path]:
-    """Trains in `run/first`, then a little in `run/second`, where halves of people are hidden; config and folder of that."""
-    train(config, run / "first")
-    regressor = config.regressor
-    assert isinstance(regressor, LifterRegressor)
-    weights = run / "first.npz"
-    lifter_weights.write_weights(weights, regressor.config, trained_variables(config, run / "first"), {})
-    second = override(config, [f"start_from={weights}", *SECOND])
-    train(second, run / "second")
-    return second, run / "second"
-
-
 def main(_: list[str]) -> None:
     run = Path(FLAGS.run)
     bank = Path(FLAGS.bank) if FLAGS.bank else run / "bank.npz"
@@ -113,15 +94,15 @@ def main(_: list[str]) -> None:
     assignments = [f"regressor.data.bank={bank}", *(FLAGS["set"].value or ())]
     config = override(load_config(program.find_config(FLAGS.config)), assignments)
     if FLAGS.mocap:
-        config, run = train_both(config, run)
+        train(config, run / "run")
+        run = run / "run"
     variables = trained_variables(config, run)
     regressor = config.regressor
     assert isinstance(regressor, LifterRegressor)
-    # Errors are those of the weights as they are stored, on the views of the first training.
+    # Errors are those of the weights as they are stored.
     rounded = jax.tree.map(lambda x: x.astype(jnp.float16).astype(jnp.float32), variables)
-    plain = dataclasses.replace(regressor, data=dataclasses.replace(regressor.data, half_hidden=0.0))
-    errors = held_out_errors(plain, rounded, str(bank))
-    drawn = errors_on_drawn(plain, rounded)
+    errors = held_out_errors(regressor, rounded, str(bank))
+    drawn = errors_on_drawn(regressor, rounded)
     print(json.dumps(errors | {"drawn": drawn}, indent=1))
     about = {"licence": LICENCE, "steps": config.steps, "held_out": errors, "drawn": drawn}
     lifter_weights.write_weights(FLAGS.output, regressor.config, variables, about)
