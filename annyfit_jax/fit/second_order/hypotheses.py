@@ -215,8 +215,9 @@ def read_keypoints(config: FitConfig, body: MapBody, problem: Problem, cues: Map
     told = _told(config, problem, cues)
     readings = READINGS if config.map.swapped_sides else READINGS[:1]
     many = len(readings)
-    taken = [jnp.concatenate([x[:, reading] for reading in readings]) for x in (rays, confidence)]
-    every = lift.read(body.lifter, *taken, Told(*(jnp.tile(x, (many, *(1,) * (x.ndim - 1))) for x in told)))
+    taken = lambda x: jnp.concatenate([x[:, reading] for reading in readings])  # noqa: E731
+    repeated = Told(*(jnp.tile(x, (many, *(1,) * (x.ndim - 1))) for x in told))
+    every = lift.read(body.lifter, taken(rays), taken(confidence), repeated)
     return [jax.tree.map(lambda x, part=part: jnp.split(x, many)[part], every) for part in range(many)]
 
 

@@ -61,7 +61,8 @@ def bodies(config: FitConfig, body: MapBody, given: second_order.MapProblem, var
     best = hypotheses.lifted(config, body, problem, cues, readings, shape)
     start = Variables(*(v[0] for v in best.variables))
     placed, _ = closed_form_start(config, body, hypotheses.read(problem, best.reading[0]), cues, start)
-    keypoints = anny.points_people_last(body.points, placed.shape, placed.root_rotvec, placed.pose, placed.transl)
+    transl, root, phenotypes, pose = (jnp.asarray(v) for v in placed)
+    keypoints = anny.points_people_last(body.points, phenotypes, root, pose, transl)
     return Bodies(placed, keypoints[:, :17], jnp.exp(best.log_probability[0]))
 
 
