@@ -25,10 +25,11 @@ cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
 PYTHON="${PYTHON:-.venv/bin/python}"
 head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export RAY_ADDRESS="$head:6379" RAY_USAGE_STATS_ENABLED=0
+export PATH="$(dirname "$(realpath -s "$PYTHON")"):$PATH"  # where `ray` is, which `symmetric-run` calls
 
 # `ray symmetric-run` starts Ray on every machine, runs the command on the first one, and ends Ray. Only that one process drives the
 # job, so what SLURM says about its place among many is taken away. In the background, so that this shell can pass SIGTERM on.
-srun --kill-on-bad-exit=1 "$PYTHON" -m ray.scripts.scripts symmetric-run --address "$RAY_ADDRESS" --min-nodes "$SLURM_JOB_NUM_NODES" -- \
+srun --kill-on-bad-exit=1 ray symmetric-run --address "$RAY_ADDRESS" --min-nodes "$SLURM_JOB_NUM_NODES" -- \
   env -u SLURM_PROCID "$PYTHON" -m "experiments.$1" "${@:2}" --engine=ray --address="$RAY_ADDRESS" &
 child=$!
 trap 'kill -TERM "$child"' TERM INT

@@ -21,12 +21,14 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
+from annyfit_jax.engine.stages import EachUnit
 from annyfit_jax.inputs import open_input
 from annyfit_jax.jobs import job_status
 from annyfit_jax.records import files
@@ -44,7 +46,9 @@ def define_flags() -> None:
     flags.DEFINE_float("pause_s", 8.0, "Mean of the seconds between kills.")
     flags.DEFINE_float("faults", 0.01, "Share of the server's requests that fail.")
     flags.DEFINE_integer("seed", 0, "Of what is killed, and when.")
-    flags.DEFINE_list("jobs", ["alone", "ray1", "ray2", "killed"], "Which jobs run.")
+    flags.DEFINE_list(
+        "jobs", ["alone", "ray1", "ray2", "killed"], "Which jobs run; `driver` alone measures an idle unit."
+    )
     flags.DEFINE_string("config", "annyfit", "As of experiments.fit.")
     flags.DEFINE_multi_string("set", [], "As of experiments.fit.")
     flags.DEFINE_string("json", None, "Also write the figures here.")
@@ -52,6 +56,10 @@ def define_flags() -> None:
 
 def main(_: list[str]) -> None:
     # Ray takes another address of the machine than the loopback otherwise; it reads this when it is imported.
+    if FLAGS.jobs == ["driver"]:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        print(f"{driver_ms():.2f} ms of the driver a unit")
+        return
     os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     with FaultyS3(FLAGS.faults, FLAGS.seed) as server:
         os.environ |= server.environment
@@ -144,6 +152,29 @@ def killed(name: str) -> dict[str, Any]:
         wait(driver, name)
         CPU.pop(name)
         return {"wall_s": time.monotonic() - began, "killed": dict(victims), "done_at_kill": done}
+
+
+def driver_ms(units: int = 2000) -> float:
+    """Processor milliseconds that the driver needs for a unit that does nothing, on two workers."""
+    import ray
+
+    from annyfit_jax.engine.ray_engine import _environment
+    from annyfit_jax.engine.running import run
+    from annyfit_jax.engine.stages import Engine, Stage
+
+    options: dict[str, Any] = {"log_to_driver": False, "runtime_env": {"env_vars": _environment()}}
+    ray.init(address="local", num_cpus=2, _node_ip_address="127.0.0.1", include_dashboard=False, **options)
+    run([Stage("warm", idle_worker, range(50))], Engine("ray"))
+    began = time.process_time()
+    run([Stage("idle", idle_worker, range(units))], Engine("ray"))
+    seconds = time.process_time() - began
+    ray.shutdown()
+    return 1e3 * seconds / units
+
+
+def idle_worker(_: threading.Event) -> EachUnit:
+    """A worker that does nothing."""
+    return EachUnit(lambda unit: (unit, {"unit": unit}))
 
 
 CPU: dict[str, float] = {}
