@@ -7,12 +7,14 @@ import importlib
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from absl import app, flags
 from helpers import REPO
 
@@ -182,6 +184,39 @@ def test_wrong_flags_are_named(usage_of, module, arguments, expected):
 def test_right_flags_are_accepted(usage_of):
     assert program.complaint_about("fit", usage_of("fit"), ["annyfit", "--input=a", "--output=b", "--set=x=1"]) == ""
     assert flags.FLAGS["set"].value == ["x=1"]
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "experiments" / "launch").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_commands_of_the_templates_are_understood(usage_of, path):
+    command = shlex.split(yaml.safe_load(path.read_text())["spec"]["entrypoint"])
+    assert command[0] == "annyfit"
+    assert program.complaint_about(command[1], usage_of(command[1]), command[1:]) == ""
+    engine = program.engine_from_flags()
+    assert (engine.kind, engine.address) == ("ray", "auto") and engine.workers > 0
+
+
+@pytest.mark.parametrize("flag", ["process_index=3", "process_count=8", "steal", "lease_s=5"])
+def test_flags_that_are_gone_name_the_new_command(usage_of, flag):
+    for module in ("fit", "precompute", "pack", "synthesize"):
+        given = ["annyfit", f"--{flag}", "--input=a", "--images=a", "--output=b", "--scenes=1"]
+        usage = usage_of(module)
+        known = [
+            argument for argument in given if argument.partition("=")[0].removeprefix("--") in (*usage.flags, "annyfit")
+        ]
+        said = program.complaint_about(module, usage, [*known, f"--{flag}"])
+        assert f"annyfit {module} ... --engine=ray" in said and "docs/fleet.md" in said
+
+
+@pytest.mark.parametrize("name", ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX", "TPU_WORKER_ID"])
+def test_one_process_of_many_that_a_launcher_started_is_refused(usage_of, monkeypatch, name):
+    usage = usage_of("fit")
+    assert not program.complaint_about("fit", usage, ["annyfit", "--input=a", "--output=b", "--resources=CPU=4,GPU=1"])
+    assert program.engine_from_flags().resources == {"CPU": 4.0, "GPU": 1.0}
+    monkeypatch.setenv(name, "0")
+    assert program.engine_from_flags().in_process
+    monkeypatch.setenv(name, "3")
+    with pytest.raises(ValueError, match=r"this is process 3 of several .* --engine=ray"):
+        program.engine_from_flags()
 
 
 @pytest.mark.slow
