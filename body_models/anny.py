@@ -371,16 +371,21 @@ def hat_weights(value: Float[Array, "*batch"], anchors: tuple[float, ...]) -> li
     return weights
 
 
+def corner_weights(phenotypes: Float[Array, "6 person"]) -> Float[Array, "360 person"]:
+    """Weights of the corners of the grid of anchors, of six phenotypes."""
+    weights = jnp.ones((1, phenotypes.shape[-1]), phenotypes.dtype)
+    for i, name in enumerate(PHENOTYPE_LABELS):
+        hats = jnp.stack(hat_weights(phenotypes[i], ANCHORS[name]))
+        weights = (weights[:, None] * hats[None]).reshape(-1, phenotypes.shape[-1])
+    return weights
+
+
 def coefficients(
     rest: RestBasis, phenotypes: Float[Array, "phenotype person"], local_changes: Float[Array, "local person"] | None
 ) -> Float[Array, "rank person"]:
     """Coefficients of the linear rest state, people last."""
     if rest.corner_map is not None:
-        weights = jnp.ones((1, phenotypes.shape[-1]), phenotypes.dtype)
-        for i, name in enumerate(PHENOTYPE_LABELS):
-            hats = jnp.stack(hat_weights(phenotypes[i], ANCHORS[name]))
-            weights = (weights[:, None] * hats[None]).reshape(-1, phenotypes.shape[-1])
-        return linear.times(rest.corner_map, weights)
+        return linear.times(rest.corner_map, corner_weights(phenotypes))
     value = dict(zip(rest.phenotypes, phenotypes))
     half = jnp.full_like(phenotypes[0], 0.5)
     columns: list = []

@@ -97,6 +97,8 @@ class Labels:
     num_expression: int
     num_pca: int | None
     """Hand coefficients that `pose_from_official` expects; None: 45 rotation vector entries."""
+    kid: bool = False
+    """Whether the last beta is a blend between the template (0) and a child (1)."""
 
     @functools.cached_property
     def tree(self) -> BoneTree:
@@ -167,6 +169,7 @@ def load(
     use_pca: bool = False,
     num_pca: int = 6,
     flat_hand_mean: bool = False,
+    kid_template: str | Path | None = None,
     dtype=jnp.float32,
 ) -> SmplxModel:
     """Load the user's official SMPL-X file, `SMPLX_{NEUTRAL,MALE,FEMALE}` as `.npz` or `.pkl`; no pickle is executed.
@@ -176,6 +179,8 @@ def load(
       num_betas, num_expression: leading coefficients to keep (a 400-column file has 300 + 100, a 20-column 10 + 10).
       use_pca, num_pca: hand parameters that `pose_from_official` takes: `num_pca` coefficients, or 45 rotation entries.
       flat_hand_mean: official hand parameters are then relative to the flat hand instead of the mean hand.
+      kid_template: AGORA's `smplx_kid_template.npy`, (10475, 3); the model then has one more beta, the last, which blends from
+        the template (0) to the child (1).
       dtype: floating type of every array; float64 needs `jax_enable_x64`.
 
     Raises:
@@ -191,9 +196,13 @@ def load(
             raise ValueError(f"{path}: {name} must be 1 to {directions.shape[2]} for this file, got {wanted}")
     if use_pca and not 1 <= num_pca <= 45:
         raise ValueError(f"smplx.load: num_pca must be 1 to 45, got {num_pca}")
-    shape = np.concatenate(
-        [arrays.beta_directions[:, :, :num_betas], arrays.expression_directions[:, :, :num_expression]], axis=2
-    )
+    betas = arrays.beta_directions[:, :, :num_betas]
+    if kid_template is not None:
+        child = smplx_file.read_kid_template(kid_template)
+        # As AGORA's parameters are defined: the child about its own mean, less the template.
+        toward = child - child.mean(0) - arrays.template
+        betas = np.concatenate([betas, toward[:, :, None].astype(betas.dtype)], axis=2)
+    shape = np.concatenate([betas, arrays.expression_directions[:, :, :num_expression]], axis=2)
     regressor = arrays.joint_regressor.astype(np.float64)
     # Columns of the file are (joint, row, column); (row, column, joint) is how rotations lie in memory here.
     correctives = arrays.pose_directions.reshape(NUM_VERTICES, 3, NUM_JOINTS - 1, 9).transpose(3, 2, 1, 0)
@@ -217,9 +226,10 @@ def load(
             bones=JOINTS,
             parents=arrays.parents,
             keypoints=KEYPOINTS,
-            num_betas=num_betas,
+            num_betas=betas.shape[2],
             num_expression=num_expression,
             num_pca=num_pca if use_pca else None,
+            kid=kid_template is not None,
         ),
     )
 

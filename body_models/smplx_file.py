@@ -102,6 +102,21 @@ def read(path: str | Path) -> SmplxArrays:
     )
 
 
+def read_kid_template(path: str | Path) -> Float[np.ndarray, "10475 3"]:
+    """The child that AGORA blends with the template. Raises FileNotFoundError, SmplxFileError."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"kid template not found: {path}; AGORA has it, as smplx_kid_template.npy")
+    try:
+        child = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise SmplxFileError(f"{path} is not a readable .npy file: {error}") from error
+    right = child.shape == (NUM_VERTICES, 3) and child.dtype.kind == "f" and np.isfinite(child).all()
+    if not right:
+        raise SmplxFileError(f"{path}: must be finite numbers ({NUM_VERTICES}, 3), got {child.dtype} {child.shape}")
+    return child.astype(np.float64)
+
+
 def _check_exists(path: Path) -> None:
     if path.is_file():
         return

@@ -5,6 +5,7 @@
     annyfit export --fits=OUT --format=webdataset --output=DIR           # tar shards: photo and parameters, for streaming
     annyfit export --fits=OUT --format=coco --output=fits.json           # COCO keypoints with parameters
     annyfit export --fits=OUT --format=humandata --output=DIR            # MMHuman3D's and AiOS's layout
+    annyfit export --fits=OUT --format=amass --output=DIR --smplx_model=SMPLX_NEUTRAL.npz   # also bedlam
     annyfit export --fits=OUT --format=npz --output=DIR                  # parameters, <scene>.npz
     annyfit export --fits=OUT --format=glb --output=DIR --scenes=a,b     # meshes, <scene>.glb
     annyfit export --fits=OUT --format=ply --output=DIR --frame=world    # meshes, <scene>.ply
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 _NAMES_SHOWN = 20
-_FORMATS = ("npz", "glb", "ply", "obj", "bvh", "parquet", "coco", "humandata", "tfds", "webdataset")
+_FORMATS = (
+    "npz", "glb", "ply", "obj", "bvh", "parquet", "coco", "humandata", "amass", "bedlam", "tfds", "webdataset",
+)  # fmt: skip
 
 
 def define_flags() -> program.Usage:
@@ -60,7 +63,9 @@ def define_flags() -> program.Usage:
                 ),
                 flags.DEFINE_integer("scenes_per_shard", 512, "tfds, webdataset: scenes per shard.", lower_bound=1),
                 flags.DEFINE_integer("people_per_file", 10_000, "humandata: people per file.", lower_bound=1),
-                flags.DEFINE_string("smplx_model", "", "humandata: SMPLX_NEUTRAL.npz, for fits of SMPL-X."),
+                flags.DEFINE_string(
+                    "smplx_model", "", "humandata, amass, bedlam: SMPLX_NEUTRAL.npz; fits of Anny are converted to it."
+                ),
                 flags.DEFINE_float("log_every_s", 10.0, "Seconds between progress lines.", lower_bound=0.0),
             ),
             "Bones": (

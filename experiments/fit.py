@@ -6,6 +6,7 @@
     annyfit fit --input=KEYPOINTS --images=DIR --output=OUT         # OpenPose, MMPose, Ultralytics, MediaPipe: file or folder
     annyfit fit --input=ROOT --output=OUT                           # official anny-fit preprocessing
     annyfit fit --input=DATASET --output=OUT                        # cue dataset (annyfit pack, annyfit precompute)
+    annyfit fit --input=... --output=OUT --body=smplx --body_file=SMPLX_NEUTRAL.npz   # and as SMPL-X, in OUT/smplx
     ... --set=stages.pose.lr.pose=0.002 --set=stages.pose.weights.depth_order=50
 
 OUT is a job (`annyfit_jax.jobs`), a folder or a place in a bucket (s3://, gs://). You may kill it at any time and run the same
@@ -54,6 +55,15 @@ def define_flags() -> program.Usage:
                 program.config_flag("Python file with get_config(), or a shipped config by name.", "annyfit_plus"),
                 program.set_flag("path=value changes of the config, e.g. stages.pose.lr.pose=0.002."),
             ),
+            "Body": (
+                flags.DEFINE_enum(
+                    "body", "anny", ["anny", "smplx"],
+                    "smplx: people are also written as SMPL-X, into OUT/smplx (docs/exports.md says how).",
+                ),
+                flags.DEFINE_string("body_file", "", "With --body=smplx: SMPLX_NEUTRAL.npz or another SMPL-X file."),
+                flags.DEFINE_integer("num_betas", 10, "With --body=smplx: betas.", lower_bound=1, upper_bound=300),
+                flags.DEFINE_string("kid_template", "", "With --body=smplx: AGORA's smplx_kid_template.npy, for children."),
+            ),
             "Results": (
                 flags.DEFINE_string("output", None, "Folder of the job, made or continued."),
                 flags.DEFINE_bool("pictures", False, "Also write index.html with overlays, top and side views."),
@@ -84,6 +94,8 @@ def main() -> None:
     from experts.cue_pictures import found_in_photo
     from experts.photos_to_cues import are_photos, scenes_of_photos
 
+    if (FLAGS.body == "smplx") != bool(FLAGS.body_file):
+        raise ValueError("--body=smplx and --body_file belong together")
     photos = are_photos(FLAGS.input)
     config = one_config(_config(FLAGS.config))
     with program.stopping() as stop:
@@ -110,6 +122,8 @@ def main() -> None:
         raise ValueError(
             f"nobody was fitted; the reasons are in {folder / 'scenes_set_aside.jsonl'} and {folder / 'people.jsonl'}"
         )
+    if FLAGS.body == "smplx":
+        _write_smplx(folder)
     if FLAGS.pictures:
         page = write_scene_pages(
             folder.path, source.names[: options.limit], annotations=FLAGS.credits or FLAGS.input, compare=FLAGS.compare,
@@ -121,6 +135,21 @@ def main() -> None:
 def _scenes_per_shard(photos: bool) -> int:
     """Small units of photos, of which the first is fitted while the experts look at the second."""
     return FLAGS.scenes_per_shard if FLAGS["scenes_per_shard"].present or not photos else _PHOTOS_PER_UNIT
+
+
+def _write_smplx(folder: Path) -> None:
+    """The people of a finished job as SMPL-X, fitted to the keypoints as well."""
+    from annyfit_jax.conversion.convert_fits import FitConverter, write_converted
+    from annyfit_jax.exports.exported_people import with_progress
+    from annyfit_jax.jobs.fit_source import open_fits
+
+    kid = FLAGS.kid_template or None
+    convert = FitConverter("smplx", FLAGS.body_file, num_betas=FLAGS.num_betas, kid_template=kid, to_keypoints=True)
+    source = open_fits(folder, details=False)
+    done = write_converted(with_progress(source, source.total, "scenes"), folder / "smplx", convert)
+    print(
+        f"{done.people} people as SMPL-X: {folder / 'smplx'}; mean distance from Anny's surface {done.surface_mm:.2f} mm"
+    )
 
 
 def _precompute_options() -> PrecomputeOptions:

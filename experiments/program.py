@@ -42,7 +42,7 @@ EXIT_FILES = 74
 EXIT_INTERRUPTED = 75
 
 PROGRAMS = {
-    "fit": "fit", "status": "status", "report": "report", "view": "view", "export": "export",
+    "fit": "fit", "status": "status", "report": "report", "view": "view", "export": "export", "convert": "convert",
     "precompute": "precompute", "pack": "pack", "inspect": "inspect_cues",
     "evaluate": "evaluate", "synthesize": "synthesize", "ablate": "ablate",
     "train": "train", "predict": "predict", "distill": "distill",

@@ -11,6 +11,7 @@
 | `tables` | one Parquet table of all people, for pandas, Polars, DuckDB |
 | `coco_export` | one COCO keypoints JSON with the parameters |
 | `humandata_export` | HumanData `.npz`, the layout that MMHuman3D and AiOS read |
+| `smplx_export` | SMPL-X parameters in the layouts of AMASS and BEDLAM |
 | `training_set` | a dataset with an example per image, for TFDS and Grain |
 | `exported_people` | what several formats say of a person |
 | `field_tables` | the tables of fields in the documents |

@@ -14,14 +14,17 @@ from annyfit_jax.engine.stages import Engine
 from annyfit_jax.exports import exported_people, scene_files
 from annyfit_jax.exports.other_programs import PROGRAMS
 from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
+from annyfit_jax.people.fitted import check_body, drawable
 from annyfit_jax.records.fit_files import SceneFit
 
 if TYPE_CHECKING:
     from annyfit_jax.exports.skinned_export import Skinned
 
-_TABLE_NAMES = {"parquet": "people.parquet", "coco": "annotations.json"}
+_TABLE_NAMES = {"parquet": "people.parquet", "coco": "annotations.json", "bedlam": "bedlam.npz"}
 """Formats of one file, and its name where --output is a folder."""
-FORMATS = (*scene_files.FORMATS, "bvh", "parquet", "coco", "humandata", "tfds", "webdataset")
+FORMATS = (
+    *scene_files.FORMATS, "bvh", "parquet", "coco", "humandata", "amass", "bedlam", "tfds", "webdataset",
+)  # fmt: skip
 _NAMES_SHOWN = 20
 
 
@@ -50,7 +53,7 @@ def export_fits(
       scenes: names; all by default.
       frame: `npz`, `glb`, `ply`, `obj`, `bvh`: origin at the camera or on the floor.
       images: folder of the photos, or for `tfds`, `webdataset` and `photo_plane` a cue dataset that has them.
-      smplx_model: `humandata`: the user's model file, for fits of SMPL-X.
+      smplx_model: `humandata`, `amass`, `bedlam`: the user's model file, for fits of SMPL-X, and for those of Anny as SMPL-X.
       program: one of `other_programs.PROGRAMS`, for which `glb` with bones, `bvh` and `obj` are.
       skinned: `glb` with bones, and how.
       engine, stop: `webdataset`: who writes the shards, and an event that asks to stop.
@@ -100,7 +103,9 @@ def export_fits(
     if file_format == "tfds":
         return _training_set(source, output, scenes, images, scenes_per_shard), []
     if file_format == "humandata":
-        return _humandata(fitted(), output, images, people_per_file, smplx_model), []
+        return _humandata(source, fitted(), output, images, people_per_file, smplx_model), []
+    if file_format in ("amass", "bedlam"):
+        return _smplx_files(source, fitted(), output, file_format, frame, images, smplx_model), []
     return _one_file(outcomes, fitted, Path(output), file_format, images), []
 
 
@@ -115,9 +120,9 @@ def _scene_files(
     empty: list[str] = []
     odd: list[str] = []
     for fit in fits:
-        rows, vertices = scene_files.drawable(fit), None
+        rows, vertices = drawable(fit), None
         if meshes is not None:
-            scene_files.check_body(source.where(fit.name), fit, meshes.model.labels.asset_version)
+            check_body(source.where(fit.name), fit, meshes.model.labels.asset_version)
             vertices = meshes.vertices(fit.parameters.select(rows))
         transform = scene_files.camera_to_frame(frame, vertices)
         path = folder / f"{file_stem(fit.name)}.{file_format}"
@@ -156,15 +161,47 @@ def _one_file(
 
 
 def _humandata(
-    fits: Iterable[SceneFit], folder: str, images: str, people_per_file: int, smplx_model: str
+    source: FitSource, fits: Iterable[SceneFit], folder: str, images: str, people_per_file: int, smplx_model: str
 ) -> list[Path]:
     from annyfit_jax.exports import humandata_export
     from body_models import smplx
 
     model = smplx.load(smplx_model) if smplx_model else None
     return humandata_export.write_humandata(
-        fits, folder, people_per_file=people_per_file, image_root=images or None, smplx_model=model
-    )
+        fits, folder, people_per_file=people_per_file, image_root=images or None, smplx_model=model,
+        to_smplx=_to_smplx(source, smplx_model) if smplx_model else None,
+    )  # fmt: skip
+
+
+def _smplx_files(
+    source: FitSource,
+    fits: Iterable[SceneFit],
+    output: str,
+    file_format: str,
+    frame: str,
+    images: str,
+    smplx_model: str,
+) -> list[Path]:
+    from annyfit_jax.exports import smplx_export
+    from body_models import smplx
+
+    if not smplx_model:
+        raise ValueError(f"--format={file_format} needs --smplx_model, the user's SMPL-X file")
+    model, to_smplx = smplx.load(smplx_model), _to_smplx(source, smplx_model)
+    bodies = (fit if tuple(fit.bone_labels.tolist()) == smplx.JOINTS[1:] else to_smplx(fit) for fit in fits)
+    if file_format == "amass":
+        return smplx_export.write_amass(bodies, output, model, frame)
+    path, name = Path(output), _TABLE_NAMES[file_format]
+    path = path if path.suffix == Path(name).suffix and not path.is_dir() else path / name
+    return smplx_export.write_bedlam(bodies, path, model, images or None)
+
+
+def _to_smplx(source: FitSource, body_file: str) -> Callable[[SceneFit], SceneFit]:
+    """Makes fits of SMPL-X from fits of Anny."""
+    from annyfit_jax.conversion.convert_fits import FitConverter
+
+    convert = FitConverter("smplx", body_file)
+    return lambda fit: convert(fit, source.where(fit.name))[0]
 
 
 def _training_set(

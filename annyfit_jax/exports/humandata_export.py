@@ -9,7 +9,7 @@
 | `keypoints2d`, `keypoints3d` | (N, 190, 3), (N, 190, 4) | of the fit: pixels; metres in camera axes; confidence 1 or 0 |
 | `<keypoints>_mask` | (190,) | 1 for the joints that the file has at all |
 | `anny` | dictionary | arrays with N rows: `root_rotvec`, `transl`, `pose`, `shape`, `height_m`, `reprojection_px` or -1 |
-| `smplx` | dictionary | instead of `anny` for fits of SMPL-X: `global_orient`, `body_pose` (N, 21, 3), ..., official `transl` |
+| `smplx` | dictionary | `global_orient`, `body_pose` (N, 21, 3), ..., official `transl`; in place of `anny`, or beside it |
 | `annot_valid` | (N,) bool | the person has a fit; the others have keypoints only, their parameters are 0 |
 | `meta` | dictionary | per person `height`, `width`, `focal_length`, `principal_point`, `gender`, `scene`, `person_id` |
 | `misc` | dictionary | names of bones and phenotypes, axes, versions |
@@ -19,8 +19,10 @@
 
 Keypoints are in the convention HUMAN_DATA: 190 joints, of which SMPL-X's 144 come first, so that readers of either numbering
 find them. COCO's 17 have a place each, and the hips two: `left_hip`, `right_hip` (where AiOS looks) and `left_hip_extra`,
-`right_hip_extra` (MMHuman3D's name for COCO's hips). A program that insists on `smplx` cannot read fits of Anny; it gets no
-zeros that it might take for bodies. Hand poses of `smplx` are relative to the model's mean hand, as there.
+`right_hip_extra` (MMHuman3D's name for COCO's hips). Fits of Anny have `smplx` too where the user's SMPL-X file is given:
+they are converted (`annyfit_jax.conversion`), and `anny` has the distance of the surfaces, `smplx_surface_m`, or -1. Without
+the file they get no zeros that a program might take for bodies. Hand poses of `smplx` are relative to the model's mean hand, as
+there.
 
 The layout stores dictionaries, and those are pickles. Ours name nothing but numpy's array constructor, by the name that numpy
 1 and 2 both know. `read_humandata` reads such files, ours or others', without executing a pickle.
@@ -30,7 +32,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,7 @@ def write_humandata(
     people_per_file: int = PEOPLE_PER_FILE,
     image_root: str | Path | None = None,
     smplx_model: smplx.SmplxModel | None = None,
+    to_smplx: Callable[[SceneFit], SceneFit] | None = None,
 ) -> list[Path]:
     """Writes `humandata-00000.npz`, `humandata-00001.npz`, ...; an image's people are never parted. Returns the files.
 
@@ -79,6 +82,7 @@ def write_humandata(
       people_per_file: a file ends with the image that reaches this number of people.
       image_root: as for `coco_export.write_coco`.
       smplx_model: needed for fits of SMPL-X, whose official `transl` is an offset from the resting pelvis.
+      to_smplx: makes fits of SMPL-X from fits of Anny, for `smplx` beside `anny`; it is not asked about the former.
 
     Raises ValueError for SMPL-X fits without a model and for fits of several bodies, OSError; errors of `fits` pass through.
     """
@@ -89,7 +93,7 @@ def write_humandata(
     def flush() -> None:
         nonlocal part, count
         path = Path(folder) / f"humandata-{len(written):05d}.npz"
-        write_entries(path, entries(part, image_root, smplx_model))
+        write_entries(path, entries(part, image_root, smplx_model, to_smplx))
         written.append(path)
         part, count = [], 0
 
@@ -106,7 +110,10 @@ def write_humandata(
 
 
 def entries(
-    fits: Sequence[SceneFit], image_root: str | Path | None = None, smplx_model: smplx.SmplxModel | None = None
+    fits: Sequence[SceneFit],
+    image_root: str | Path | None = None,
+    smplx_model: smplx.SmplxModel | None = None,
+    to_smplx: Callable[[SceneFit], SceneFit] | None = None,
 ) -> dict[str, Any]:
     """The content of one file; `fits` have somebody with a fit or a seen keypoint each."""
     rows = [_kept(fit) for fit in fits]
@@ -157,6 +164,16 @@ def entries(
         body["height_m"] = fitted(fit.height_m for fit in fits)
         error = fitted(fit.reprojection_px for fit in fits)
         body["reprojection_px"] = np.where(np.isfinite(error), error, -1.0).astype(error.dtype)
+    bodies = {"smplx" if is_smplx else "anny": _smplx_dictionary(body, smplx_model) if is_smplx else body}
+    if to_smplx is not None and not is_smplx:
+        converted = [to_smplx(fit) for fit in fits]
+        near = gather(fit.conversion_m for fit in converted)
+        body["smplx_surface_m"] = np.where(np.isfinite(near), near, -1.0).astype(np.float32)
+        other = {
+            name: fitted(getattr(fit, name) for fit in converted) for name in ("root_rotvec", "transl", "pose", "shape")
+        }
+        bodies["smplx"] = _smplx_dictionary(other, smplx_model)
+        meta["smplx_valid"] = valid.astype(np.uint8)
     return {
         "__key_strict__": np.array(False),
         "__data_len__": np.array(len(fits)),
@@ -172,7 +189,7 @@ def entries(
         "keypoints2d_mask": mask,
         "keypoints3d": _placed(np.concatenate([points, sure], 2)),
         "keypoints3d_mask": mask,
-        "smplx" if is_smplx else "anny": _smplx_dictionary(body, smplx_model) if is_smplx else body,
+        **bodies,
         "annot_valid": valid,
         "meta": meta,
         "misc": {

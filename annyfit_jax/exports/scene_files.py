@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 
 from annyfit_jax.exports.exported_people import number
 from annyfit_jax.exports.other_programs import PROGRAMS, OtherProgram
-from annyfit_jax.people.fitted import FACTS, SceneFit
+from annyfit_jax.people.fitted import FACTS, SceneFit, drawable
 from annyfit_jax.records.files import write_bytes, write_npz
 
 FORMATS = ("npz", "glb", "ply", "obj")
@@ -39,22 +39,6 @@ FRAME_TEXT = {
     "camera": "camera axes: x right, y down, z forward; origin at the camera; metres; radians",
     "world": "x right, y up, z towards the viewer; origin on the floor below a level camera; metres; radians",
 }
-
-
-def drawable(fit: SceneFit) -> Int[np.ndarray, "m"]:
-    """Rows of the people with finite parameters: those that have a mesh."""
-    people = fit.parameters
-    finite = [
-        np.isfinite(x).reshape(len(fit), -1).all(1)
-        for x in (people.root_rotvec, people.transl, people.pose, people.shape)
-    ]
-    return np.flatnonzero(np.all(finite, axis=0))
-
-
-def check_body(where: str, fit: SceneFit, asset_version: str) -> None:
-    """Raises ValueError where a fit is not one of this program's body."""
-    if fit.asset_version != asset_version:
-        raise ValueError(f"{where}: asset_version {fit.asset_version}, but this program's body is {asset_version}")
 
 
 # ------------------------------------------------------------------------------------------------ frames

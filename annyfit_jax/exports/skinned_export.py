@@ -13,7 +13,7 @@ from annyfit_jax.exports.other_programs import OtherProgram
 from annyfit_jax.exports.training_set import photos_from
 from annyfit_jax.jobs.fit_source import FitSource, Outcome
 from annyfit_jax.people.body_meshes import BodyMeshes
-from annyfit_jax.people.fitted import SceneFit
+from annyfit_jax.people.fitted import SceneFit, check_body, drawable
 from annyfit_jax.records.file_names import file_stem, write_table
 
 
@@ -50,8 +50,8 @@ def export_skinned(
     odd: list[str] = []
     for outcome in outcomes:
         fit = outcome.fit
-        rows = scene_files.drawable(fit)
-        scene_files.check_body(source.where(fit.name), fit, meshes.model.labels.asset_version)
+        rows = drawable(fit)
+        check_body(source.where(fit.name), fit, meshes.model.labels.asset_version)
         if not len(rows):
             empty.append(fit.name)
             continue

@@ -345,6 +345,13 @@ class SceneFit:
             "where it was not fitted",
         ),
     )  # fmt: skip
+    conversion_m: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", since=6, unit="metres",
+            meaning="of a fit that was converted from another body: mean distance of its surface from that body's",
+        ),
+    )  # fmt: skip
     vertices: np.ndarray | None = field(
         default=None,
         metadata=_is(
@@ -376,6 +383,22 @@ class SceneFit:
     def start(self) -> BodyParameters:
         """The parameters that the fit started from; words have already overwritten age and gender."""
         return BodyParameters(self.start_root_rotvec, self.start_transl, self.start_pose, self.start_shape)
+
+
+def drawable(fit: SceneFit) -> np.ndarray:
+    """(m,) rows of the people with finite parameters: those that have a body."""
+    people = fit.parameters
+    finite = [
+        np.isfinite(x).reshape(len(fit), -1).all(1)
+        for x in (people.root_rotvec, people.transl, people.pose, people.shape)
+    ]
+    return np.flatnonzero(np.all(finite, axis=0))
+
+
+def check_body(where: str, fit: SceneFit, asset_version: str) -> None:
+    """Raises ValueError where a fit is not one of this program's body."""
+    if fit.asset_version != asset_version:
+        raise ValueError(f"{where}: asset_version {fit.asset_version}, but this program's body is {asset_version}")
 
 
 FACTS: Mapping[str, Fact] = MappingProxyType({f.name: f.metadata["fact"] for f in fields(SceneFit)})

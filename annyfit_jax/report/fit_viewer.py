@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from annyfit_jax.exports.scene_files import Y_UP, drawable, node_names
+from annyfit_jax.exports.scene_files import Y_UP, node_names
 from annyfit_jax.jobs.fit_source import FitSource
 from annyfit_jax.metrics.word_scores import age_group
 from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.fitted import drawable
 from annyfit_jax.people.lens import straightened
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.report.scene_pages import load_photo

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from annyfit_jax.exports.scene_files import camera_to_frame, drawable, export_glb
+from annyfit_jax.exports.scene_files import camera_to_frame, export_glb
+from annyfit_jax.people.fitted import drawable
 from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.report.people_table import to_json

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from annyfit_jax.exports.scene_files import drawable
 from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.jobs.fit_source import FitSource
+from annyfit_jax.people.fitted import drawable
 from annyfit_jax.people.scene import Scene, SceneError
 from annyfit_jax.records.files import write_bytes, write_text
 from annyfit_jax.records.fit_files import SceneFit

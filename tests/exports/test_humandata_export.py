@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -174,6 +175,32 @@ def test_smplx_fits_become_official_parameters(model, tmp_path):
     assert max_abs(translation[:2], fit.transl[:2]) < 1e-6
     assert max_abs(body["transl"][:2], fit.transl[:2]) > 1e-2  # the pelvis does not rest at the origin
     np.testing.assert_array_equal(body["global_orient"][:2], fit.root_rotvec[:2])
+
+
+def test_fits_of_anny_have_smplx_beside_anny_where_they_are_converted(model, tmp_path):
+    """What converts is a function of its own; here it makes the same made-up bodies of everybody."""
+    drawn = smplx_synthetic.parameters(3)
+    values = {
+        "root_rotvec": drawn["root_rotvec"], "transl": drawn["translation"], "pose": drawn["pose_rotvec"],
+        "shape": drawn["betas"],
+    }  # fmt: skip
+
+    def to_smplx(fit):
+        return replace(
+            fit, **values, bone_labels=np.array(smplx.JOINTS[1:]), conversion_m=np.array([0.002, 0.003, np.nan])
+        )
+
+    fit = make_fit()
+    (path,) = humandata_export.write_humandata([fit], tmp_path, smplx_model=model, to_smplx=to_smplx)
+    content = read_humandata(path)
+    np.testing.assert_array_equal(content["anny"]["pose"][:2], fit.pose[:2])
+    np.testing.assert_allclose(content["anny"]["smplx_surface_m"], [0.002, 0.003, -1], rtol=1e-6)
+    assert content["meta"]["smplx_valid"].tolist() == [1, 1, 0]
+    body = content["smplx"]
+    np.testing.assert_allclose(body["global_orient"][:2], drawn["root_rotvec"][:2], rtol=1e-6)
+    back = smplx.translation_from_transl(model, jnp.asarray(body["betas"]), jnp.asarray(body["transl"]))
+    assert max_abs(back[:2], drawn["translation"][:2]) < 1e-5
+    assert not body["global_orient"][2].any()
 
 
 def test_smplx_fits_need_the_model_and_bodies_do_not_mix(model, tmp_path):

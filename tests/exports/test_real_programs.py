@@ -27,7 +27,7 @@ from annyfit_jax.exports import rigs, scene_files
 from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.exports.skinned_export import Skinned
 from annyfit_jax.people.body_meshes import BodyMeshes
-from annyfit_jax.people.fitted import SceneFit
+from annyfit_jax.people.fitted import SceneFit, drawable
 from annyfit_jax.records import fit_files
 
 pytestmark = pytest.mark.process
@@ -261,5 +261,5 @@ def test_three_js_shows_the_fitted_pose(served, write, vertices, fit, meshes):
 
 
 def test_the_scene_of_these_checks_is_what_it_says(fit):
-    assert scene_files.drawable(fit).tolist() == [0, 1]
+    assert drawable(fit).tolist() == [0, 1]
     assert tuple(scene_files.node_names(fit, [0, 1])) == NAMES

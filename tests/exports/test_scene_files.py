@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 from annyfit_jax.exports import scene_files as export
 from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.fitted import drawable
 from annyfit_jax.records import fit_files
 from body_models import anny
 
@@ -45,7 +46,7 @@ def fit(meshes):
 
 @pytest.fixture(scope="module")
 def vertices(fit, meshes):
-    return meshes.vertices(fit.parameters.select(export.drawable(fit)))
+    return meshes.vertices(fit.parameters.select(drawable(fit)))
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +239,7 @@ def test_triangles_face_outwards(output, tmp_path):
 
 def test_people_who_share_an_id_keep_their_own_mesh():
     fit = make_fit(person_ids=np.array(["1", "1", "2"]))
-    assert export.node_names(fit, export.drawable(fit)) == ["person_1_row0", "person_1_row1"]
+    assert export.node_names(fit, drawable(fit)) == ["person_1_row0", "person_1_row1"]
 
 
 # ------------------------------------------------------------------------------------------------ what can go wrong
