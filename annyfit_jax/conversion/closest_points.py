@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 _CANDIDATES = 12
 """Triangles whose centres are nearest to a point, among which the nearest point of the surface is looked for."""
@@ -33,7 +33,7 @@ def closest_points(
 
     triangles = np.asarray(vertices, np.float64)[faces]
     count = min(_CANDIDATES, len(faces))
-    _, near = cKDTree(triangles.mean(1)).query(points, count)
+    _, near = KDTree(triangles.mean(1)).query(points, count)
     near = near.reshape(len(points), count)
     repeated = np.repeat(np.asarray(points, np.float64), count, axis=0)
     found = trimesh.triangles.closest_point(triangles[near.ravel()], repeated).reshape(len(points), count, 3)

@@ -106,7 +106,7 @@ class Convertible:
         if self.correctives is not None:
             change = (local - jnp.eye(3, dtype=local.dtype)[:, :, None, None]).reshape(9, *local.shape[2:])
             rest = rest + jnp.einsum("ebik,ebn->ikn", self.correctives, change, precision=linear.PRECISION)
-        if self.axes_mean is not None:
+        if self.axes_mean is not None and self.axes_basis is not None:
             frames = self.facts.frames(self.model, self.axes_mean[..., None] + _sum(self.axes_basis, z))[:, :, 1:]
             local = jnp.einsum("ijbn,jkbn,lkbn->ilbn", frames, local, frames, precision=linear.PRECISION)
         turns, shifts = self._chain(at, local, rotations.rotvec_to_matrix_axes_first(root), transl)
@@ -167,8 +167,8 @@ class Facts:
     """(model, shape (S, N)) -> coefficients of the rest state (rank, N)."""
     frames: Callable[[Any, Array], Array]
     """(model, axes (3, B, N)) -> rest orientations (3, 3, B, N)."""
-    vertices: Callable[..., Array]
-    """The whole mesh, people first."""
+    vertices: Callable[..., tuple[Array, Array]]
+    """The whole mesh and COCO-17, people first."""
 
 
 def convertible_anny(model: anny.AnnyModel) -> Convertible:
@@ -281,7 +281,7 @@ def faces(body: Convertible) -> Int[np.ndarray, "F 3"]:
 
 def rest_frames(body: Convertible) -> Float[np.ndarray, "B 3 3"]:
     """Rest orientations of the bones of the average body, in which their rotation vectors are given."""
-    if body.axes_mean is None:
+    if body.axes_mean is None or body.axes_basis is None:
         return np.tile(np.eye(3), (len(body.facts.bones), 1, 1))
     z = body.facts.coefficients(body.model, body.shape_mean[:, None])
     frames = body.facts.frames(body.model, body.axes_mean[..., None] + _sum(body.axes_basis, z))

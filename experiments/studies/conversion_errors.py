@@ -30,6 +30,7 @@ _AGES = {"baby": 0.03, "toddler": 0.12, "child": 0.33, "teenager": 0.5, "adult":
 def define_flags() -> None:
     """Called by the program alone, so that programs can be imported side by side."""
     flags.DEFINE_string("body_file", None, "SMPLX_NEUTRAL.npz or another SMPL-X file.", required=True)
+    flags.DEFINE_string("kid_template", None, "AGORA's smplx_kid_template.npy.")
     flags.DEFINE_integer("people", 8, "Of each age.", lower_bound=1)
     flags.DEFINE_integer("num_betas", 10, "Of SMPL-X.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the people.")
@@ -38,7 +39,8 @@ def define_flags() -> None:
 def main(_: list[str]) -> None:
     rng = np.random.default_rng(FLAGS.seed)
     model = anny.load()
-    bodies = convertible_anny(model), convertible_smplx(smplx.load(FLAGS.body_file, num_betas=FLAGS.num_betas))
+    body = smplx.load(FLAGS.body_file, num_betas=FLAGS.num_betas, kid_template=FLAGS.kid_template)
+    bodies = convertible_anny(model), convertible_smplx(body)
     forth, back = Converter(*bodies), Converter(*bodies[::-1])
     sampler, rows, n = PoseSampler(model), [], FLAGS.people
     spent = 0.0

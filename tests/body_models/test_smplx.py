@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import smplx_synthetic
 
-from body_models import smplx
+from body_models import smplx, smplx_file
 
 PEOPLE = 3
 
@@ -229,3 +229,29 @@ def test_no_people_is_no_people(model):
     p = params(people=0)
     assert jax.eval_shape(smplx.forward, model, p).vertices.shape == (0, 10475, 3)
     assert points(smplx.contract(model, some_regressor(2)), p).shape == (0, 2, 3)
+
+
+def test_the_last_beta_blends_with_a_child(path, data, tmp_path):
+    """As AGORA's parameters are defined: at 1 the rest mesh is the child about its own mean."""
+    child = 0.6 * data["v_template"] + 0.1
+    np.save(tmp_path / "kid.npy", child)
+    model = smplx.load(path, kid_template=tmp_path / "kid.npy")
+    assert (model.labels.num_betas, model.labels.kid) == (11, True)
+    rest = np.asarray(model.vertices.mean, np.float64) + np.asarray(model.vertices.basis[10], np.float64)
+    np.testing.assert_allclose(rest.T, child - child.mean(0), atol=1e-6)
+    # Expressions and pose correctives come after it, as without it.
+    plain = smplx.load(path)
+    np.testing.assert_array_equal(model.vertices.basis[11:], plain.vertices.basis[10:])
+    np.testing.assert_array_equal(model.joints.basis[:10], plain.joints.basis[:10])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(np.zeros((10475, 2)), "must be finite numbers"), (np.full((10475, 3), np.nan), "must be finite numbers")],
+)
+def test_a_wrong_kid_template_is_named(path, tmp_path, content, message):
+    np.save(tmp_path / "kid.npy", content)
+    with pytest.raises(smplx_file.SmplxFileError, match=message):
+        smplx.load(path, kid_template=tmp_path / "kid.npy")
+    with pytest.raises(FileNotFoundError, match="kid template not found"):
+        smplx.load(path, kid_template=tmp_path / "other.npy")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import max_abs
 
-from annyfit_jax.conversion import convertible
+from annyfit_jax.conversion import convertible, matching
 from annyfit_jax.people.scene import BodyParameters
 from body_models import anny, smplx
 
@@ -41,9 +41,22 @@ def test_points_turns_and_heads_are_those_of_the_body(name, anny_body, smplx_bod
 def test_chosen_points_cover_the_body_and_its_small_parts(anny_body, smplx_body):
     for body in (anny_body, smplx_body):
         facts = body.facts
-        assert len(facts.chosen) == 600
+        assert len(facts.chosen) == 600 + len(facts.seen_points)
         assert sum(facts.fine) >= 180
         assert len(facts.paired) == 55
+
+
+def test_smplx_is_seen_where_its_keypoints_are(smplx_body):
+    drawn = people(smplx_body)
+    drawn = BodyParameters(drawn.root_rotvec, drawn.transl + np.array([0, 0, 6.0]), drawn.pose, drawn.shape)
+    K = np.array([[500.0, 0, 320], [0, 510, 240], [0, 0, 1]])
+    arrays = [jnp.asarray(x, "float32") for x in (drawn.transl.T, drawn.root_rotvec.T, drawn.shape.T)]
+    here = smplx_body.pose(*arrays, jnp.asarray(drawn.pose.transpose(2, 1, 0), "float32"))
+    camera = jnp.repeat(jnp.asarray(np.pad(K, ((0, 0), (0, 1))), "float32")[..., None], 2, -1)
+    keypoints = convertible.posed(smplx_body, drawn).keypoints
+    expected = keypoints @ K.T
+    pixels = matching.projected(smplx_body, here, camera).transpose(2, 1, 0)
+    assert max_abs(pixels, expected[..., :2] / expected[..., 2:]) < 1e-2
 
 
 def test_bones_of_the_face_are_not_free(anny_body):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,8 @@ def fit() -> SceneFit:
     for value in values.values():
         value[2] = np.nan
     starts = {f"start_{name}": value for name, value in values.items()}
-    return make_fit(
-        **values, **starts, shape_raw=values["shape"], bone_labels=np.array(smplx.JOINTS[1:]),
+    return replace(
+        make_fit(), **values, **starts, shape_raw=values["shape"], bone_labels=np.array(smplx.JOINTS[1:]),
         phenotype_labels=np.array([f"beta{i}" for i in range(10)]), asset_version="SMPLX_NEUTRAL.npz",
         image_path="photos/a.jpg",
     )  # fmt: skip
