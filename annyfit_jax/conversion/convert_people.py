@@ -15,7 +15,7 @@ from annyfit_jax.conversion.convertible import Convertible, faces, posed, rest_f
 from annyfit_jax.conversion.matching import BATCH
 from annyfit_jax.people.scene import BodyParameters
 
-_TIMES = 3
+_TIMES = 2
 """How often the iterations of `matching` are made."""
 
 
@@ -138,7 +138,7 @@ class Converter:
         camera = cues.intrinsics @ np.concatenate([turned, origin[:, :, None]], axis=2)
         dtype = self.target.dtype
         evidence = evidence._replace(
-            surface_weight=_GIVES_WAY * evidence.surface_weight,
+            surface_weight=_SURFACE_GIVES_WAY * evidence.surface_weight,
             head_weight=_GIVES_WAY * evidence.head_weight,
             turn_weight=_GIVES_WAY * evidence.turn_weight,
             pixels=jnp.asarray(pixels.transpose(2, 1, 0), dtype),
@@ -172,8 +172,9 @@ class Converter:
         return np.concatenate([np.zeros((n, 6)), shape, pose[:, list(facts.free)].reshape(n, -1)], axis=1).T
 
 
-_GIVES_WAY = 0.25
-"""What the source's evidence counts for beside keypoints, as a factor of its weight: a surface of 5 mm becomes one of 20 mm."""
+_SURFACE_GIVES_WAY, _GIVES_WAY = 1 / 40, 1 / 4
+"""What the source's evidence counts for beside keypoints, as factors of its weights. Errors of a fit are those of whole limbs,
+not of single points: 60 points of a limb that are known to 200 mm each hold the limb to 26 mm."""
 _PIXEL_SHARE, _LEAST_PIXEL_SD, _OUTLIER_SD = 0.01, 1.0, 4.0
 """Spread of a keypoint as a share of the person's extent, at least so many pixels; from how many spreads on it is doubted."""
 _FIELDS = ("root_rotvec", "transl", "pose", "shape")

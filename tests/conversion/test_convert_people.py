@@ -77,7 +77,7 @@ def test_another_frame_gives_the_same_bodies(forth, converted, people):
 
 
 def test_keypoints_have_a_say(forth, back, converted, people):
-    """Keypoints of the converted bodies, moved by some pixels: with them given, the bodies follow, and one outlier is doubted."""
+    """Keypoints of the converted bodies, moved by some pixels, draw the bodies along; one that is far off is doubted."""
     K = np.tile([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]], (N, 1, 1))
     pixels = project(converted.keypoints, K[0])
     moved = pixels + np.array([4.0, -3.0])
@@ -86,7 +86,7 @@ def test_keypoints_have_a_say(forth, back, converted, people):
     cues = Cues(np.concatenate([wanted, np.ones((N, 17, 1))], -1), K)
     again = forth.convert(people, cues)
     off = np.delete(np.linalg.norm(project(again.keypoints, K[0]) - moved, axis=-1), 9, axis=1)
-    assert off.mean(1).max() < 2.0  # it was 5
+    assert off.mean(1).max() < 2.5  # it was 5
     assert again.surface_m.max() < 0.03
     with pytest.raises(ValueError, match="cues are for bodies of SMPL-X"):
         back.convert(converted.people, cues)
