@@ -29,10 +29,12 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from annyfit_jax.store.locations import place
+from annyfit_jax.store.locations import is_remote, place
 from experiments import input_flags, program
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from annyfit_jax.fit.config import FitConfig
     from experts.photos_to_cues import PrecomputeOptions
 
@@ -96,6 +98,8 @@ def main() -> None:
 
     if (FLAGS.body == "smplx") != bool(FLAGS.body_file):
         raise ValueError("--body=smplx and --body_file belong together")
+    if FLAGS.body == "smplx" and is_remote(FLAGS.output):
+        raise ValueError("--body=smplx writes to a disk: fit without it, then run annyfit convert --to_keypoints")
     photos = are_photos(FLAGS.input)
     config = one_config(_config(FLAGS.config))
     with program.stopping() as stop:
@@ -123,7 +127,7 @@ def main() -> None:
             f"nobody was fitted; the reasons are in {folder / 'scenes_set_aside.jsonl'} and {folder / 'people.jsonl'}"
         )
     if FLAGS.body == "smplx":
-        _write_smplx(folder)
+        _write_smplx(folder.path)
     if FLAGS.pictures:
         page = write_scene_pages(
             folder.path, source.names[: options.limit], annotations=FLAGS.credits or FLAGS.input, compare=FLAGS.compare,
