@@ -348,7 +348,7 @@ class SceneFit:
     conversion_m: np.ndarray = field(
         default_factory=_left_out,
         metadata=_is(
-            "n", since=6, unit="metres",
+            "n", since=6, unit="metres", row=True, table=True,
             meaning="of a fit that was converted from another body: mean distance of its surface from that body's",
         ),
     )  # fmt: skip
