@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 from annyfit_jax.engine.stages import Engine, Stage
 from annyfit_jax.engine.stopping import Interrupted
@@ -32,8 +32,11 @@ def _run_here(stage: Stage, stop: threading.Event) -> int:
     try:
         if stop.is_set():
             raise Interrupted
-        with contextlib.closing(stage.make(stop)) as worker:
-            for unit, result in worker.stream(stage.task(unit) for unit in left):
+        with contextlib.closing(stage.make(stop)) as worker, contextlib.ExitStack() as stack:
+            results = worker.stream(stage.task(unit) for unit in left)
+            if isinstance(results, Generator):  # whose threads must not outlive an error
+                stack.enter_context(contextlib.closing(results))
+            for unit, result in results:
                 stage.commit(unit, result)
                 done += 1
                 if stop.is_set() and done < len(left):
