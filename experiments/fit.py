@@ -29,17 +29,13 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from annyfit_jax.store.locations import is_remote, place
-from experiments import input_flags, program
+from annyfit_jax.store.locations import place
+from experiments import input_flags, photo_flags, program, smplx_flags
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from annyfit_jax.fit.config import FitConfig
-    from experts.photos_to_cues import PrecomputeOptions
 
 FLAGS = flags.FLAGS
-_PHOTOS_PER_UNIT = 32
 
 
 def define_flags() -> program.Usage:
@@ -49,23 +45,12 @@ def define_flags() -> program.Usage:
                 *input_flags.define_flags(),
                 flags.DEFINE_integer("limit", None, "Number of scenes, counted from the first.", lower_bound=1),
             ),
-            "Photos": (
-                flags.DEFINE_string("experts", "default", "Set of experts that look at photos (as `annyfit precompute`)."),
-                flags.DEFINE_multi_string("expert", [], "cue=expert, cue.option=value, people.rule=value."),
-            ),
+            "Photos": photo_flags.define_flags(),
             "Fit": (
                 program.config_flag("Python file with get_config(), or a shipped config by name.", "annyfit_plus"),
                 program.set_flag("path=value changes of the config, e.g. stages.pose.lr.pose=0.002."),
             ),
-            "Body": (
-                flags.DEFINE_enum(
-                    "body", "anny", ["anny", "smplx"],
-                    "smplx: people are also written as SMPL-X, into OUT/smplx (docs/exports.md says how).",
-                ),
-                flags.DEFINE_string("body_file", "", "With --body=smplx: SMPLX_NEUTRAL.npz or another SMPL-X file."),
-                flags.DEFINE_integer("num_betas", 10, "With --body=smplx: betas.", lower_bound=1, upper_bound=300),
-                flags.DEFINE_string("kid_template", "", "With --body=smplx: AGORA's smplx_kid_template.npy, for children."),
-            ),
+            "Body": smplx_flags.define_flags(),
             "Results": (
                 flags.DEFINE_string("output", None, "Folder of the job, made or continued."),
                 flags.DEFINE_bool("pictures", False, "Also write index.html with overlays, top and side views."),
@@ -96,18 +81,15 @@ def main() -> None:
     from experts.cue_pictures import found_in_photo
     from experts.photos_to_cues import are_photos, scenes_of_photos
 
-    if (FLAGS.body == "smplx") != bool(FLAGS.body_file):
-        raise ValueError("--body=smplx and --body_file belong together")
-    if FLAGS.body == "smplx" and is_remote(FLAGS.output):
-        raise ValueError("--body=smplx writes to a disk: fit without it, then run annyfit convert --to_keypoints")
+    smplx_flags.check()
     photos = are_photos(FLAGS.input)
     config = one_config(_config(FLAGS.config))
     with program.stopping() as stop:
-        found = scenes_of_photos(_precompute_options()) if photos else None
+        found = scenes_of_photos(photo_flags.precompute_options()) if photos else None
         source = found.source if found else input_flags.open_from_flags()
         identity = found.identity if found else identity_of(input_flags.input_options())
         options = JobOptions(
-            limit=FLAGS.limit, scenes_per_shard=_scenes_per_shard(photos), save_vertices=FLAGS.save_vertices,
+            limit=FLAGS.limit, scenes_per_shard=photo_flags.scenes_per_shard(photos), save_vertices=FLAGS.save_vertices,
             fit_files=FLAGS.pictures or (True if photos and FLAGS.fit_files is None else FLAGS.fit_files),
             engine=program.engine_from_flags(), retry_failed=FLAGS.retry_failed, overwrite=FLAGS.overwrite,
             log_every_s=FLAGS.log_every_s, tensorboard=FLAGS.tensorboard, profile=FLAGS.profile, identity=identity,
@@ -127,46 +109,13 @@ def main() -> None:
             f"nobody was fitted; the reasons are in {folder / 'scenes_set_aside.jsonl'} and {folder / 'people.jsonl'}"
         )
     if FLAGS.body == "smplx":
-        _write_smplx(folder.path)
+        smplx_flags.write_smplx(folder.path)
     if FLAGS.pictures:
         page = write_scene_pages(
             folder.path, source.names[: options.limit], annotations=FLAGS.credits or FLAGS.input, compare=FLAGS.compare,
             cue_pictures=found_in_photo(source.location) if photos else None,
         )  # fmt: skip
         print(f"open {page}")
-
-
-def _scenes_per_shard(photos: bool) -> int:
-    """Small units of photos, of which the first is fitted while the experts look at the second."""
-    return FLAGS.scenes_per_shard if FLAGS["scenes_per_shard"].present or not photos else _PHOTOS_PER_UNIT
-
-
-def _write_smplx(folder: Path) -> None:
-    """The people of a finished job as SMPL-X, fitted to the keypoints as well."""
-    from annyfit_jax.conversion.convert_fits import FitConverter, write_converted
-    from annyfit_jax.exports.exported_people import with_progress
-    from annyfit_jax.jobs.fit_source import open_fits
-
-    kid = FLAGS.kid_template or None
-    convert = FitConverter("smplx", FLAGS.body_file, num_betas=FLAGS.num_betas, kid_template=kid, to_keypoints=True)
-    source = open_fits(folder, details=False)
-    done = write_converted(with_progress(source, source.total, "scenes"), folder / "smplx", convert)
-    print(
-        f"{done.people} people as SMPL-X: {folder / 'smplx'}; mean distance from Anny's surface {done.surface_mm:.2f} mm"
-    )
-
-
-def _precompute_options() -> PrecomputeOptions:
-    from experts.photos_to_cues import PrecomputeOptions
-
-    camera = [f"camera.fov_degrees={FLAGS.fov}"] if FLAGS["fov"].present else []
-    if FLAGS.calibration:
-        camera = ["camera=calibration", f"camera.path={FLAGS.calibration}"]
-    return PrecomputeOptions(
-        FLAGS.input, str(place(FLAGS.output) / "cues"), FLAGS.experts, (*FLAGS.expert, *camera), limit=FLAGS.limit,
-        log_every_s=FLAGS.log_every_s, retry_failed=FLAGS.retry_failed, engine=program.engine_from_flags(),
-        photos_per_shard=_scenes_per_shard(True),
-    )  # fmt: skip
 
 
 def _config(name: str) -> FitConfig:
