@@ -370,6 +370,16 @@ def _bone_transforms(tree: BoneTree, joints: Array, delta: Array) -> Float[Array
     return kinematics.chain(tree, jnp.concatenate([root, local], axis=2))
 
 
+def at_rest(model: SmplxModel, params: Params) -> tuple[Float[Array, "*batch 10475 3"], Float[Array, "*batch 55 3"]]:
+    """What is skinned: the resting mesh with the pose's correctives, and the resting joints; the model's own frame, metres."""
+    batch, (betas, _, pose, _, expression) = _people_last(model.labels, params)
+    z = shape_coefficients(model.labels, betas, expression)
+    feature = _pose_feature(rotations.rotvec_to_matrix_axes_first(pose))
+    vertices = linear.evaluate(model.vertices, jnp.concatenate([z, feature]))
+    joints = linear.evaluate(model.joints, z)
+    return vertices.transpose(2, 1, 0).reshape(*batch, -1, 3), joints.transpose(2, 1, 0).reshape(*batch, NUM_JOINTS, 3)
+
+
 def forward(model: SmplxModel, params: Params) -> Output:
     """Full mesh, joint poses and COCO-17 keypoints of a batch of bodies.
 

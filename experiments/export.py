@@ -64,7 +64,8 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_integer("scenes_per_shard", 512, "tfds, webdataset: scenes per shard.", lower_bound=1),
                 flags.DEFINE_integer("people_per_file", 10_000, "humandata: people per file.", lower_bound=1),
                 flags.DEFINE_string(
-                    "smplx_model", "", "humandata, amass, bedlam: SMPLX_NEUTRAL.npz; fits of Anny are converted to it."
+                    "smplx_model", "",
+                    "SMPLX_NEUTRAL.npz. humandata, amass, bedlam: fits of Anny are converted to it; bones, bvh: of SMPL-X.",
                 ),
                 flags.DEFINE_float("log_every_s", 10.0, "Seconds between progress lines.", lower_bound=0.0),
             ),

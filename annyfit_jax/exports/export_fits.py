@@ -89,7 +89,7 @@ def export_fits(
         from annyfit_jax.exports.skinned_export import export_skinned
 
         kept = (outcome for outcome in outcomes() if outcome.fitted)
-        return export_skinned(source, kept, Path(output), frame, PROGRAMS[program], skinned)
+        return export_skinned(source, kept, Path(output), frame, PROGRAMS[program], skinned, smplx_model)
     if file_format in scene_files.FORMATS:
         return _scene_files(source, fitted(), Path(output), file_format, frame, program)
     if file_format == "webdataset":

@@ -8,7 +8,7 @@ bone in space and P its resting pose, p the parent,
 
 The bind pose is in glTF's axes whatever the body: metres, y up, the person looks along +z, and its left is at +x. The root bone
 of every bind pose is not turned, so that its turn is the identity for an upright person who faces the viewer. Other bones keep
-the rest frames of the body: Anny's have their y axis along the bone, as Blender wants it.
+the rest frames of the body: Anny's have their y axis along the bone, as Blender wants it, SMPL-X's are parallel to the axes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
 from annyfit_jax.people.scene import BodyParameters
-from body_models import anny
+from body_models import anny, smplx
 
 FROM_ANNY = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 """Anny's own axes (z up, looking along -y) to those of the bind pose."""
@@ -87,6 +87,35 @@ def rigged_anny(model: anny.AnnyModel, people: BodyParameters) -> Iterator[Rigge
             turns=turns,
             root=np.concatenate([root, np.asarray(people.transl[i], np.float64)[:, None]], 1),
         )
+
+
+def smplx_rig(model: smplx.SmplxModel, influences: int) -> Rig:
+    """SMPL-X's joints as bones, with the given number of influences per vertex."""
+    joints, weights = largest_weights(np.asarray(model.skin, np.float64).T, influences)
+    return Rig(model.labels.bones, model.labels.parents, joints, weights, np.asarray(model.faces))
+
+
+def rigged_smplx(model: smplx.SmplxModel, people: BodyParameters) -> Iterator[RiggedPerson]:
+    """Every person given. The correctives of the fitted pose are in the resting mesh: they do not change with further posing.
+
+    SMPL-X does not say where a joint's limb ends: `tips` are the heads.
+    """
+    for i in range(len(people)):
+        arrays = (people.shape[i], people.root_rotvec[i], people.pose[i], people.transl[i])
+        params = smplx.Params(*(jnp.asarray(x, model.dtype) for x in arrays))
+        vertices, joints = (np.asarray(x, np.float64) for x in _smplx_rest(model, params))
+        pose = Rotation.from_rotvec(np.asarray(people.pose[i], np.float64)).as_matrix()
+        root = Rotation.from_rotvec(np.asarray(people.root_rotvec[i], np.float64)).as_matrix()
+        yield RiggedPerson(
+            vertices=vertices,
+            bind=np.concatenate([np.tile(np.eye(3), (len(joints), 1, 1)), joints[:, :, None]], axis=2),
+            tips=joints,
+            turns=np.concatenate([np.eye(3)[None], pose]),
+            root=np.concatenate([root, np.asarray(people.transl[i], np.float64)[:, None]], 1),
+        )
+
+
+_smplx_rest = jax.jit(smplx.at_rest)
 
 
 @functools.partial(jax.jit)

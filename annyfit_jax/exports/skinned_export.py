@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from annyfit_jax.exports.training_set import photos_from
 from annyfit_jax.jobs.fit_source import FitSource, Outcome
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.fitted import SceneFit, check_body, drawable
+from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records.file_names import file_stem, write_table
+from body_models import smplx
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,14 @@ def export_skinned(
     frame: str,
     program: OtherProgram,
     skinned: Skinned | None,
+    smplx_model: str = "",
 ) -> tuple[list[Path], list[str]]:
-    """Writes skinned `.glb` files, or with None for `skinned` a `.bvh` for each person.
+    """Writes skinned `.glb` files, or with None for `skinned` a `.bvh` for each person; `smplx_model` is for fits of SMPL-X.
 
     Returns the files and the names of scenes without a body. Raises ValueError for fits of another body and for a number of
     influences that no mesh has, FileNotFoundError for photos that are no folder, SceneError for a photo that is missing.
     """
-    meshes = BodyMeshes()
-    rig = rigs.anny_rig(meshes.model, (skinned.influences if skinned else 0) or program.influences)
+    influences = (skinned.influences if skinned else 0) or program.influences
     photo = photos_from(skinned.photos) if skinned and skinned.photos else None
     written: list[Path] = []
     empty: list[str] = []
@@ -51,13 +54,14 @@ def export_skinned(
     for outcome in outcomes:
         fit = outcome.fit
         rows = drawable(fit)
-        check_body(source.where(fit.name), fit, meshes.model.labels.asset_version)
+        body = _body_of(fit, influences, smplx_model, source.where(fit.name))
+        check_body(source.where(fit.name), fit, body.version)
         if not len(rows):
             empty.append(fit.name)
             continue
         people = fit.parameters.select(rows)
-        transform = scene_files.camera_to_frame(frame, meshes.vertices(people) if frame == "world" else None)
-        rigged = list(rigs.rigged_anny(meshes.model, people))
+        transform = scene_files.camera_to_frame(frame, body.vertices(people) if frame == "world" else None)
+        rig, rigged = body.rig, list(body.rigged(people))
         alone = skinned is None or skinned.per_person
         parts = [(row,) for row in rows] if alone else [tuple(rows)]
         picture = photo(outcome) if photo else b""
@@ -74,6 +78,49 @@ def export_skinned(
                 odd.append(name)
     write_table(folder, odd)
     return written, empty
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A body of either kind as it is exported."""
+
+    version: str
+    rig: rigs.Rig
+    rigged: Callable[[BodyParameters], Iterable[rigs.RiggedPerson]]
+    vertices: Callable[[BodyParameters], np.ndarray]
+
+
+def _body_of(fit: SceneFit, influences: int, smplx_model: str, where: str) -> _Body:
+    if tuple(fit.bone_labels.tolist()) != smplx.JOINTS[1:]:
+        return _anny(influences)
+    if not smplx_model:
+        raise ValueError(f"{where}: is a fit of SMPL-X; give its file with --smplx_model")
+    return _smplx(influences, smplx_model, fit.shape.shape[1])
+
+
+@functools.lru_cache(maxsize=1)
+def _anny(influences: int) -> _Body:
+    meshes = BodyMeshes()
+    rig = rigs.anny_rig(meshes.model, influences)
+    return _Body(
+        meshes.model.labels.asset_version, rig, functools.partial(rigs.rigged_anny, meshes.model), meshes.vertices
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _smplx(influences: int, path: str, num_betas: int) -> _Body:
+    model = smplx.load(path, num_betas=num_betas)
+    rig = rigs.smplx_rig(model, influences)
+
+    def vertices(people: BodyParameters) -> np.ndarray:
+        bodies = rigs.rigged_smplx(model, people)
+        return np.stack([rigs.skinned(rig, body, rigs.world_poses(rig, _in_camera(rig, body))) for body in bodies])
+
+    return _Body(model.labels.asset_version, rig, functools.partial(rigs.rigged_smplx, model), vertices)
+
+
+def _in_camera(rig: rigs.Rig, body: rigs.RiggedPerson) -> np.ndarray:
+    return rigs.local_poses(rig, body, np.eye(4))
 
 
 def person_file(fit: SceneFit, row: int, rows: np.ndarray) -> str:

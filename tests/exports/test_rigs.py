@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import smplx_synthetic
 from fitted_people import make_fit
 from helpers import max_abs
 
 from annyfit_jax.exports import rigs
 from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.scene import BodyParameters
+from body_models import smplx
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +66,17 @@ def test_a_number_that_no_mesh_holds_is_refused(influences):
 def test_twelve_influences_leave_nothing_out(meshes):
     most = (np.asarray(meshes.model.skin) > 0).sum(0).max()
     assert most <= rigs.MOST_INFLUENCES
+
+
+def test_joints_and_weights_of_smplx_make_its_mesh(tmp_path):
+    """The correctives of the pose are in the bind mesh."""
+    np.savez(tmp_path / "SMPLX_NEUTRAL.npz", **smplx_synthetic.arrays())  # pyright: ignore[reportArgumentType]
+    model = smplx.load(tmp_path / "SMPLX_NEUTRAL.npz")
+    drawn = smplx_synthetic.parameters(2)
+    people = BodyParameters(drawn["root_rotvec"], drawn["translation"], drawn["pose_rotvec"], drawn["betas"])
+    rig = rigs.smplx_rig(model, 4)  # no vertex of it has more
+    arrays = (people.shape, people.root_rotvec, people.pose, people.transl)
+    expected = smplx.forward(model, smplx.Params(*(jnp.asarray(x, "float32") for x in arrays))).vertices
+    for person, vertices in zip(rigs.rigged_smplx(model, people), expected):
+        world = rigs.world_poses(rig, rigs.local_poses(rig, person, np.eye(4)))
+        assert max_abs(rigs.skinned(rig, person, world), vertices) < 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from annyfit_jax.exports import scene_files, smplx_export
 from annyfit_jax.exports.export_fits import export_fits
+from annyfit_jax.exports.skinned_export import Skinned
 from annyfit_jax.people.fitted import SceneFit
 from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records import fit_files
@@ -123,6 +125,22 @@ def test_the_world_frame_stands_on_the_floor(data, file, fit, tmp_path):
         with np.load(path) as arrays:
             lowest.append(official(data, arrays["poses"][0], arrays["betas"], arrays["trans"][0])[:, 1].min())
     assert min(lowest) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_skinned_files_have_smplx_with_its_own_joints(file, fit, tmp_path):
+    fit_files.save(fit, tmp_path / "in" / "photo.npz")
+    skinned = Skinned()
+    written, empty = export_fits(
+        str(tmp_path / "in"), str(tmp_path / "out"), "glb", frame="world", skinned=skinned, smplx_model=str(file)
+    )
+    assert ([path.name for path in written], empty) == (["photo.glb"], [])
+    content = written[0].read_bytes()
+    tree = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
+    names = [node["name"] for node in tree["nodes"]]
+    assert names.count("left_index3") == 2 and names.count("pelvis") == 2
+    assert {skin["name"] for skin in tree["skins"]} == {"person_7_rig", "person_left one_rig"}
+    with pytest.raises(ValueError, match=r"photo\.npz: is a fit of SMPL-X; give its file with --smplx_model"):
+        export_fits(str(tmp_path / "in"), str(tmp_path / "new"), "bvh")
 
 
 def test_the_model_is_needed(fit, tmp_path):
