@@ -377,10 +377,11 @@ window.Report = (() => {
     const folder = folderOf(index);
     const captions = { "overlay.jpg": "Fitted bodies", "start.jpg": "Where the fit started", "photo.jpg": "Photo",
       "keypoints.jpg": "Keypoints: dots observed, lines projected from the fit", "top.png": "From above, metres",
-      "side.png": "From the camera's right, metres" };
+      "side.png": "From the camera's right, metres",
+      "parts.jpg": "Hands, faces and feet that were fitted to points of their own: photo, and fit over it" };
     const figure = (name) => el("figure", {}, el("a", { href: folder + name }, el("img", { src: folder + name, loading: "lazy",
       alt: captions[name] })), el("figcaption", {}, captions[name]));
-    const shown = ["overlay.jpg", "start.jpg", "photo.jpg", "keypoints.jpg", "top.png", "side.png"].filter((name) => pictures.includes(name));
+    const shown = ["overlay.jpg", "start.jpg", "photo.jpg", "keypoints.jpg", "parts.jpg", "top.png", "side.png"].filter((name) => pictures.includes(name));
     const three = pictures.includes("model.js") ? el("figure", { id: "three" }, el("p", { class: "soft" }, "3D view: reading …")) : null;
     return el("div", { class: "pictures" }, ...[figure(shown[0]), three, ...shown.slice(1).map(figure)].filter(Boolean));
   }

@@ -13,9 +13,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from annyfit_jax.exports.scene_files import camera_to_frame, export_glb
+from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.fitted import drawable
 from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.report.part_pictures import part_sheet
 from annyfit_jax.report.people_table import to_json
 from annyfit_jax.report.scene_pages import scene_page
 from annyfit_jax.synthetic.body_chunks import in_chunks, surface_points
@@ -39,6 +41,7 @@ class Painter:
     def __init__(self, model: anny.AnnyModel | None = None) -> None:
         model = anny.load() if model is None else model
         mesh = load_render_mesh(model)
+        self.meshes = BodyMeshes(model)
         self.faces = mesh.faces
         nothing = np.zeros((0, model.skin.shape[1]))
         self._points: Callable = jax.jit(anny.points)
@@ -58,13 +61,15 @@ class Painter:
         """Content by file name: what there is to see of a scene in which somebody is fitted.
 
         `overlay.jpg`, `keypoints.jpg`, `top.png`, `side.png`, `thumb.jpg`, `model.js` (see `model_script`), where there is one
-        `photo.jpg`, and where the start is known `start.jpg`.
+        `photo.jpg`, where the start is known `start.jpg`, and where hands, faces or feet were fitted `parts.jpg`.
         """
         vertices = self.vertices(fit)
         page = scene_page(fit, vertices, self.faces, packed=photo)
         out = _drawings(page, vertices)
         if np.isfinite(fit.start.transl[drawable(fit)]).all():
             out["start.jpg"] = encoded(_start_picture(page, self.vertices(fit, start=True)))
+        if page.photo is not None and (sheet := part_sheet(fit, page.photo, self.meshes)) is not None:
+            out["parts.jpg"] = encoded(sheet)
         out["model.js"] = model_script(fit, vertices[drawable(fit)], self.faces).encode()
         return out
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ _THICKNESS_M = {"hand": 0.014, "head": 0.008, "foot": 0.03}
 """How far under the visible surface a point may lie and still count as seen."""
 _SIZE_OF_PERSON = {"hand": 0.108, "head": 0.13, "foot": 0.152}
 _HIDDEN_FACTOR = 2.5
+
+SceneKind = TypeVar("SceneKind", bound=Scene)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class WholeBodies:
                     pose[:, self._rows[bone]] += size[:, None] * np.array(vector)
         return pose
 
-    def add(self, scene: Scene, rng: np.random.Generator, noise: PartNoise = PartNoise()) -> Scene:
+    def add(self, scene: SceneKind, rng: np.random.Generator, noise: PartNoise = PartNoise()) -> SceneKind:
         """The scene with fingers and faces in its truth, and `keypoints_133`, the first 17 being its own keypoints.
 
         In `extra`: `gt_parts3d` (n, 116, 3), metres in camera axes, and `gt_parts_seen` (n, 116). Raises ValueError for a scene
@@ -87,10 +90,22 @@ class WholeBodies:
         """
         if scene.truth is None:
             raise ValueError(f"{scene.name}: hands and faces are for scenes with truth")
-        n, truth = len(scene), scene.truth
-        pose = self.draw(rng, n)
-        moved = (pose != 0).any((0, 2))
-        truth = dataclasses.replace(truth, pose=np.where(moved[:, None], pose, truth.pose).astype(np.float32))
+        moved = self.moved(scene.truth.pose, rng).astype(np.float32)
+        return self.observe(dataclasses.replace(scene, truth=dataclasses.replace(scene.truth, pose=moved)), rng, noise)
+
+    def moved(self, pose: Float[np.ndarray, "n 162 3"], rng: np.random.Generator) -> Float[np.ndarray, "n 162 3"]:
+        """Poses with fingers and faces as they are drawn."""
+        drawn = self.draw(rng, len(pose))
+        own = np.zeros(pose.shape[1], bool)
+        for part in ("left_hand", "right_hand", "head"):
+            own[[self._rows[bone] for m in self._motions[part] if m.read is None for bone, _ in m.turns]] = True
+        return np.where(own[:, None], drawn, pose)
+
+    def observe(self, scene: SceneKind, rng: np.random.Generator, noise: PartNoise = PartNoise()) -> SceneKind:
+        """The scene with detections of its truth as it is, as `add` makes them."""
+        if scene.truth is None:
+            raise ValueError(f"{scene.name}: hands and faces are for scenes with truth")
+        truth = scene.truth
         vertices, at = self.place(truth)
         pixels = project(at, scene.intrinsics)
         seen, inside = self.visible(scene, vertices, at, pixels)
@@ -114,7 +129,7 @@ class WholeBodies:
             "gt_parts3d": at,
             "gt_parts_seen": seen,
         }
-        return dataclasses.replace(scene, truth=truth, extra=scene.extra | extra)
+        return dataclasses.replace(scene, extra=scene.extra | extra)
 
     def place(self, people: BodyParameters) -> tuple[Float[np.ndarray, "n V 3"], Float[np.ndarray, "n 116 3"]]:
         """Vertices and the points beyond COCO's 17, in the frame of the parameters."""

@@ -14,6 +14,7 @@ fixed by i. Truth beyond what every cue dataset holds is in `Scene.extra`:
 | `gt_joint_visibility` | (n, 17) | 0 outside, 1 hidden behind others or things, 2 behind the own body, 3 visible |
 | `gt_visible_share` | (n,) | share of the surface towards the camera that is in the picture and not hidden |
 | `gt_posture`, `gt_group` | (n,), (1,) | names |
+| `gt_parts3d`, `gt_parts_seen` | (n, 116, 3), (n, 116) | with `pose.whole_body`: feet, face, hands; which are seen |
 | `gt_ground` | (4,) | upward unit normal and height of the camera: n . x + d = 0 on the ground, camera axes |
 
 `gt_visible` is that a joint is in the picture and nobody else is in front of it, as in the other synthetic sets.
@@ -44,6 +45,7 @@ from annyfit_jax.synthetic.population import FEMALE, People, age_class, draw_peo
 from annyfit_jax.synthetic.postures import PoseSampler, Posture
 from annyfit_jax.synthetic.render_mesh import RenderMesh, load_render_mesh
 from annyfit_jax.synthetic.scenery import draw_scenery
+from annyfit_jax.synthetic.whole_body import WholeBodies
 from annyfit_jax.synthetic.world_cameras import Camera
 from annyfit_jax.synthetic.world_config import WorldConfig, describe, preset
 from body_models import anny
@@ -52,7 +54,7 @@ WORLD_VERSION = 4
 """Part of a dataset's fingerprint: raised with every change of what a seed gives."""
 _BLOCK = 16
 """Scenes whose bodies are evaluated together; boundaries at multiples of it."""
-_GEOMETRY, _LOOKS, _CUES, _START, _START_PLACE = range(5)
+_GEOMETRY, _LOOKS, _CUES, _START, _START_PLACE, _PARTS, _PART_CUES = range(7)
 _REFERENCE_PIXELS = 448 * 448
 _EARS = [COCO17.index("left_ear"), COCO17.index("right_ear")]
 _NUM_JOINTS = len(COCO17)
@@ -111,6 +113,7 @@ class World:
         model = anny.load() if model is None else model
         self.mesh: RenderMesh = load_render_mesh(model)
         self._sampler = PoseSampler(model, self.config.pose)
+        self._whole = functools.lru_cache(maxsize=1)(lambda: WholeBodies(model))
         joints = np.asarray(model.keypoint_regressor)[:_NUM_JOINTS]
         surface = np.concatenate([dense_vertex_indices(), self.mesh.vertices])
         points = jax.jit(anny.points)
@@ -173,6 +176,9 @@ class World:
         people = draw_people(rng, self.config.people)
         people = _select(people, rng.permutation(len(people)))
         postures = [self._sampler.draw(rng, years) for years in people.years]
+        if self.config.pose.whole_body:
+            poses = self._whole().moved(np.stack([p.pose for p in postures]), self._rng(index, _PARTS))
+            postures = [dataclasses.replace(p, pose=pose) for p, pose in zip(postures, poses, strict=True)]
         return _Draft(rng, people, np.zeros((len(people), 6)), postures)
 
     def _place(self, index: int, draft: _Draft, body: BodyParameters, points: np.ndarray, sizes: np.ndarray) -> _Placed:
@@ -285,7 +291,7 @@ class World:
         rows = np.flatnonzero(kept)
         ids = [str(person) for person in range(n)]
         focal = 0.5 * (k[0, 0] + k[1, 1])
-        return RenderedScene(
+        scene = RenderedScene(
             name=self.name(index),
             image_size=camera.image_size,
             intrinsics=k,
@@ -322,6 +328,8 @@ class World:
             jpeg_quality=int(looks_rng.integers(config.look.jpeg_quality[0], config.look.jpeg_quality[1] + 1)),
             true_depth=depth,
         )
+        whole = self.config.pose.whole_body
+        return self._whole().observe(scene, self._rng(index, _PART_CUES)) if whole else scene
 
 
 def _visible_share(placed: _Placed, normals: np.ndarray, view: render.View) -> Float[np.ndarray, "n"]:

@@ -58,6 +58,8 @@ class PoseConfig:
     """Multiplies the individual variation about every joint axis."""
     limit_share: float = 0.95
     """Poses stay within this share of the anatomical ranges (`annyfit_jax.people.anatomy`)."""
+    whole_body: bool = False
+    """Fingers and faces move, and there are detections of COCO-WholeBody's 133 points (`synthetic.whole_body`)."""
 
 
 @dataclass(frozen=True)

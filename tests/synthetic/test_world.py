@@ -519,3 +519,14 @@ def test_unknown_parameters_are_refused():
 def test_joint_names_cover_the_depth_table():
     assert world_cues.JOINT_DEPTH.shape == (len(COCO17),)
     assert (world_cues.JOINT_DEPTH > 0).all()
+
+
+def test_whole_bodies_are_seen_in_the_picture_and_leave_the_rest(world: World, scenes) -> None:
+    moving = world.with_config(override(preset("standard"), [*SMALL, "pose.whole_body=true"]))
+    scene = next(iter(moving.scenes(range(1))))
+    before = scenes[0]
+    assert scene.extra["keypoints_133"].shape == (len(scene), 133, 3)
+    np.testing.assert_array_equal(scene.extra["keypoints_133"][:, :17], scene.keypoints)
+    off = np.abs(truth(scene).pose - truth(before).pose).max((0, 2))
+    assert (off > 0).sum() > 40  # fingers and faces
+    np.testing.assert_array_equal(truth(scene).shape, truth(before).shape)
