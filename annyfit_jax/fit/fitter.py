@@ -221,19 +221,20 @@ class Fitter:
             return None
         length, dtype = outcome.variables.transl.shape[-1], np.dtype(self.model.dtype)
         points = np.stack([part_cues.flat_points([batch[i].scene for i in chosen], length, dtype) for chosen in lists])
+        body = self.parts_body.with_shown(points[:, 2])
         known = isinstance(outcome, second_order.SecondOrderFit)
         log_focal = np.nan_to_num(np.asarray(outcome.camera)[:, FOCAL]) if known else np.zeros(points.shape[::3], dtype)
         cues = problem.problem.cues if self.second_order else problem.cues
         spread = jax.NamedSharding(_mesh(self.devices), jax.P(_AXIS))
         given = part_fit.PartCues(jax.device_put(points, spread), cues.intrinsics)
-        began, new = time.monotonic(), ("parts", length) not in self._compiled
+        began, new = time.monotonic(), ("parts", length, body.shown) not in self._compiled
         if new:
             logging.info("compiling the fit of hands, head and feet for lists of %d people ...", length)
         parts = fit_parts(self.config.parts, self.devices)(
-            self.body, self.parts_body, given, outcome.variables, outcome.keypoints, jax.device_put(log_focal, spread)
+            self.body, body, given, outcome.variables, outcome.keypoints, jax.device_put(log_focal, spread)
         )
         if new:
-            self._compiled.add(("parts", length))
+            self._compiled.add(("parts", length, body.shown))
             self.compile_s += time.monotonic() - began
         return parts
 

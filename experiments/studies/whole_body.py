@@ -123,7 +123,7 @@ def _synthetic(fitter: Fitter) -> Table:
             if after.parts_seen[person, PARTS.index("head")] > 0 and scene.truth is not None:
                 for label, fit in (("before", before), ("after", after)):
                     table["head: orientation, degrees", label].append(
-                        _turn(fitter.model, fit.parameters, scene.truth, person)
+                        _turn(fitter.model, fit.parameters, scene.truth, int(person))
                     )
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -92,6 +93,14 @@ class PartsBody:
     """Hands, head and feet: every array with a leading axis of the parts of a kind."""
     places: tuple[tuple[PartPlace, ...], ...] = struct.field(pytree_node=False)
     """Of the same."""
+    shown: tuple[bool, ...] = struct.field(pytree_node=False, default=(True, True, True))
+    """Whether somebody shows points of that kind; the others are not computed."""
+
+    def with_shown(self, confidence: Float[np.ndarray, "*lists K N"]) -> PartsBody:
+        """The body for lists of people of whom only some kinds of parts are seen, by the confidences of all points."""
+        seen = (confidence > 0).any(tuple(i for i in range(confidence.ndim) if i != confidence.ndim - 2))
+        shown = tuple(any(bool(seen[slice(*own.points)].any()) for own in alike) for alike in self.places)
+        return dataclasses.replace(self, shown=shown)  # pyright: ignore[reportArgumentType]
 
 
 def parts_body(model: AnnyModel) -> PartsBody:

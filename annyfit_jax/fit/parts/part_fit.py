@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+from numpy.typing import DTypeLike
 
 from annyfit_jax.fit.config import LevenbergMarquardt, PartFit
 from annyfit_jax.fit.fit_body import FitBody
@@ -89,7 +90,11 @@ def solve(
     # x_camera = R (x - h_root) + t
     place = jnp.concatenate([root, (transl - kinematics.matvec(root, heads[:, 0]))[:, None]], axis=1)
     found: dict[tuple[int, int], tuple[PartPlace, _Found]] = {}
-    for alike, places in zip(body.kinds, body.places, strict=True):
+    for alike, places, shown in zip(body.kinds, body.places, body.shown[: len(body.kinds)], strict=True):
+        if not shown:
+            nobody = _nobody(pose.shape[-1], pose.dtype)
+            found |= {own.points: (own, nobody) for own in places}
+            continue
         outer = jnp.stack([kinematics.compose(place, frames[:, :, own.outer]) for own in places])
         seen = jnp.stack([jnp.asarray(cues.points)[:, slice(*own.points)] for own in places])
         bones = jnp.stack([kinematics.gather(pose, own.rows, 1) for own in places])
@@ -104,6 +109,8 @@ def solve(
             found[own.points] = own, jax.tree.map(lambda leaf, k=k: leaf[k], both)
     new, parts = pose, [part for _, part in sorted(found.items())]
     for own, part in parts:
+        if part.vectors.shape[1] == 0:
+            continue
         rows = np.asarray(own.rows)
         new = new.at[:, rows].set(jnp.where(part.moved, part.vectors, new[:, rows]))
     moved = [part.moved.astype(pose.dtype) for _, part in parts]
@@ -134,6 +141,12 @@ class _Found(NamedTuple):
     error: Float[Array, "N"]
     start_error: Float[Array, "N"]
     sd: Float[Array, "N"]
+
+
+def _nobody(people: int, dtype: DTypeLike) -> _Found:
+    """Of a part that nobody shows."""
+    unknown = jnp.full((people,), jnp.nan, dtype)
+    return _Found(jnp.zeros((3, 0, people), dtype), jnp.zeros((people,), bool), unknown, unknown, unknown)
 
 
 def _fit_part(settings: PartFit, own: _Own, z: Array, outer: Array, bones: Float[Array, "3 B N"]) -> _Found:

@@ -147,6 +147,25 @@ def test_a_person_alone_is_a_person_in_a_list(people: tuple) -> None:
     np.testing.assert_allclose(np.asarray(fit_hands(model, variables, mixed).pose)[..., 0], together[..., 0], atol=1e-5)
 
 
+def test_kinds_that_nobody_shows_are_not_computed(people: tuple) -> None:
+    model, variables, at = people
+    points = seen_points(at)
+    points[2, :-6] = 0.0  # feet alone
+    body = part_body.parts_body(model).with_shown(points[2])
+    assert body.shown == (False, False, True)
+    cues = part_fit.PartCues(
+        jnp.asarray(points, jnp.float32), jnp.asarray(np.repeat(CAMERA[..., None], 4, -1), jnp.float32)
+    )
+    ranges = fit_body.anny_body(model, FitConfig(stages=()))
+    keypoints = jnp.zeros((3, 17, 4))
+    program = jax.jit(lambda *given: part_fit.solve(PartFit(iterations=1), ranges, *given))
+    found = program(body, cues, variables, keypoints, jnp.zeros(4))
+    assert found.moved.shape == found.error_px.shape == found.sd_m.shape == (5, 4)
+    np.testing.assert_array_equal(found.moved, np.array([[0], [0], [0], [1], [1]]) * np.ones((5, 4)))
+    assert np.isnan(found.error_px[:3]).all() and np.isfinite(found.error_px[3:]).all()
+    assert (np.asarray(found.pose) == 0).all(0)[[model.labels.bones.index("finger2-1.L") - 1]].all()
+
+
 def test_points_of_a_scene(people: tuple) -> None:
     scene = next(Generator(Recipe(seed=1, people=(2,)), people[0]).scenes(range(1)))
     assert part_cues.part_points(scene) is None
