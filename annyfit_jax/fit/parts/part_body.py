@@ -98,7 +98,8 @@ class PartsBody:
 
     def with_shown(self, confidence: Float[np.ndarray, "*lists K N"]) -> PartsBody:
         """The body for lists of people of whom only some kinds of parts are seen, by the confidences of all points."""
-        seen = (confidence > 0).any(tuple(i for i in range(confidence.ndim) if i != confidence.ndim - 2))
+        points = np.moveaxis(np.asarray(confidence) > 0, -2, 0)
+        seen = points.reshape(len(points), -1).sum(1) > 0
         shown = tuple(any(bool(seen[slice(*own.points)].any()) for own in alike) for alike in self.places)
         return dataclasses.replace(self, shown=shown)  # pyright: ignore[reportArgumentType]
 

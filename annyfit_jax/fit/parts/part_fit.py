@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from numpy.typing import DTypeLike
 
 from annyfit_jax.fit.config import LevenbergMarquardt, PartFit
 from annyfit_jax.fit.fit_body import FitBody
@@ -92,7 +91,7 @@ def solve(
     found: dict[tuple[int, int], tuple[PartPlace, _Found]] = {}
     for alike, places, shown in zip(body.kinds, body.places, body.shown[: len(body.kinds)], strict=True):
         if not shown:
-            nobody = _nobody(pose.shape[-1], pose.dtype)
+            nobody = _nobody(height)
             found |= {own.points: (own, nobody) for own in places}
             continue
         outer = jnp.stack([kinematics.compose(place, frames[:, :, own.outer]) for own in places])
@@ -143,10 +142,10 @@ class _Found(NamedTuple):
     sd: Float[Array, "N"]
 
 
-def _nobody(people: int, dtype: DTypeLike) -> _Found:
+def _nobody(like: Float[Array, "N"]) -> _Found:
     """Of a part that nobody shows."""
-    unknown = jnp.full((people,), jnp.nan, dtype)
-    return _Found(jnp.zeros((3, 0, people), dtype), jnp.zeros((people,), bool), unknown, unknown, unknown)
+    unknown = jnp.full_like(like, jnp.nan)
+    return _Found(jnp.zeros((3, 0, *like.shape), like.dtype), jnp.zeros(like.shape, bool), unknown, unknown, unknown)
 
 
 def _fit_part(settings: PartFit, own: _Own, z: Array, outer: Array, bones: Float[Array, "3 B N"]) -> _Found:
