@@ -40,12 +40,12 @@ from annyfit_jax.records.encoded_pictures import PICTURE_QUALITY, encoded
 from annyfit_jax.synthetic import floor_contact, layout, render, world_cameras, world_cues
 from annyfit_jax.synthetic.body_chunks import Sizer, concatenate, in_chunks, rounded, single, surface_points
 from annyfit_jax.synthetic.looks import draw_looks
+from annyfit_jax.synthetic.moving_parts import WholeBodies
 from annyfit_jax.synthetic.plain_cues import fit_translation
 from annyfit_jax.synthetic.population import FEMALE, People, age_class, draw_people, solve_phenotypes
 from annyfit_jax.synthetic.postures import PoseSampler, Posture
 from annyfit_jax.synthetic.render_mesh import RenderMesh, load_render_mesh
 from annyfit_jax.synthetic.scenery import draw_scenery
-from annyfit_jax.synthetic.whole_body import WholeBodies
 from annyfit_jax.synthetic.world_cameras import Camera
 from annyfit_jax.synthetic.world_config import WorldConfig, describe, preset
 from body_models import anny

@@ -59,7 +59,7 @@ class PoseConfig:
     limit_share: float = 0.95
     """Poses stay within this share of the anatomical ranges (`annyfit_jax.people.anatomy`)."""
     whole_body: bool = False
-    """Fingers and faces move, and there are detections of COCO-WholeBody's 133 points (`synthetic.whole_body`)."""
+    """Fingers and faces move, and there are detections of COCO-WholeBody's 133 points (`synthetic.moving_parts`)."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     python -m experiments.studies.whole_body --scenes=48
     python -m experiments.studies.whole_body --scenes=0 --input=annotations.json --images=PHOTOS --pictures=OUT
 
-Synthetic people (one per scene, default noise of `synthetic.plain` and `synthetic.whole_body`) are fitted with and without the
+Synthetic people (one per scene, default noise of `synthetic.plain` and `synthetic.moving_parts`) are fitted with and without the
 fit of parts. `body known` puts the part on the true body, at half a pixel per millimetre: the error of the part's own fit.
 Errors count parts that were fitted, in millimetres: PA after a similarity, the others after a shift of the part's first point
 (hand: its root; face: the mean of all points). Real photos have no truth: the error is in pixels, against the annotation.
@@ -36,8 +36,8 @@ from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.records.files import write_bytes
 from annyfit_jax.report.part_pictures import part_sheet
 from annyfit_jax.report.scene_pages import load_photo
+from annyfit_jax.synthetic.moving_parts import PartNoise, WholeBodies
 from annyfit_jax.synthetic.plain import Generator, Recipe
-from annyfit_jax.synthetic.whole_body import PartNoise, WholeBodies
 from body_models import anny
 
 _SCENES = flags.DEFINE_integer("scenes", 48, "Synthetic scenes of one person.")

@@ -19,8 +19,8 @@ from annyfit_jax.inputs.point_sets import WHOLE_BODY
 from annyfit_jax.people.fitted import PARTS
 from annyfit_jax.people.named_points import named_points
 from annyfit_jax.people.scene import SceneError
+from annyfit_jax.synthetic.moving_parts import PartNoise, WholeBodies
 from annyfit_jax.synthetic.plain import Generator, Recipe
-from annyfit_jax.synthetic.whole_body import PartNoise, WholeBodies
 from body_models import anny, kinematics, rotations
 
 CAMERA = np.array([[1200.0, 0.0, 320.0], [0.0, 1200.0, 320.0], [0.0, 0.0, 1.0]])

@@ -8,8 +8,8 @@ import pytest
 from annyfit_jax.inputs.point_sets import WHOLE_BODY
 from annyfit_jax.people.camera import project
 from annyfit_jax.people.scene import Scene
+from annyfit_jax.synthetic.moving_parts import PartNoise, WholeBodies
 from annyfit_jax.synthetic.plain import Generator, Recipe
-from annyfit_jax.synthetic.whole_body import PartNoise, WholeBodies
 from body_models import anny
 
 NAMES = WHOLE_BODY[17:]
