@@ -3,10 +3,10 @@
     python -m experiments.studies.whole_body --scenes=48
     python -m experiments.studies.whole_body --scenes=0 --input=annotations.json --images=PHOTOS --pictures=OUT
 
-Synthetic people (one per scene, default noise of `synthetic.plain` and `synthetic.moving_parts`) are fitted with and without the
-fit of parts. `body known` puts the part on the true body, at half a pixel per millimetre: the error of the part's own fit.
-Errors count parts that were fitted, in millimetres: PA after a similarity, the others after a shift of the part's first point
-(hand: its root; face: the mean of all points). Real photos have no truth: the error is in pixels, against the annotation.
+Synthetic people (one per scene, default noise of `synthetic.plain` and `synthetic.moving_parts`) are fitted with and without
+the fit of parts. `body known` puts the part on the true body, at half a pixel per millimetre: the error of the part's own
+fit. Errors count parts that were fitted, in millimetres: PA after a similarity, the others after a shift of the part's first
+point (hand: its root; face: the mean of all points). Real photos have no truth: the error is in pixels, against the annotation.
 """
 
 from __future__ import annotations
