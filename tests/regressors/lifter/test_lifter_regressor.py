@@ -109,7 +109,7 @@ def config(tmp_path_factory) -> TrainConfig:
     assert isinstance(regressor, LifterRegressor)
     small = dataclasses.replace(regressor, config=SMALL, people=4, data=LifterData(bank=str(bank)))
     return override(
-        dataclasses.replace(whole, regressor=small), ["steps=4", "batch=2", "log_every=2", "checkpoint_every=2"]
+        dataclasses.replace(whole, regressor=small), ["steps=4", "batch=4", "log_every=2", "checkpoint_every=2"]
     )
 
 
