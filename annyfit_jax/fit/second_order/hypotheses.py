@@ -203,14 +203,23 @@ def search(
     return Starts(variables, jnp.asarray(reading)[chosen], jnp.asarray(_MODES, dtype)[mode])
 
 
-def read_keypoints(config: FitConfig, body: MapBody, problem: Problem, cues: MapCues) -> list[Reading]:
+def read_keypoints(
+    config: FitConfig, body: MapBody, problem: Problem, cues: MapCues, roll_mode: Float[Array, "G"] | None = None
+) -> list[Reading]:
     """What the lifter says of every person: with the keypoints as they are and, where sides may be exchanged, in every reading.
+
+    Args:
+      roll_mode: turn of each scene's picture, radians. The lifter knows upright pictures alone: it sees them turned back, and
+        what it says is turned like the picture. None: as they are.
 
     Raises ValueError for a body that was prepared without the lifter.
     """
     if body.lifter is None:
         raise ValueError("config.map.lifted: the body was prepared without the lifter")
     rays = jnp.moveaxis(_rays(problem), 0, -1).swapaxes(0, 1)[..., :2].astype(jnp.float32)  # (N, 17, 2)
+    turn = jnp.zeros((problem.num_scenes,)) if roll_mode is None else roll_mode
+    upright = _about_the_axis(-turn[problem.scene]).astype(jnp.float32)  # (N, 3, 3)
+    rays = rays @ jnp.swapaxes(upright[:, :2, :2], 1, 2)
     confidence = jnp.asarray(problem.cues.keypoint_confidence, jnp.float32).T
     told = _told(config, problem, cues)
     readings = READINGS if config.map.swapped_sides else READINGS[:1]
@@ -218,7 +227,15 @@ def read_keypoints(config: FitConfig, body: MapBody, problem: Problem, cues: Map
     taken = lambda x: jnp.concatenate([x[:, reading] for reading in readings])  # noqa: E731
     repeated = Told(*(jnp.tile(x, (many, *(1,) * (x.ndim - 1))) for x in told))
     every = lift.read(body.lifter, taken(rays), taken(confidence), repeated)
+    every = every._replace(view=every.view @ jnp.tile(upright, (many, 1, 1)))
     return [jax.tree.map(lambda x, part=part: jnp.split(x, many)[part], every) for part in range(many)]
+
+
+def _about_the_axis(angle: Float[Array, "N"]) -> Float[Array, "N 3 3"]:
+    """Rotations about the optical axis, radians."""
+    cosine, sine, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros_like(angle), jnp.ones_like(angle)
+    rows = [[cosine, -sine, zero], [sine, cosine, zero], [zero, zero, one]]
+    return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
 
 
 def with_read_ages(config: FitConfig, cues: MapCues, reading: Reading) -> MapCues:

@@ -335,14 +335,17 @@ def _starts(
     if not given.searched:
         nowhere = jnp.zeros((problem.num_scenes,), own.transl.dtype)
         return hypotheses.Starts(own, jnp.zeros((count, len(known)), jnp.int32), nowhere), None, cues
-    readings = None if body.lifter is None else hypotheses.read_keypoints(config, body, problem, cues)
-    if readings is not None and config.map.lifted_ages:
-        cues = hypotheses.with_read_ages(config, cues, readings[0])
+    searched = config.map.starts > 0
     shape = named_shape(config, body, cues, jnp.asarray(variables.shape))
-    later = None if readings is None else hypotheses.lifted(config, body, problem, cues, readings, shape)
-    if config.map.starts:
-        found = hypotheses.search(config, body, problem, cues, shape, count - config.map.lifted)
-    else:
+    found = hypotheses.search(config, body, problem, cues, shape, count - config.map.lifted) if searched else None
+    later = None
+    if body.lifter is not None:
+        readings = hypotheses.read_keypoints(config, body, problem, cues, found.roll_mode if found else None)
+        if config.map.lifted_ages:
+            cues = hypotheses.with_read_ages(config, cues, readings[0])
+            shape = named_shape(config, body, cues, jnp.asarray(variables.shape))
+        later = hypotheses.lifted(config, body, problem, cues, readings, shape)
+    if found is None:
         assert later is not None
         found = hypotheses.of_lifter(config, problem, cues, later, count - config.map.lifted)
     if given.landmarks is not None:

@@ -178,6 +178,28 @@ def test_starts_of_the_lifter_alone(lifted):
 
 
 @pytest.mark.slow
+def test_the_lifter_sees_a_turned_picture_upright(lifting, standing):
+    body = lifting.solver_body(second_order.Kind(False, True, True))
+
+    @jax.jit
+    def run(body, given, variables, mode):
+        readings = hypotheses.read_keypoints(lifting.config, body, given.problem, given.cues, mode)
+        shape = named_shape(lifting.config, body, given.cues, variables.shape)
+        return hypotheses.lifted(lifting.config, body, given.problem, given.cues, readings, shape).variables
+
+    starts = []
+    for scene, turn in ((standing, 0.0), (half_turned(standing), np.pi), (half_turned(standing), 0.0)):
+        given, variables = second_order.assemble([lifting.prepare(scene)], lifting.config, packing.capacity(LENGTH))
+        mode = jnp.full((given.problem.num_scenes,), turn)
+        starts.append(run(body, *jax.tree.map(jnp.asarray, (given, variables)), mode))
+    flip, people = Rotation.from_rotvec([0.0, 0.0, np.pi]), slice(0, len(YAWS_DEGREES))
+    straight, turned, mistaken = (Rotation.from_rotvec(np.asarray(start.root_rotvec)[0, :, people].T) for start in starts)
+    assert np.degrees(((flip * turned).inv() * straight).magnitude()).max() < 0.1
+    assert max_abs(starts[0].pose[..., people], starts[1].pose[..., people]) < 1e-3
+    assert np.degrees(((flip * mistaken).inv() * straight).magnitude()).max() > 1.0  # the turn is what does it
+
+
+@pytest.mark.slow
 def test_one_of_the_likeliest_hypotheses_faces_the_right_way(lifted, standing):
     _, (later, _, _, _) = lifted
     true = Rotation.from_rotvec(standing.extra["root"])
