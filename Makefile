@@ -1,7 +1,7 @@
 # Everything below works from a fresh clone with python3.11 or newer and make; no other tool is assumed.
 #
 #   make setup         .venv with the project and its test tools
-#   make demo          setup, then fit the photos in experiments/demo_data and write out/demo/index.html
+#   make demo          .venv with the project, then fit the photos in experiments/demo_data and write out/demo/index.html
 #   make test          setup, then the tests of every kind that take seconds: minutes on two cores
 #   make test-all      setup, then every test that needs no torch: the slow ones as well
 #   make test-parity   .venv-parity with torch (CPU), then the live comparisons with the `anny` and `smplx` packages
@@ -24,6 +24,7 @@ DOCUMENTS := README.md WORKSPACE.md CONTRIBUTING.md CHANGELOG.md CITATION.cff LI
 BIN := $(VENV)/bin
 PARITY_BIN := $(PARITY_VENV)/bin
 STAMP := $(VENV)/.installed
+RUN_STAMP := $(VENV)/.installed-to-run
 PARITY_STAMP := $(PARITY_VENV)/.installed
 
 .PHONY: help setup demo test test-all test-parity lint docs clean distclean
@@ -33,10 +34,14 @@ help:
 
 setup: $(STAMP)
 
-# The stamp is newer than pyproject.toml exactly when the environment holds what pyproject.toml asks for.
-$(STAMP): pyproject.toml
+# A stamp is newer than pyproject.toml exactly when the environment holds what pyproject.toml asks for: to run, and to test.
+$(RUN_STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: python 3.11 or newer is needed (set PYTHON=/path/to/python)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-input --editable .
+	@touch $@
+
+$(STAMP): $(RUN_STAMP)
 	$(BIN)/python -m pip install --quiet --no-input --editable ".[test]"
 	@touch $@
 
@@ -47,7 +52,7 @@ $(PARITY_STAMP): pyproject.toml
 	$(PARITY_BIN)/python -m pip install --quiet --no-input --editable ".[test,parity]"
 	@touch $@
 
-demo: setup
+demo: $(RUN_STAMP)
 	$(BIN)/python -m experiments.fit --input=$(DEMO_DATA)/annotations.json --images=$(DEMO_DATA)/photos \
 		--output=$(DEMO_OUTPUT)/from_clicked_keypoints --overwrite
 	$(BIN)/python -m experiments.fit --input=$(DEMO_DATA)/photos --output=$(DEMO_OUTPUT) --pictures --overwrite \

@@ -59,10 +59,10 @@ class MapObjective:
     Energies are negative log posteriors, so that no term has a weight: each has a noise scale in its own unit.
     """
 
-    starts: int = 4
+    starts: int = 1
     """Searched starts of a person whose pose is not known (2D keypoints alone); the lowest energy is kept, the others become
     uncertainty. Feed-forward estimates are their own only start. 0: no search, `lifted` starts alone."""
-    lifted: int = 0
+    lifted: int = 2
     """Starts of such a person from the likeliest hypotheses of the lifter (`annyfit_jax.lifting`), beside the searched ones."""
     lifted_ages: bool = False
     """People without an age word start at the age that the lifter reads from their proportions, not as adults."""

@@ -1,4 +1,4 @@
-"""The default with starts from the lifter in place of a search: the same objective in about half the time.
+"""The default with starts from the lifter alone, without a search: the same objective in less time.
 
     annyfit fit --input=annotations.json --images=DIR --output=OUT --config=annyfit_lifted
 

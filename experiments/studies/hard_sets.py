@@ -243,7 +243,7 @@ def main(_: list[str]) -> None:
     config = apply_overrides(load_config(FLAGS.config), ["person_lengths=[64]", *(FLAGS["set"].value or ())])
     variants = {"": config}
     for name in FLAGS.switches:
-        off = {"starts": "1", "depth_order": "never", "robust_widening": "1.0"}.get(name, "false")
+        off = {"starts": "1", "lifted": "0", "depth_order": "never", "robust_widening": "1.0"}.get(name, "false")
         variants[f", `{name}` {'= ' + off if off != 'false' else 'off'}"] = apply_overrides(
             config, [f"map.{name}={off}"]
         )

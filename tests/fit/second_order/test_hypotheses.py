@@ -233,7 +233,7 @@ def test_people_are_fitted_from_the_lifter_alone(lifting, standing):
 
 
 def test_no_start_at_all_is_refused():
-    config = plus_config("map.starts=0")
+    config = plus_config("map.starts=0", "map.lifted=0")
     with pytest.raises(ValueError, match="no start"):
         Fitter(config, anny.load()).solver_body(second_order.Kind(False, True, True))
     with pytest.raises(ValueError, match="must not be negative"):
@@ -274,7 +274,7 @@ def test_landmarks_are_one_start_more_and_only_for_scenes_that_have_them(fitter,
 
     kind, problem = assembled(with_landmarks, marked)
     assert kind == second_order.Kind(False, True, True, True)
-    assert problem.starts == with_landmarks.config.map.starts + 1
+    assert problem.starts == with_landmarks.config.map.starts + with_landmarks.config.map.lifted + 1
     assert problem.landmarks is not None
     assert problem.landmarks.known.tolist() == [1, 1] + [0] * (LENGTH - 2)
     assert (problem.landmarks.pose[..., 2:] == 0).all()
