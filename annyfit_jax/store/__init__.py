@@ -10,10 +10,10 @@
 
 A store is a folder with
 
-    job.json or plan.json                         what is stored, of what, with which settings (`plan`) names-00000.json ...
-    the names of the scenes, in the order of the store; one file per growth units/00003-0f1e2d3c4b5a6978.array_record     the
-    records of a unit, named by unit and content done/00003.json                               the commit record of the unit:
-    which of these files counts, its checksum, counts
+    job.json or plan.json                        what is stored, of what, with which settings (`plan`)
+    names-00000.json ...                         the names of the scenes, in the order of the store; a file per growth
+    units/00003-0f1e2d3c4b5a6978.array_record    the records of a unit, named by unit and content
+    done/00003.json                              the commit record of the unit: its file, checksum, counts
 
 and, once every unit is done, the files under the names that TFDS expects, with `dataset_info.json` and `features.json`.
 
