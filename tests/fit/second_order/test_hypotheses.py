@@ -193,7 +193,9 @@ def test_the_lifter_sees_a_turned_picture_upright(lifting, standing):
         mode = jnp.full((given.problem.num_scenes,), turn)
         starts.append(run(body, *jax.tree.map(jnp.asarray, (given, variables)), mode))
     flip, people = Rotation.from_rotvec([0.0, 0.0, np.pi]), slice(0, len(YAWS_DEGREES))
-    straight, turned, mistaken = (Rotation.from_rotvec(np.asarray(start.root_rotvec)[0, :, people].T) for start in starts)
+    straight, turned, mistaken = (
+        Rotation.from_rotvec(np.asarray(start.root_rotvec)[0, :, people].T) for start in starts
+    )
     assert np.degrees(((flip * turned).inv() * straight).magnitude()).max() < 0.1
     assert max_abs(starts[0].pose[..., people], starts[1].pose[..., people]) < 1e-3
     assert np.degrees(((flip * mistaken).inv() * straight).magnitude()).max() > 1.0  # the turn is what does it
