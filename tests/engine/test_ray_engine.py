@@ -143,7 +143,12 @@ def test_a_stop_leaves_what_is_committed(cluster, reference, tmp_path):
 
 
 def times(log: Path, name: str, unit: int) -> tuple[int, str]:
-    time.sleep(0.8)
+    """The last look lasts until a fit was begun, whose worker may need long to start; in vain for ever, hence the end."""
+    time.sleep(0.1)
+    patience = 3000 if (name, unit) == ("look", 11) else 0
+    while patience and "fit " not in (log.read_text() if log.exists() else ""):
+        time.sleep(0.1)
+        patience -= 1
     with log.open("a") as file:
         file.write(f"{name} {unit} {time.time()}\n")
     return unit, name
@@ -167,7 +172,7 @@ def test_no_stage_waits_for_another_but_for_its_units(cluster, tmp_path):
     lines = [line.split() for line in log.read_text().splitlines()]
     at = {(name, int(unit)): float(when) for name, unit, when in lines}
     assert all(at["look", unit] < at["fit", unit] for unit in range(12))
-    assert at["fit", 0] < at["look", 11]
+    assert min(at["fit", unit] for unit in range(12)) < at["look", 11]
     assert sorted(committed) == sorted((name, unit) for name in ("look", "fit") for unit in range(12))
 
 

@@ -233,7 +233,10 @@ def test_one_process_of_many_that_a_launcher_started_is_refused(usage_of, monkey
             ["train", "--config=aios_any", "--output=o"],
             "annyfit train: --config=aios_any: no such file; did you mean aios_anny?",
         ),
-        (["predict", "--config=aios", "--images=a", "--output=o"], "annyfit predict: give either --run or --checkpoint"),
+        (
+            ["predict", "--config=aios", "--images=a", "--output=o"],
+            "annyfit predict: no weights of AiosRegressor are shipped; give --run or --checkpoint",
+        ),
         (["synthesize", "--scenes=1"], "annyfit synthesize: --output is missing"),
         (["inspect"], "annyfit inspect: --cues and --output are missing"),
     ],
