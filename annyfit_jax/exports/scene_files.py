@@ -132,11 +132,9 @@ def export_npz(fit: SceneFit, path: str | Path, transform: Float[np.ndarray, "4 
 
 # ------------------------------------------------------------------------------------------------ meshes
 
-_MATERIAL = {
-    "name": "skin",
-    "pbrMetallicRoughness": {"baseColorFactor": [1.0, 1.0, 1.0, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.8},
-}
-"""Without one, glTF's default is a metal."""
+ROUGH = {"metallicFactor": 0.0, "roughnessFactor": 0.8}
+"""Surface of the materials; without one, glTF's default is a metal."""
+_MATERIAL = {"name": "skin", "pbrMetallicRoughness": {"baseColorFactor": [1.0, 1.0, 1.0, 1.0], **ROUGH}}
 
 
 def export_glb(

@@ -28,7 +28,6 @@ from annyfit_jax.records.files import write_bytes
 
 _PHOTO_BEHIND = 1.1
 """The photo stands this many times as far away as the farthest vertex."""
-_SKIN = {"metallicFactor": 0.0, "roughnessFactor": 0.8}
 
 
 # ------------------------------------------------------------------------------------------------ glTF
@@ -107,7 +106,7 @@ def _add_person(
         "COLOR_0": glb.add_array(np.tile(colour, (len(person.vertices), 1)), VERTEX_DATA, normalized=True),
         **{key: index for key, index in shared.items() if key != "indices"},
     }
-    material = glb.add("materials", {"name": f"{name}_skin", "pbrMetallicRoughness": {**_SKIN}})
+    material = glb.add("materials", {"name": f"{name}_skin", "pbrMetallicRoughness": {**scene_files.ROUGH}})
     primitive = {"attributes": attributes, "indices": shared["indices"], "material": material}
     geometry = glb.add("meshes", {"name": name, "primitives": [primitive]})
     local = rigs.local_poses(rig, person, to_gltf)
@@ -149,7 +148,7 @@ def _add_photo(glb: GlbWriter, fit: SceneFit, to_gltf: np.ndarray, photo: bytes,
     glb.use("KHR_materials_unlit")
     material = {
         "name": "photo",
-        "pbrMetallicRoughness": {"baseColorTexture": {"index": texture}, **_SKIN},
+        "pbrMetallicRoughness": {"baseColorTexture": {"index": texture}, **scene_files.ROUGH},
         "extensions": {"KHR_materials_unlit": {}},
     }
     primitive = {
