@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from bucket_server import failing_server
 from fake_job import FakeFitter, leave_out, load_varied, run, source_of
 
 from annyfit_jax.inputs import cue_dataset
@@ -13,7 +14,7 @@ from annyfit_jax.inputs.cue_source import open_cues
 from annyfit_jax.jobs import job_status
 from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.people.scene import SceneError
-from annyfit_jax.store import faults, locations
+from annyfit_jax.store import faults
 from annyfit_jax.store.locations import Location, place
 from experiments.studies.faulty_s3 import FaultyS3
 
@@ -22,15 +23,8 @@ SCENES = 14
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultyS3]:
-    pytest.importorskip("moto")
-    pytest.importorskip("s3fs")
-    with FaultyS3(share=0.1) as made, pytest.MonkeyPatch.context() as patch:
-        for name, value in made.environment.items():
-            patch.setenv(name, value)
-        patch.setattr(locations, "FIRST_PAUSE_S", 0.005)
-        locations._fs_of.cache_clear()
+    with failing_server(share=0.1) as made:
         yield made
-    locations._fs_of.cache_clear()
 
 
 @pytest.fixture(params=["memory", "s3"])

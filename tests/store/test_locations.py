@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bucket_server import failing_server
 
 from annyfit_jax.store import locations
 from annyfit_jax.store.locations import JobWriteError, Location, is_remote, place, read_all
@@ -17,15 +18,8 @@ from experiments.studies.faulty_s3 import FaultyS3
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultyS3]:
-    pytest.importorskip("moto")
-    pytest.importorskip("s3fs")
-    with FaultyS3(share=0.2) as made, pytest.MonkeyPatch.context() as patch:
-        for name, value in made.environment.items():
-            patch.setenv(name, value)
-        patch.setattr(locations, "FIRST_PAUSE_S", 0.005)
-        locations._fs_of.cache_clear()
+    with failing_server(share=0.2) as made:
         yield made
-    locations._fs_of.cache_clear()
 
 
 @pytest.fixture(params=["disk", "memory", "s3"])
