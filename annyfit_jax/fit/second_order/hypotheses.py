@@ -33,7 +33,7 @@ from annyfit_jax.lifting.lift import Hypotheses, Reading
 from annyfit_jax.lifting.lifter_features import Told
 from annyfit_jax.people.scene import COCO17
 from annyfit_jax.people.words import AGE_CLASSES
-from body_models import anny
+from body_models import anny, rotations
 
 _J = {name: i for i, name in enumerate(COCO17)}
 _YAWS_DEGREES = np.arange(0.0, 360.0, 22.5)
@@ -218,7 +218,8 @@ def read_keypoints(
         raise ValueError("config.map.lifted: the body was prepared without the lifter")
     rays = jnp.moveaxis(_rays(problem), 0, -1).swapaxes(0, 1)[..., :2].astype(jnp.float32)  # (N, 17, 2)
     turn = jnp.zeros((problem.num_scenes,)) if roll_mode is None else roll_mode
-    upright = _about_the_axis(-turn[problem.scene]).astype(jnp.float32)  # (N, 3, 3)
+    back = -turn[problem.scene, None] * jnp.asarray([0.0, 0.0, 1.0])  # about the optical axis
+    upright = rotations.rotvec_to_matrix(back).astype(jnp.float32)  # (N, 3, 3)
     rays = rays @ jnp.swapaxes(upright[:, :2, :2], 1, 2)
     confidence = jnp.asarray(problem.cues.keypoint_confidence, jnp.float32).T
     told = _told(config, problem, cues)
@@ -229,13 +230,6 @@ def read_keypoints(
     every = lift.read(body.lifter, taken(rays), taken(confidence), repeated)
     every = every._replace(view=every.view @ jnp.tile(upright, (many, 1, 1)))
     return [jax.tree.map(lambda x, part=part: jnp.split(x, many)[part], every) for part in range(many)]
-
-
-def _about_the_axis(angle: Float[Array, "N"]) -> Float[Array, "N 3 3"]:
-    """Rotations about the optical axis, radians."""
-    cosine, sine, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros_like(angle), jnp.ones_like(angle)
-    rows = [[cosine, -sine, zero], [sine, cosine, zero], [zero, zero, one]]
-    return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
 
 
 def with_read_ages(config: FitConfig, cues: MapCues, reading: Reading) -> MapCues:
