@@ -16,6 +16,8 @@ PARITY_VENV := .venv-parity
 DEMO_OUTPUT ?= out/demo
 TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
+# Files in the order of `tests/conftest.py`, each on one worker, as its tests share fixtures and compiled programs.
+SPREAD = --numprocesses=$(TEST_WORKERS) --dist=loadfile --no-loadscope-reorder
 PARITY_TORCH := torch==2.13.0
 
 DEMO_DATA := experiments/demo_data
@@ -60,10 +62,10 @@ demo: $(RUN_STAMP)
 	@echo "The demo is in $(CURDIR)/$(DEMO_OUTPUT): open $(CURDIR)/$(DEMO_OUTPUT)/index.html"
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow" --numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(SPREAD) $(PYTEST_ARGS)
 
 test-all: setup
-	$(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SPREAD) $(PYTEST_ARGS)
 
 test-parity: $(PARITY_STAMP)
 	$(PARITY_BIN)/python -m pytest -m parity $(PYTEST_ARGS)

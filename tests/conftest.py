@@ -61,6 +61,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no worker is left with one of them at the end."""
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
     if _wants_parity(config):
         return
     parity = [item for item in items if "parity" in item.keywords]
@@ -101,11 +104,23 @@ def load_anny() -> Callable[..., anny.AnnyModel]:
     return load
 
 
-# ------------------------------------------------------------------------------------------------ memory
+# ------------------------------------------------------------------------------------------------ compiled programs
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _drop_compiled_programs() -> Iterator[None]:
-    """Compiled programs of one file are of no use to the next; kept, they add up to gigabytes per worker."""
-    yield
+def _programs_of_a_file(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiled programs of one file are of no use to the next; kept, they add up to gigabytes per worker.
+
+    Programs of a file with the mark `unoptimised` are compiled without the compiler's costly passes, in the processes that it
+    starts as well. They are the same programs, their machine code is slower: right for a file that compiles for a minute and
+    then computes for a second. With ANNYFIT_OPTIMISED_TESTS in the environment the mark says nothing.
+    """
+    if request.node.get_closest_marker("unoptimised") is None or "ANNYFIT_OPTIMISED_TESTS" in os.environ:
+        yield
+    else:
+        jax.config.update("jax_disable_most_optimizations", True)
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        yield
+        del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+        jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()

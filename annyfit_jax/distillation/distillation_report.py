@@ -21,7 +21,6 @@ COLUMNS = {
     "joint_pa_mpjpe": "scene PA mm",
 }  # fmt: skip
 """Metrics of `annyfit_jax.metrics.scene_scores`."""
-HIGHER_IS_BETTER = ("pcrd02", "pcrd02_far", "age_f1")
 _DECIMALS = {"mpjpe_root": 0, "pa_mpjpe": 0, "joint_pa_mpjpe": 0, "age_years_err": 1}
 CURVES = ("age_f1", "height_err", "depth_rel_err", "mpjpe_root")
 """Metrics drawn over the number of labels."""

@@ -395,11 +395,6 @@ def decode_photo(serialized: bytes, where: str) -> bytes:
     return Record(serialized, where).read("image_jpeg", FIELDS["image_jpeg"])
 
 
-def stored_hash(serialized: bytes, where: str) -> str:
-    """Only the content hash that the writer stored. Raises SceneError."""
-    return Record(serialized, where).read("content_hash", FIELDS["content_hash"])
-
-
 def _camera(text: str, where: str) -> dict[str, tuple[float, float]]:
     """Facts of the camera from their JSON text."""
     try:

@@ -15,8 +15,6 @@ from importlib import resources
 import numpy as np
 from jaxtyping import Float, Int
 
-NUM_ANNY_VERTICES = 13718
-
 
 @dataclass(frozen=True)
 class SurfacePoints:

@@ -215,11 +215,6 @@ class Store:
         self.entries[unit] = entry
         self._sizes[entry["file"]] = entry["num_bytes"]
 
-    def forget(self, unit: int) -> None:
-        """Takes the commit record of a unit away."""
-        (self.folder / "done" / f"{unit:05d}.json").remove()
-        self.entries.pop(unit, None)
-
     def publish(self) -> None:
         """Gives the finished units the names that TFDS expects, writes its metadata, and removes what no unit needs.
 

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import max_abs
+from anny_cases import GRADIENT, golden_params
+from helpers import anny_golden, max_abs, max_relative
 from scipy.spatial.transform import Rotation
 
 from body_models import anny
 
+pytestmark = pytest.mark.unoptimised
 ANCHOR_CASES = [(name, i) for name in anny.ANCHORS for i in range(len(anny.ANCHORS[name]))]
 SEGMENTED = [case for case in ANCHOR_CASES if case[0] in anny.PHENOTYPE_LABELS]
 
@@ -45,6 +47,51 @@ def assert_finite_and_alive(gradient: anny.Params) -> None:
             assert np.abs(leaf).max() > 0, f"{name} has no gradient"
 
 
+# ------------------------------------------------------------------------------------------------ goldens
+
+
+@jax.jit
+def gradients(model, params, target_keypoints, target_point):
+    """(2,) losses of keypoints and of vertices, and their gradients with a leading axis of two."""
+
+    def losses(p):
+        out = anny.forward(model, p)
+        of_vertices = ((out.vertices - target_point[:, None]) ** 2).sum(-1).mean(-1)
+        return jnp.stack([jnp.sum((out.keypoints - target_keypoints) ** 2), jnp.sum(of_vertices)])
+
+    values, pull = jax.vjp(losses, params)
+    return values, jax.vmap(pull)(jnp.eye(2))[0]
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    return anny_golden()
+
+
+@pytest.mark.parametrize("block", ["a", "b"])
+@pytest.mark.parametrize("scalar", ["keypoints", "vertices"])
+def test_golden_gradients(golden, load_anny, x64, block, scalar):
+    model = load_anny("float64", extended=block == "b")
+    params = golden_params(golden, block, jnp.float64)
+    targets = (jnp.asarray(golden[f"{block}_target_{kind}"]) for kind in ("keypoints", "point"))
+    losses, both = gradients(model, params, *targets)
+    of = ("keypoints", "vertices").index(scalar)
+    loss, gradient = losses[of], jax.tree.map(lambda x: x[of], both)
+    np.testing.assert_allclose(loss, golden[f"{block}_loss_{scalar}"].sum(), rtol=1e-12)
+    name = f"{block}_grad_{scalar}_"
+    assert max_relative(gradient.root_rotvec, golden[name + "rotvec"][:, 0]) <= GRADIENT
+    assert max_relative(gradient.pose_rotvec, golden[name + "rotvec"][:, 1:]) <= GRADIENT
+    assert max_relative(gradient.translation, golden[name + "translation"]) <= GRADIENT
+    official = golden[name + "phenotypes"]
+    # The release divides 0 by 0 where all three races are 0; we define that gradient as 0.
+    undefined = np.isnan(official)
+    assert undefined.sum() == (3 if block == "b" else 0)
+    np.testing.assert_array_equal(np.asarray(gradient.phenotypes)[undefined], 0.0)
+    assert max_relative(gradient.phenotypes, np.where(undefined, 0.0, official)) <= GRADIENT
+    if block == "b":
+        assert max_relative(gradient.local_changes, golden[name + "local"]) <= GRADIENT
+
+
 # ------------------------------------------------------------------------------------------------ finite everywhere
 
 
@@ -59,7 +106,7 @@ def test_gradient_at_zero_pose_is_the_limit_of_small_poses(load_anny, x64):
     """A derivative that is finite but wrong at zero (say 0) would keep an unposed body from ever bending."""
     model, params = load_anny("float64"), params_at(np.full((2, 6), 0.4), jnp.float64)
     at_zero = mesh_gradient(model, params._replace(pose_rotvec=jnp.zeros((2, 162, 3))))
-    near = mesh_gradient(model, params._replace(pose_rotvec=jnp.full((2, 162, 3), 1e-5)))
+    near = mesh_gradient(model, params._replace(pose_rotvec=jnp.full((2, 162, 3), 1e-5, jnp.float64)))
     scale = np.abs(near.pose_rotvec).max()
     assert max_abs(at_zero.pose_rotvec, near.pose_rotvec) <= 1e-3 * scale
 
@@ -91,14 +138,24 @@ def test_race_gradient(load_anny, dtype):
 # ------------------------------------------------------------------------------------------------ slopes at the kinks
 
 
+@jax.jit
+def coefficients(rest, rows):
+    return anny.coefficients(rest, rows.T, None).T
+
+
+@jax.jit
+def slopes(rest, row):
+    """(coefficients, phenotypes)."""
+    return jax.jacrev(lambda p: anny.coefficients(rest, p[:, None], None)[:, 0])(row)
+
+
 def shape_of(model: anny.AnnyModel, rows: np.ndarray) -> np.ndarray:
     """Coefficients of the rest state, exactly linear between neighbouring anchors of one phenotype."""
-    return np.asarray(anny.coefficients(model.rest, jnp.asarray(rows).T, None).T)
+    return np.asarray(coefficients(model.rest, jnp.asarray(rows)))
 
 
 def shape_slope(model: anny.AnnyModel, row: np.ndarray, feature: int) -> np.ndarray:
-    function = lambda p: anny.coefficients(model.rest, p[:, None], None)[:, 0]  # noqa: E731
-    return np.asarray(jax.jacrev(function)(jnp.asarray(row)))[:, feature]
+    return np.asarray(slopes(model.rest, jnp.asarray(row)))[:, feature]
 
 
 @pytest.mark.parametrize(("name", "index"), SEGMENTED)
@@ -149,6 +206,7 @@ def test_both_slopes_of_a_local_change_are_on_at_zero(load_anny, x64):
 
 # ------------------------------------------------------------------------------------------------ bone orientations
 
+rest_orientations = jax.jit(anny.rest_orientations)
 TINY = [0.0, 1e-30, 1e-20, 1e-12, 1e-7, 1e-4, 1e-2]
 
 
@@ -160,7 +218,7 @@ def shortest_arc(direction: np.ndarray, roll: float) -> np.ndarray:
 
 def orientations(axes: np.ndarray, roll: np.ndarray, dtype) -> np.ndarray:
     """axes (n, 3) of n bones of one person -> (n, 3, 3)."""
-    out = anny.rest_orientations(
+    out = rest_orientations(
         jnp.asarray(axes.T[:, :, None], dtype), jnp.asarray(np.stack([np.cos(roll), np.sin(roll)]), dtype)
     )
     assert out.dtype == dtype
@@ -193,7 +251,7 @@ def test_rest_orientation_near_the_y_axis(dtype, sense, length):
 
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, len(axes), 1)), dtype)
     cos_sin = jnp.asarray(np.stack([np.cos(roll), np.sin(roll)]), dtype)
-    gradient = jax.grad(lambda e: jnp.sum(weights * anny.rest_orientations(e, cos_sin)))
+    gradient = jax.jit(jax.grad(lambda e: jnp.sum(weights * anny.rest_orientations(e, cos_sin))))
     assert np.isfinite(gradient(jnp.asarray(axes.T[:, :, None], dtype))).all()
 
 

@@ -20,6 +20,7 @@ from annyfit_jax.fit.problem import Capacity, Variables, capacity_of, split_peop
 from annyfit_jax.people.scene import BodyParameters, Scene
 from annyfit_jax.records import settings
 
+pytestmark = pytest.mark.unoptimised
 BodyMaker = Callable[[FitConfig, str], FitBody]
 
 
@@ -71,12 +72,14 @@ def exact64(make_body) -> Iterator[adam.BatchFit]:
         yield all_trajectories(make_body, "exact", "float64")
 
 
+@pytest.mark.slow
 def test_float64_total_loss_at_every_step(exact64):
     got = total(exact64.losses)
     for i in TRAJECTORIES:
         np.testing.assert_allclose(got[:, i], golden(f"traj_{i:03d}_f64")["loss_total_loss"], rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", GOLDEN_TERMS)
 def test_float64_loss_of_every_term_at_every_step(exact64, term):
     # A term that is not computed in a stage is zero there, in the goldens too.
@@ -89,6 +92,7 @@ def test_float64_loss_of_every_term_at_every_step(exact64, term):
         np.testing.assert_allclose(got[:, i], want, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_float64_parameters_after_every_stage(exact64, stage):
     for i, got in enumerate(by_scene(exact64.stage_variables[stage - 1])):
@@ -103,10 +107,12 @@ def test_float64_starts_are_the_recorded_starts():
             np.testing.assert_array_equal(start[group], golden(f"traj_{i:03d}_f64")[f"params_step000_{group}"])
 
 
+@pytest.mark.slow
 def test_the_end_is_the_last_stage(exact64):
     chex.assert_trees_all_equal(exact64.variables, exact64.stage_variables[-1])
 
 
+@pytest.mark.slow
 def test_reported_reprojection_error_at_start(exact64):
     """Against plain numpy on the recorded projections."""
     errors = []
