@@ -47,6 +47,9 @@ class Pairing:
     """Skeletons that are more alike are one person's."""
     same_place: float = 0.08
     """So are those whose points are apart by less, on average, in longer sides of the box."""
+    part_apart: float = 0.16
+    """Two boxes with the same top, left and right up to this share of the smaller's longer side are a person and the upper
+    part of that person."""
     crowding: float = 0.5
     """How much a box loses that overlaps a chosen one's."""
     least_value: float = 0.07
@@ -64,6 +67,17 @@ class Pair:
     box: int
     skeleton: int
     value: float
+    more_boxes: tuple[int, ...] = ()
+    """Further boxes of the person: the whole person or the upper part (`wholes_of_parts`)."""
+
+
+def wholes_of_parts(boxes: Float[np.ndarray, "n 4"], apart: float) -> Bool[np.ndarray, "n n"]:
+    """At [a, b] whether b is the upper part of the person in a: detectors like to show the half of a person that is seen well
+    as one box and the whole person as another.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(-1)
+    off = (boxes[:, None] - boxes[None]) / sides[None, :, None]
+    return (np.abs(off[..., :3]) < apart).all(-1) & (off[..., 3] > 0.5)
 
 
 def similarity(
@@ -144,13 +158,16 @@ def associate(
     values = pair_values(boxes, scores, skeletons, owners, ranks, size, pairing)
     overlaps = pairwise_iou(boxes, boxes)
     areas = AREA_OF_BOX * (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+    related = wholes_of_parts(boxes, pairing.part_apart)
+    related |= related.T
     people: list[Pair] = []
     while True:
         box, skeleton = np.unravel_index(int(values.argmax()), values.shape)
-        if values[box, skeleton] < pairing.least_value:
+        value = float(values[box, skeleton])
+        if value < pairing.least_value:
             return people
-        people.append(Pair(int(box), int(skeleton), float(values[box, skeleton])))
-        values[overlaps[box] > pairing.same_box] = 0.0
+        people.append(Pair(int(box), int(skeleton), value, tuple(np.flatnonzero(related[box]).tolist())))
+        values[(overlaps[box] > pairing.same_box) | related[box]] = 0.0
         values[:, similarity(skeletons[skeleton], skeletons, areas[box]) > pairing.same_skeleton] = 0.0
         side = float((boxes[box, 2:] - boxes[box, :2]).max())
         values[:, mean_distance(skeletons[skeleton], skeletons) < pairing.same_place * side] = 0.0

@@ -212,6 +212,8 @@ class PeopleFinder:
         if len(people) < 2 and len(photo.boxes) < 2:
             return []
         overlaps = pairwise_iou(photo.boxes, photo.boxes)
+        same = association.wholes_of_parts(photo.boxes, pairing.part_apart)
+        same |= same.T
         areas = association.AREA_OF_BOX * (photo.boxes[:, 2:] - photo.boxes[:, :2]).prod(-1)
         for box in np.flatnonzero(photo.scores >= self.search.again_score):
             own = next(
@@ -220,7 +222,9 @@ class PeopleFinder:
             alike = association.similarity(
                 own, np.array([photo.skeletons[p.skeleton] for p in people]).reshape(-1, 17, 3), areas[box]
             )
-            others = [k for k, person in enumerate(people) if overlaps[box, person.box] < 0.6]
+            others = [
+                k for k, person in enumerate(people) if overlaps[box, person.box] < 0.6 and not same[box, person.box]
+            ]
             clashing = [k for k in others if alike[k] > 0.3]
             foreign = any(person.box == box and alike[k] < 0.5 for k, person in enumerate(people))
             if clashing or (foreign and others):
@@ -233,7 +237,8 @@ class PeopleFinder:
 
 
 def _found(photo: _Photo, people: list[Pair]) -> FoundPeople:
-    boxes = photo.boxes[[person.box for person in people]].reshape(-1, 4)
+    every = [[person.box, *person.more_boxes] for person in people]
+    boxes = np.array([np.average(photo.boxes[own], axis=0, weights=photo.scores[own]) for own in every]).reshape(-1, 4)
     skeletons = np.array([photo.skeletons[person.skeleton] for person in people]).reshape(-1, 17, 3)
     if people:  # detector and points each miss a part of the person: half-way to the box that holds both
         points = association.extents(skeletons, 0.3, photo.size, margin=0.04)
