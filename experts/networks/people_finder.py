@@ -32,8 +32,8 @@ class Search:
 
     mirror: bool = True
     tiles: bool = True
-    small: float = 0.2
-    """Share of the photo's longer side below which a box makes tiles worth while."""
+    small: float = 0.12
+    """Share of the photo's longer side below which a box makes tiles worth while: some 50 pixels of the detector's picture."""
     least_score: float = 0.28
     """Of a box."""
     least_tile_score: float = 0.45

@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 
 from annyfit_jax.people.scene import SceneError
-from experts.networks import association, blazepose, frozen_graph, masks_of_crops, movenet, nanodet, person_crops
+from experts.networks import (
+    association,
+    blazepose,
+    frozen_graph,
+    masks_of_crops,
+    movenet,
+    nanodet,
+    people_finder,
+    person_crops,
+)  # fmt: skip
 from experts.networks.association import Pairing
 from experts.networks.people_finder import merged_boxes
 
@@ -204,6 +213,21 @@ def test_two_boxes_on_one_person_are_one_person():
         [box, box + np.array([6, 20, -6, 0])], [0.8, 0.5], [here, here + np.array([1, 1, 0])], [0, 1], [0, 0]
     )
     assert [(p.box, p.skeleton) for p in found] == [(0, 0)]
+
+
+def test_the_upper_half_of_a_person_and_the_whole_are_one():
+    """The half is seen better and wins, the whole says how far the person goes; a child in front has a top of its own."""
+    half, whole, child = [100.0, 100, 180, 200], [95, 95, 190, 330], [95, 200, 190, 330]
+    related = association.wholes_of_parts(np.array([half, whole, child]), 0.16)
+    assert np.argwhere(related).tolist() == [[1, 0]]
+    upper, below = person(100, 100, 0.8), person(95, 230, 0.7)
+    upper[11:, 2] = 0.05
+    found = people_of([half, whole], [0.7, 0.5], [upper, below], [0, 1], [0, 0])
+    assert [(p.box, p.skeleton, p.more_boxes) for p in found] == [(0, 0, (1,))]
+    photo = people_finder._Photo(np.zeros((480, 640, 3), np.uint8), np.array([half, whole]), np.array([0.7, 0.5]))
+    photo.skeletons, photo.owners, photo.ranks = [upper, below], [0, 1], [0, 0]
+    (box,) = people_finder._found(photo, found).boxes
+    assert half[3] + 30 < box[3] < whole[3] - 30
 
 
 def test_one_box_with_two_people_gives_each_box_its_own():
