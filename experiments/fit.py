@@ -112,7 +112,7 @@ def main() -> None:
         smplx_flags.write_smplx(folder.path)
     if FLAGS.pictures:
         page = write_scene_pages(
-            folder.path, source.names[: options.limit], annotations=FLAGS.credits or FLAGS.input, compare=FLAGS.compare,
+            folder, source.names[: options.limit], annotations=FLAGS.credits or FLAGS.input, compare=FLAGS.compare,
             cue_pictures=found_in_photo(source.location) if photos else None,
         )  # fmt: skip
         print(f"open {page}")

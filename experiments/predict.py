@@ -7,23 +7,27 @@
         --set=regressor.body_file=SMPLX_NEUTRAL.npz --images=PHOTOS --output=OUT # official weights
 
 Writes OUT/fits/<photo>.npz, which export, evaluate and report read, and OUT/people.jsonl with a row per person. A photo that
-cannot be read is left out and named in OUT/set_aside.jsonl. Photos whose file is there already are not done again.
+cannot be read is left out and named in OUT/set_aside.jsonl. Run it again to resume, or with more photos: units of photos that
+are done are kept, unless their photos or the network have changed. Photos and OUT may be in buckets; --engine=ray spreads the
+units over a cluster (docs/fleet.md).
 
 The lifter sees keypoints, not photos: those of --input, or of photos as the networks that come with the installation find them
-(their cues are kept in OUT/cues). Its people are a fast preview of `annyfit fit`, which starts from the same hypotheses.
+(their cues are kept in OUT/cues); they look at the next photos meanwhile. Its people are a fast preview of `annyfit fit`, which
+starts from the same hypotheses.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import app, flags, logging
+from absl import app, flags
 
+from annyfit_jax.engine.stages import Engine
+from annyfit_jax.store.locations import place
 from experiments import input_flags, program
 
 if TYPE_CHECKING:
-    from annyfit_jax.inputs import SceneSource
+    from experts.photos_to_cues import ScenesOfPhotos
 
 FLAGS = flags.FLAGS
 
@@ -65,6 +69,10 @@ def define_flags() -> program.Usage:
                     "Store posed meshes; those of SMPL-X have the expression, which fits do not.",
                 ),
             ),
+            "Engine": (
+                flags.DEFINE_integer("photos_per_unit", 64, "Photos of a unit of work.", lower_bound=1),
+                *program.engine_flags(),
+            ),
             "Machine": (program.compile_cache_flag(),),
         },
         required=("output", "config"),
@@ -72,7 +80,7 @@ def define_flags() -> program.Usage:
 
 
 def main() -> None:
-    from annyfit_jax.regressors.photo_predictions import predict_photos, predict_scenes, trained_variables
+    from annyfit_jax.regressors.photo_predictions import Network, Predicting, predict_photos, predict_scenes
     from annyfit_jax.training.protocol import PredictOptions
     from annyfit_jax.training.training_config import load_config
 
@@ -81,36 +89,41 @@ def main() -> None:
     if not FLAGS.images and not FLAGS.input:
         raise app.UsageError("give --images, a folder of photos, or --input")
     config = load_config(program.find_config(FLAGS.config), FLAGS.set)
-    regressor = config.regressor
-    if FLAGS.checkpoint:
-        variables, unused = regressor.read_checkpoint(FLAGS.checkpoint)
-        logging.info("%s: %d entries are no part of the network", FLAGS.checkpoint, len(unused))
-    elif FLAGS.run:
-        variables = trained_variables(config, FLAGS.run)
-    else:
-        variables = regressor.shipped_variables()
     options = PredictOptions(
         FLAGS.threshold, FLAGS.single_person, FLAGS.save_vertices, FLAGS.short_side, FLAGS.long_side
     )
-    if regressor.reads_scenes:
-        done = predict_scenes(regressor.scene_predictor(variables, options), _scenes(), FLAGS.output)
-    elif FLAGS.input:
-        raise app.UsageError(f"--input: {FLAGS.config} predicts from photos; give --images")
-    else:
-        done = predict_photos(regressor.predictor(variables, options), FLAGS.images, FLAGS.output)
-    place = Path(FLAGS.output) / "fits"
-    print(f"{done.photos} photos, {done.people} people, {done.set_aside} photos set aside: {place}")
+    network = Network(config, FLAGS.run or "", FLAGS.checkpoint or "", options)
+    network.check()
+    with program.stopping() as stop:
+        how = Predicting(FLAGS.photos_per_unit, program.engine_from_flags(), stop)
+        if not config.regressor.reads_scenes:
+            if FLAGS.input:
+                raise app.UsageError(f"--input: {FLAGS.config} predicts from photos; give --images")
+            done = predict_photos(network.load, FLAGS.images, FLAGS.output, how, network.identity)
+        elif FLAGS.input:
+            done = predict_scenes(network.load, input_flags.open_from_flags(), FLAGS.output, how, network.identity)
+        else:
+            found = _found(how.engine)
+            with found.before.store.alone():
+                done = predict_scenes(
+                    network.load, found.source, FLAGS.output, how, network.identity, found.before.stages, found.units
+                )
+                found.finish()
+    fits = place(FLAGS.output) / "fits"
+    print(f"{done.photos} photos, {done.people} people, {done.set_aside} photos set aside: {fits}")
 
 
-def _scenes() -> SceneSource:
-    """Those of --input, or the people of the photos. Raises SceneError."""
-    from experts.photos_to_cues import PrecomputeOptions, found_scenes
+def _found(engine: Engine | None) -> ScenesOfPhotos:
+    """The people of the photos, found while others are predicted. Raises SceneError."""
+    from experts.photos_to_cues import PrecomputeOptions, scenes_of_photos
 
-    if FLAGS.input:
-        return input_flags.open_from_flags()
     camera = [f"camera.fov_degrees={FLAGS.fov}"] if FLAGS["fov"].present else []
-    options = PrecomputeOptions(FLAGS.images, str(Path(FLAGS.output) / "cues"), "default", (*FLAGS.expert, *camera))
-    return found_scenes(options)
+    return scenes_of_photos(
+        PrecomputeOptions(
+            FLAGS.images, str(place(FLAGS.output) / "cues"), "default", (*FLAGS.expert, *camera), engine=engine or Engine(),
+            photos_per_shard=FLAGS.photos_per_unit,
+        )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ that a fit names, else from --input. With --truth (synthetic scenes) errors are 
 scenes. Numbers are there for every scene; pictures and 3D views for --pictures of them, half of them the worst, half at
 random (-1 = all; 1 to 2 s and 1 MB a scene).
 
-The folder is complete in itself and asks nothing of a network: open index.html. Written again, it is replaced.
+Fits and report may be in buckets. The folder is complete in itself and asks nothing of a network: open index.html. Written
+again, it is replaced.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
+from annyfit_jax.store.locations import place
 from experiments import input_flags, program
 
 FLAGS = flags.FLAGS
@@ -52,7 +54,7 @@ def main() -> None:
     from annyfit_jax.jobs.fit_source import open_fits
     from annyfit_jax.report import ReportOptions, write_report
 
-    title = FLAGS.title or Path(FLAGS.fits).resolve().name
+    title = FLAGS.title or place(FLAGS.fits).name or Path(FLAGS.fits).resolve().name
     page = write_report(
         open_fits(FLAGS.fits), FLAGS.output,
         ReportOptions(title=title, pictures=FLAGS.pictures, worst_by=FLAGS.worst_by, seed=FLAGS.seed),

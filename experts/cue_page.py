@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import html
-import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from annyfit_jax.people.lens import straightened
 from annyfit_jax.people.scene import Scene, SceneError
 from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.records.files import write_text
+from annyfit_jax.store.locations import place
 from annyfit_jax.viz import drawing, palette
 from annyfit_jax.viz import page as template
 from experts.cue_pictures import cue_pictures, whole_body, word_list
@@ -75,7 +75,7 @@ def photo_of(source: SceneSource, scene: Scene, index: int) -> UInt8[np.ndarray,
     try:
         if packed:
             pixels = read_photo(packed, where=f"{scene.name}: packed photo")
-        elif scene.image_path and os.path.isfile(scene.image_path):
+        elif scene.image_path and place(scene.image_path).is_file():
             pixels = read_photo(scene.image_path)
     except SceneError as error:
         logging.warning("%s: %s", scene.name, error)

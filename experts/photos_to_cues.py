@@ -20,10 +20,10 @@ from absl import logging
 
 from annyfit_jax.engine.running import run
 from annyfit_jax.engine.stages import Engine, Stage
-from annyfit_jax.inputs import SceneSource, cue_dataset, cue_schema, open_input
+from annyfit_jax.inputs import SceneSource, cue_dataset, cue_schema
 from annyfit_jax.inputs.keypoint_files import family_of_folder
 from annyfit_jax.inputs.photo_sources import as_folder, is_photo_source
-from annyfit_jax.inputs.photos import jpeg_bytes, names_photos
+from annyfit_jax.inputs.photos import SUFFIXES, jpeg_bytes, names_photos
 from annyfit_jax.jobs.job_driver import Before
 from annyfit_jax.people.scene import NobodyToFit, Scene, SceneError
 from annyfit_jax.store import datasets
@@ -82,7 +82,7 @@ class _Work:
         images = options.images
         if is_photo_source(images):
             # Below the output, which all workers see.
-            images = as_folder(images, (place(options.stages or options.output) / "photos").path)
+            images = as_folder(images, place(options.stages or options.output) / "photos")
         self.collection = Collection.of_folder(images, options.limit)
         folder = place(options.stages) if options.stages else self.output / "stages"
         self.stages = Stages(folder, self.collection, experts, options.batch, options.log_every_s, options.retry_failed)
@@ -158,10 +158,12 @@ def are_photos(location: str) -> bool:
 
     Raises SceneError for a folder that holds photos and keypoint files.
     """
-    if is_remote(location):
-        return False
     if is_photo_source(location):
         return True
+    if is_remote(location):
+        from annyfit_jax.inputs.cue_source import is_cue_dataset
+
+        return not is_cue_dataset(location) and any(name.lower().endswith(SUFFIXES) for name in place(location).tree())
     path, signs = Path(location), ("preprocessed", "dataset_info.json", "plan.json")
     scenes = path.is_dir() and (any((path / sign).exists() for sign in signs) or any(path.glob("*.npz")))
     if scenes or not names_photos(location):
@@ -184,6 +186,8 @@ class ScenesOfPhotos(NamedTuple):
     before: Before
     finish: Callable[[], cue_dataset.Progress]
     """Completes the cue dataset, after the stages."""
+    units: tuple[tuple[int, ...], ...]
+    """The photos of every unit of the stages."""
 
 
 def scenes_of_photos(options: PrecomputeOptions) -> ScenesOfPhotos:
@@ -204,7 +208,7 @@ def scenes_of_photos(options: PrecomputeOptions) -> ScenesOfPhotos:
         "photos", work.collection.names, _Loader(work.stages, units), str(folder), stamps=work.collection.stamp
     )
     before = Before(work.stages_of_engine(), dataset.store, dataset.order, work.stages.redone)
-    return ScenesOfPhotos(source, {"experts": [options.experts, *options.assignments]}, before, work.finish)
+    return ScenesOfPhotos(source, {"experts": [options.experts, *options.assignments]}, before, work.finish, units)
 
 
 class _Loader:
@@ -229,20 +233,3 @@ class _Loader:
         cue_schema.check_count(len(scene), f"scene {scene.name}")
         record = cue_schema.serialize(cue_schema.encode(scene, b"", self._provenance))
         return cue_schema.decode(record, scene.name, with_masks=False, with_depth_map=False)
-
-
-def found_scenes(options: PrecomputeOptions, stop: threading.Event | None = None) -> SceneSource:
-    """The scenes of photos after all their people have been found: the cue dataset of `scenes_of_photos`.
-
-    Raises SceneError where there is nobody in any photo; else as `precompute`.
-    """
-    found = scenes_of_photos(options)
-    with found.before.store.alone():
-        run(found.before.stages, options.engine, stop)
-        state = found.finish()
-    if not state.scenes:
-        raise SceneError(
-            f"{options.images}: nobody to fit in any photo; the reasons are in {found.source.location}/set_aside.jsonl"
-        )
-    logging.info("%d people in %d photos; %d photos without", state.people, state.scenes, state.set_aside)
-    return open_input(found.source.location)

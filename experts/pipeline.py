@@ -29,9 +29,9 @@ from absl import logging
 
 from annyfit_jax.engine.stages import Stage
 from annyfit_jax.engine.stopping import Interrupted
-from annyfit_jax.inputs.photos import photo_paths, photo_size, read_photo, scene_names
+from annyfit_jax.inputs.photos import bucket_photos, photo_paths, photo_size, read_photo, scene_names
 from annyfit_jax.people.scene import SceneError
-from annyfit_jax.store.locations import JobWriteError, Location, place
+from annyfit_jax.store.locations import JobWriteError, Location, is_remote, place
 from experts import expert_cues, expert_store
 from experts.expert_store import Entry
 from experts.interfaces import METHODS, Card, Expert, ExpertError, People, Photo, is_out_of_memory
@@ -67,7 +67,16 @@ class Collection:
 
     @staticmethod
     def of_folder(folder: str | Path, limit: int | None = None) -> Collection:
-        """The photos below a folder, or those that a file name or pattern names. Raises SceneError where there are none."""
+        """The photos below a folder, also in a bucket, or those that a file name or pattern names.
+
+        Raises SceneError where there are none.
+        """
+        if is_remote(folder):
+            place_of, stamped = bucket_photos(str(folder))
+            files = tuple(stamped)[:limit]
+            names = tuple(scene_names(tuple(stamped))[:limit])
+            stamps = tuple(stamped[file] for file in files)
+            return Collection(names, tuple(f"{place_of}/{file}" for file in files), files, stamps)
         root, paths = photo_paths(folder)
         files = [path.relative_to(root).as_posix() for path in paths]
         names = scene_names(files)[:limit]  # of all photos: a limit changes no name

@@ -1,7 +1,8 @@
 """The engine of a Ray cluster: actors that make a worker once, units as their tasks, one driver that commits.
 
-The actors of a stage are asked for up front: those that the cluster has no room for yet wait, and make an autoscaler act. A
-unit whose actor is lost goes to another one. Where the driver dies, Ray ends its actors, and the same command goes on with what
+The actors of a stage are asked for up front: those that the cluster has no room for yet wait, and make an autoscaler act.
+Stages that work at the same time share the room, and a stage that is over leaves its share to the others. A unit whose actor is
+lost goes to another one. Where the driver dies, Ray ends its actors, and the same command goes on with what
 is not committed. Nothing of the cluster is trusted with results: they are in the store before a task ends."""
 
 from __future__ import annotations
@@ -237,33 +238,50 @@ class _Driver:
             run.over = True
             if run.begun:
                 run.stage.end("finished")
+            for other in self._runs.values():
+                if other.begun and not other.over:
+                    self._hire(other)
 
     def _hire(self, run: _Run) -> None:
-        """Asks for the actors of a stage, up to as many as it has units."""
-        each = self._each(run.stage)
-        room = min((int(ray.cluster_resources().get(name, 0) // amount) for name, amount in each.items()), default=1)
-        run.wanted = max(min(self._engine.workers or room, len(run.waiting)), 1)
+        """Asks for the actors of a stage: its share of the room, and no more than it has units."""
+        stages = sum(not other.over for other in self._runs.values())
+        share = self._engine.workers or max(_room(self._whole(run.stage)) // stages, 1)
+        wanted = max(min(share, len(run.waiting) + sum(bool(actor.units) for actor in run.actors)), 1)
+        if wanted > run.wanted:
+            run.wanted = wanted
+            logging.info("%s: %d workers with %s each", run.stage.name, wanted, self._each(run.stage))
         while len(run.actors) < run.wanted:
             self._add(run)
-        logging.info("%s: %d workers with %s each", run.stage.name, run.wanted, each)
 
     def _add(self, run: _Run) -> None:
         each = dict(self._each(run.stage))
         # Named after the stage, as which the dashboard shows it.
         remote = ray.remote(type(run.stage.name, (Member,), {})).options(
             num_cpus=each.pop("CPU", 0), num_gpus=each.pop("GPU", 0), resources=each, max_concurrency=IN_FLIGHT + 1,
-            max_restarts=0,
+            max_restarts=0, scheduling_strategy="SPREAD",
         )  # fmt: skip
         handle = remote.remote(run.stage.make)
         run.actors.append(_Actor(handle, handle.ready.remote()))
 
+    def _whole(self, stage: Stage) -> dict[str, float]:
+        """What a worker of a stage takes where it has no other stage beside it."""
+        there = ray.cluster_resources()
+        named = next((name for name in ("GPU", "TPU") if there.get(name)), None)
+        chosen = self._engine.resources or ({named: 1.0} if named else {})
+        return {"CPU": 1.0, **(chosen if stage.accelerator else {})}
+
     def _each(self, stage: Stage) -> dict[str, float]:
-        """What a worker of a stage takes."""
+        """What a worker of a stage takes.
+
+        Where there are more stages than half the room, so that all can work although some nodes are lost, that is a part of a
+        core or of a GPU; of a TPU only whole chips can be taken.
+        """
         if stage.name not in self._resources:
-            there = ray.cluster_resources()
-            named = next((name for name in ("GPU", "TPU") if there.get(name)), None)
-            chosen = self._engine.resources or ({named: 1.0} if named else {})
-            self._resources[stage.name] = {"CPU": 1.0, **chosen} if stage.accelerator else {"CPU": 1.0}
+            each, stages = self._whole(stage), len(self._runs)
+            for name in {"CPU", "GPU"} & each.keys() - (self._engine.resources.keys() if stage.accelerator else set()):
+                parts = (k for k in range(1, 2 * stages + 1) if stages == 1 or _room({name: 1 / k}) >= 2 * stages)
+                each[name] = 1.0 / next(parts, 2 * stages)
+            self._resources[stage.name] = each
         return self._resources[stage.name]
 
     def _welcome(self, run: _Run) -> None:
@@ -336,6 +354,15 @@ class _Driver:
         if actor in run.actors:
             run.actors.remove(actor)
             self._add(run)
+
+
+def _room(each: dict[str, float]) -> int:
+    """How many workers that take this much the whole cluster has room for, were there no others."""
+    return sum(
+        min((int((node["Resources"].get(name, 0) + 1e-6) // amount) for name, amount in each.items()), default=1)
+        for node in ray.nodes()
+        if node["Alive"]
+    )
 
 
 def _unwrapped(error: BaseException) -> BaseException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from annyfit_jax.inputs import cue_dataset
 from annyfit_jax.inputs.photos import jpeg_bytes
 from annyfit_jax.inputs.scene_source import SceneSource
 from annyfit_jax.people.scene import Scene, SceneError
+from annyfit_jax.store.locations import place
 
 
 def pack_scenes(
@@ -95,7 +95,7 @@ class _Photos:
         self.asked += 1
         if packed := self._source.photo(self._index[scene.name]):
             return packed
-        if scene.image_path and os.path.isfile(scene.image_path):
+        if scene.image_path and place(scene.image_path).is_file():
             return jpeg_bytes(scene.image_path)
         self.missing += 1
         self.first = self.first or f"{scene.name:.100} ({scene.image_path or 'its photo was not found':.200})"

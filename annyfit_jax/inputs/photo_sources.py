@@ -7,12 +7,13 @@ files.
 | `urls.txt` | a URL a line |
 | `urls.jsonl`, `urls.csv`, `urls.parquet` | the column `url` |
 
-What is there already is not read or fetched again, so that a killed run goes on. What cannot be had is listed in
-`not_fetched.jsonl`."""
+Location and folder may be in buckets. What is there already is not read or fetched again, so that a killed run goes on. What
+cannot be had is listed in `not_fetched.jsonl`."""
 
 from __future__ import annotations
 
 import csv
+import fnmatch
 import json
 import os
 import re
@@ -26,7 +27,8 @@ from absl import logging
 
 from annyfit_jax.inputs.photos import SUFFIXES
 from annyfit_jax.people.scene import SceneError
-from annyfit_jax.records.files import json_lines, replacing, write_bytes
+from annyfit_jax.records.files import json_lines
+from annyfit_jax.store.locations import Location, place
 
 MAX_BYTES = 100 << 20
 """Of a photo; a larger one is left out."""
@@ -37,37 +39,39 @@ _TIMEOUT_S = 30.0
 
 def is_photo_source(location: str | Path) -> bool:
     """Whether a location is tars of photos or a list of URLs, by its look."""
-    return bool(_tars(location)) or _is_list(Path(location))
+    return bool(_tars(location)) or _is_list(place(str(location)))
 
 
-def as_folder(location: str | Path, folder: str | Path) -> Path:
+def as_folder(location: str | Path, folder: str | Path | Location) -> str:
     """Lays the photos of a location out as files below `folder`; returns that folder.
 
     Raises SceneError where a tar or a list cannot be read.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = place(folder)
     tars = _tars(location)
-    missing = [row for tar in tars for row in _unpack(tar, folder)] if tars else _fetch_all(Path(location), folder)
+    if tars:
+        missing = [row for tar in tars for row in _unpack(tar, folder / tar.name.removesuffix(".tar"))]
+    else:
+        missing = _fetch_all(place(str(location)).fetched(), folder)
     if missing:
         logging.warning("%s: %d photos could not be had; see %s", location, len(missing), folder / "not_fetched.jsonl")
-    write_bytes(folder / "not_fetched.jsonl", b"".join(json_lines(missing)))
-    return folder
+    (folder / "not_fetched.jsonl").put_parts(json_lines(missing))
+    return str(folder)
 
 
-def _tars(location: str | Path) -> list[Path]:
-    path = Path(location)
-    if path.is_dir():
-        return sorted(path.glob("*.tar"))
-    if path.suffix == ".tar" and not any(sign in path.name for sign in "*?["):
-        return [path] if path.is_file() else []
-    return sorted(path.parent.glob(path.name)) if path.name.endswith(".tar") else []
+def _tars(location: str | Path) -> list[Location]:
+    folder, _, pattern = str(location).rpartition("/")
+    if not pattern.endswith(".tar"):
+        folder, pattern = str(location), "*.tar"
+    names = place(folder or ".").files()
+    return [place(folder or ".") / name for name in sorted(names) if fnmatch.fnmatchcase(name, pattern)]
 
 
-def _is_list(path: Path) -> bool:
+def _is_list(location: Location) -> bool:
     """A text file counts where its first line is a URL, a table where it has the column."""
-    if path.suffix not in _LISTS or not path.is_file():
+    if not location.name.endswith(_LISTS) or not location.is_file():
         return False
+    path = location.fetched()
     try:
         return _is_url(next(_urls(path), ""))
     except (SceneError, OSError, ValueError):
@@ -81,15 +85,15 @@ def _is_url(text: str) -> bool:
 # ------------------------------------------------------------------------------------------------ tars
 
 
-def _unpack(tar: Path, folder: Path) -> list[dict[str, str]]:
-    """Writes the photos of a tar; returns those that cannot be. A finished tar is known by its mark."""
-    place, missing = folder / tar.stem, []
-    mark = place / ".finished"
-    state = f"{tar.stat().st_size} {tar.stat().st_mtime_ns}"
-    if mark.exists() and mark.read_text() == state:
-        return []
+def _unpack(tar: Location, folder: Location) -> list[dict[str, str]]:
+    """Writes the photos of a tar into a folder; returns those that cannot be. A finished tar is known by its mark."""
+    missing: list[dict[str, str]] = []
+    mark, state = folder / ".finished", tar.stamp().encode()
+    if mark.exists() and mark.read_bytes() == state:
+        return missing
+    there = folder.files()
     try:
-        with tarfile.open(tar) as archive:
+        with tarfile.open(tar.fetched()) as archive:
             for member in archive:
                 name = _safe(member.name)
                 if not (member.isfile() and name.lower().endswith(SUFFIXES)):
@@ -97,14 +101,11 @@ def _unpack(tar: Path, folder: Path) -> list[dict[str, str]]:
                 file = archive.extractfile(member) if member.size <= MAX_BYTES else None
                 if file is None:
                     missing.append({"photo": f"{tar.name}/{member.name}", "reason": f"{member.size} bytes"})
-                    continue
-                target = place / name
-                if not target.exists() or target.stat().st_size != member.size:
-                    with replacing(target) as temporary:
-                        temporary.write_bytes(file.read())
+                elif there.get(name) != member.size:
+                    (folder / name).put(file.read())
     except (tarfile.TarError, EOFError) as error:
         raise SceneError(f"{tar}: not a readable tar file ({error})") from None
-    write_bytes(mark, state.encode())
+    mark.put(state)
     return missing
 
 
@@ -140,20 +141,22 @@ def _urls(path: Path) -> Iterator[str]:
             yield from (line.strip() for line in lines if line.strip())
 
 
-def _fetch_all(path: Path, folder: Path) -> list[dict[str, str]]:
+def _fetch_all(path: Path, folder: Location) -> list[dict[str, str]]:
     import urllib3
 
     # Redirects and answers of busy servers are followed and repeated; each URL has its row's number as its name.
     retries = urllib3.Retry(4, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504))
     pool = urllib3.PoolManager(maxsize=_FETCHERS, retries=retries, timeout=_TIMEOUT_S)
 
+    there = folder.files()
+
     def fetch(row: tuple[int, str]) -> dict[str, str] | None:
         number, url = row
         if not _is_url(url):
             return {"photo": url, "reason": "not an http or https URL"}
         suffix = os.path.splitext(urlsplit(url).path)[1].lower()
-        target = folder / f"{number:08d}{suffix if suffix in SUFFIXES else '.jpg'}"
-        if target.exists():
+        name = f"{number:08d}{suffix if suffix in SUFFIXES else '.jpg'}"
+        if name in there:
             return None
         try:
             with pool.request("GET", url, preload_content=False) as answer:
@@ -162,7 +165,7 @@ def _fetch_all(path: Path, folder: Path) -> list[dict[str, str]]:
                     return {"photo": url, "reason": f"status {answer.status}, {len(content)} bytes"}
         except urllib3.exceptions.HTTPError as error:
             return {"photo": url, "reason": f"{type(error).__name__}: {error}"}
-        write_bytes(target, content)
+        (folder / name).put(content)
         return None
 
     with ThreadPoolExecutor(_FETCHERS, "photos") as threads:

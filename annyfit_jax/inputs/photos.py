@@ -42,6 +42,7 @@ from annyfit_jax.inputs.validate import MAX_IMAGE_SIDE
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records.encoded_pictures import PHOTO_QUALITY, encoded
 from annyfit_jax.records.files import open_regular
+from annyfit_jax.store.locations import is_remote, place
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "HEIF")
 """Decoders that are tried (JPEG's also reads MPO); the others of Pillow are old, rare and a larger surface."""
@@ -73,7 +74,7 @@ _WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 Encoded = str | Path | bytes
-"""A picture's file, or the content of one."""
+"""A picture's file, on a disk or in a bucket (`s3://`, as text), or the content of one."""
 
 
 def read_photo(
@@ -116,7 +117,7 @@ def jpeg_bytes(path: str | Path) -> bytes:
     with opened_picture(path) as photo:
         plain = photo.format == "JPEG" and photo.mode in ("RGB", "L")
         if plain and photo.getexif().get(_ORIENTATION, 1) == 1:
-            return Path(path).read_bytes()
+            return place(str(path)).read_bytes()
     return encoded(pixels, quality=PHOTO_QUALITY)
 
 
@@ -138,6 +139,25 @@ def photo_paths(location: str | Path) -> tuple[Path, list[Path]]:
     if not paths:
         raise SceneError(f"{location}: no photo; looked for {', '.join(_suffixes())}")
     return root, paths
+
+
+def bucket_photos(location: str) -> tuple[str, dict[str, str]]:
+    """The photos in a bucket: the folder that their names count from, and path below it -> fingerprint, sorted.
+
+    As of a folder: by suffix, without hidden ones; or one photo. Raises SceneError where there is none.
+    """
+    folder = place(location)
+    listed = {name: stamp for name, (_, stamp) in folder.tree().items()}
+    if not listed and (stamp := folder.stamp()):
+        location, listed = str(folder).removesuffix(f"/{folder.name}"), {folder.name: stamp}
+    photos = {
+        name: stamp
+        for name, stamp in listed.items()
+        if name.lower().endswith(_suffixes()) and not any(part[0] == "." for part in PurePath(name).parts)
+    }
+    if not photos:
+        raise SceneError(f"{location}: no photo; looked for {', '.join(_suffixes())}")
+    return location.rstrip("/"), photos
 
 
 def names_photos(location: str | Path) -> bool:
@@ -182,10 +202,10 @@ def list_photos(folder: str | Path) -> list[Path]:
     if not root.is_dir():
         raise SceneError(f"{folder}: no such folder of photos")
     photos, others = [], Counter()
-    for place, folders, files in os.walk(root):
+    for where, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         visible = [name for name in files if not name.startswith(".")]
-        photos += [Path(place) / name for name in visible if name.lower().endswith(_suffixes())]
+        photos += [Path(where) / name for name in visible if name.lower().endswith(_suffixes())]
         left = [name for name in visible if not name.lower().endswith(_suffixes())]
         others.update(PurePath(name).suffix.lower() for name in left if name.lower().endswith(NOT_READ))
     left_out = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
@@ -254,7 +274,9 @@ def opened_picture(
 
 
 def _stream(source: Encoded) -> BinaryIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return open_regular(place(source).fetched() if isinstance(source, str) and is_remote(source) else source)
 
 
 def _named(source: Encoded) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from annyfit_jax.inputs.scene_source import SceneSource
 from annyfit_jax.people.scene import Scene
+from annyfit_jax.store.locations import place
 
 
 def scenes_by_name(source: SceneSource) -> Callable[[str], Scene | None]:
@@ -25,6 +25,6 @@ def photos_by_name(source: SceneSource) -> Callable[[str], bytes]:
         if packed := source.photo(position[name]):
             return packed
         path = source.load(position[name]).image_path
-        return Path(path).read_bytes() if path and Path(path).is_file() else b""
+        return place(path).read_bytes() if path and place(path).is_file() else b""
 
     return photo

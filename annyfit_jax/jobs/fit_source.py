@@ -67,7 +67,7 @@ class Outcome:
 
 
 class FitSource(ABC):
-    """Fits by scene name. Everything is read when asked for; errors are FitFileError naming file and field."""
+    """Fits by scene name; can be pickled. Everything is read when asked for; errors are FitFileError naming file and field."""
 
     location: str
     """The path it was opened from."""
@@ -125,14 +125,13 @@ def open_fits(path: str | Path, *, details: bool = True) -> FitSource:
     location = place(path)
     if (location / "job.json").exists():
         return _JobFits(location, details)
-    path = location.fetched() if location.remote else location.path
-    if path.is_file():
-        return _FitFiles((path,), str(location))
-    inside = path / "fits" if (path / "fits").is_dir() else path
-    files = tuple(sorted(inside.glob("*.npz")))
+    if location.is_file():
+        return _FitFiles((location,), str(location))
+    inside = location / "fits" if (location / "fits").is_dir() else location
+    files = tuple(inside / name for name in inside.files() if name.endswith(".npz"))
     if not files:
         raise FileNotFoundError(f"{inside}: no fits (<scene>.npz), expected the --output of experiments.fit")
-    return _FitFiles(files, str(path))
+    return _FitFiles(files, str(location))
 
 
 # ------------------------------------------------------------------------------------------------ fit files
@@ -141,13 +140,13 @@ def open_fits(path: str | Path, *, details: bool = True) -> FitSource:
 class _FitFiles(FitSource):
     """Fit files in the order given; the name of a scene is that of its file, or what the file says where that is derived."""
 
-    def __init__(self, files: tuple[Path, ...], location: str) -> None:
+    def __init__(self, files: tuple[Location, ...], location: str) -> None:
         self.location, self.total = location, len(files)
         self._files = {_scene_name(file): file for file in files}
 
     @property
     def fingerprint(self) -> str:
-        states = [(name, file.stat().st_size, file.stat().st_mtime_ns) for name, file in self._files.items()]
+        states = [(name, *_state(file)) for name, file in self._files.items()]
         return hashlib.sha256(json.dumps(states).encode()).hexdigest()
 
     @property
@@ -160,19 +159,26 @@ class _FitFiles(FitSource):
     def outcome(self, name: str) -> Outcome:
         if name not in self._files:
             raise FitFileError(f"{self.location}: no fit of scene {name}")
-        return Outcome(fit_files.load(self._files[name]))
+        return Outcome(fit_files.load(self._files[name].fetched()))
 
     def part(self, span: range) -> Iterator[Outcome]:
         return (self.outcome(name) for name in self.names[span.start : span.stop])
 
 
-def _scene_name(file: Path) -> str:
-    if MARK in file.stem:
+def _state(file: Location) -> tuple[Any, ...]:
+    if file.remote:
+        return (file.stamp(),)
+    return file.path.stat().st_size, file.path.stat().st_mtime_ns
+
+
+def _scene_name(file: Location) -> str:
+    stem = file.name.removesuffix(".npz")
+    if MARK in stem:
         with contextlib.suppress(FitFileError):
-            name = fit_files.load(file).name
-            if file_stem(name) == file.stem:
+            name = fit_files.load(file.fetched()).name
+            if file_stem(name) == stem:
                 return name
-    return file.stem
+    return stem
 
 
 # ------------------------------------------------------------------------------------------------ jobs
@@ -187,20 +193,26 @@ class _Place(NamedTuple):
 class _JobFits(FitSource):
     """The rows of a job's finished units."""
 
-    def __init__(self, folder: Location, details: bool) -> None:
+    def __init__(self, folder: Location, details: bool, units: tuple[int, ...] | None = None) -> None:
+        """`units`: those that are read; default all that are finished."""
         self.location = str(folder)
         try:
             self._store, job = job_store(folder)
         except StoreError as error:
             raise FitFileError(str(error)) from None
         self._configs = {name: json.dumps(config) for name, config in job["configs"].items()}
-        self._units = sorted(self._store.entries)
+        self._units = sorted(self._store.entries if units is None else units)
+        self._details = details
         if not self._units:
             raise FileNotFoundError(f"{folder}: the job has no finished unit yet; run the same experiments.fit again")
         self._files = (folder / "fits").path if details and not folder.remote else None
         self._shards: OrderedDict[int, Records] = OrderedDict()
         self.total = sum(len(self._store.spans[unit]) for unit in self._units)
         self.unfinished = self._store.cut.total - self.total
+
+    def __reduce__(self) -> Any:
+        # Where it is opened again, units that were finished meanwhile must not shift the positions of scenes.
+        return _JobFits, (place(self.location), self._details, tuple(self._units))
 
     @property
     def fingerprint(self) -> str:

@@ -21,6 +21,7 @@ from annyfit_jax.people.words import gender_class
 from annyfit_jax.records import fit_files
 from annyfit_jax.records.file_names import file_stem
 from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.store.locations import Location, filled, place
 from annyfit_jax.viz import ScenePage, write_page
 from annyfit_jax.viz.page import overlay_picture
 
@@ -36,14 +37,14 @@ Pictures = list[tuple[str, np.ndarray]]
 
 
 def write_scene_pages(
-    folder: str | Path,
+    folder: str | Path | Location,
     names: Iterable[str],
     *,
     annotations: str = "",
-    compare: str | Path | None = None,
+    compare: str | Path | Location | None = None,
     cue_pictures: Callable[[str, np.ndarray], Pictures] | None = None,
-) -> Path:
-    """Writes `index.html` into the folder of a job, with pictures of its fit files; returns its path.
+) -> Location:
+    """Writes `index.html` into the folder of a job, with pictures of its fit files; returns where it is.
 
     Args:
       names: of the scenes; those without a fit are left out.
@@ -51,27 +52,29 @@ def write_scene_pages(
       compare: folder of another job, whose fits of the same scenes stand beside.
       cue_pictures: what to show of a scene's cues, from its name and its (H, W, 3) photo.
     """
-    meshes, credits, pages = BodyMeshes(), coco_credits(annotations), []
+    meshes, credits, pages, folder = BodyMeshes(), coco_credits(annotations), [], place(folder)
 
-    def page_of(path: Path) -> ScenePage:
-        fit = fit_files.load(path)
+    def page_of(path: Location) -> ScenePage:
+        fit = fit_files.load(path.fetched())
         vertices = meshes.vertices(fit.parameters) if fit.vertices is None else fit.vertices
         return scene_page(fit, vertices, meshes.faces, credits.get(Path(fit.image_path).name, ""))
 
     for name in sorted(names):
-        path = Path(folder) / "fits" / f"{file_stem(name)}.npz"
+        path = folder / "fits" / f"{file_stem(name)}.npz"
         if not path.exists():  # scenes set aside have no fit
             continue
         page = page_of(path)
         if cue_pictures is not None and page.photo is not None:
             page.before = cue_pictures(name, page.photo)
-        if compare is not None and (other := Path(compare) / "fits" / path.name).exists():
-            caption = f"For comparison: {Path(compare).name.replace('_', ' ')}"
+        if compare is not None and (other := place(compare) / "fits" / path.name).exists():
+            caption = f"For comparison: {place(compare).name.replace('_', ' ')}"
             page.after = [(caption, overlay_picture(page_of(other)))]
         pages.append(page)
     if without := sum(page.photo is None for page in pages):
         logging.warning("%d of %d scenes of the page have no photo: grey instead, with the reason", without, len(pages))
-    return write_page(Path(folder), pages, title="Anny-Fit", intro_html=_INTRO)
+    with filled(folder) as local:
+        write_page(local, pages, title="Anny-Fit", intro_html=_INTRO)
+    return folder / "index.html"
 
 
 def load_photo(path: str) -> tuple[UInt8[np.ndarray, "H W 3"] | None, str]:

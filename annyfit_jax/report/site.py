@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import html
 import importlib.resources
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from annyfit_jax.report.charts import charts, failures
 from annyfit_jax.report.choice import badness, choose, worst_column
 from annyfit_jax.report.people_table import SCENES_PER_FILE, Table, to_json
 from annyfit_jax.report.report_columns import ALL, error_columns, fit_columns
+from annyfit_jax.store.locations import Location, filled, place
 from annyfit_jax.viz import palette
 
 ASSETS = ("report.css", "report.js", "report_charts.js", "report_viewer.js")
@@ -48,26 +47,39 @@ class ReportOptions:
 
 def write_report(
     fits: FitSource,
-    folder: str | Path,
+    folder: str | Path | Location,
     options: ReportOptions | None = None,
     *,
     truth: Callable[[str], Scene | None] | None = None,
     photo: Callable[[str], bytes] | None = None,
     truth_location: str = "",
-) -> Path:
-    """Reads the fits once for the numbers and the chosen ones again for the pictures; returns the path of index.html.
+) -> Location:
+    """Reads the fits once for the numbers and the chosen ones again for the pictures; returns where index.html is.
 
     Args:
-      folder: made where it is missing. An older report in it is replaced; a folder with anything else is refused.
+      folder: made where it is missing, also in a bucket. An older report in it is replaced; one with anything else is refused.
       truth: a scene with exact truth by name, None where there is none.
       photo: an encoded photo by scene name, empty where there is none; the fits' own photos are used first.
       truth_location: where the truth is from, for the page.
 
     Raises ValueError on a folder with other content or an unknown `worst_by`, FitFileError and SceneError on broken files.
     """
-    options = options or ReportOptions()
-    folder = Path(folder)
+    folder = place(folder)
     _make_room(folder)
+    with filled(folder) as local:
+        _write(fits, local, options or ReportOptions(), truth, photo, truth_location)
+    return folder / "index.html"
+
+
+def _write(
+    fits: FitSource,
+    folder: Path,
+    options: ReportOptions,
+    truth: Callable[[str], Scene | None] | None,
+    photo: Callable[[str], bytes] | None,
+    truth_location: str,
+) -> None:
+    """As `write_report`, into a local folder."""
     table, judged = _collect(fits, truth)
     columns = table.columns()
     key = worst_column(columns, options.worst_by)
@@ -106,21 +118,19 @@ def write_report(
     write_text(folder / "data" / "summary.js", f"Report.summary({to_json(summary)});\n")
     page = _asset("report.html").replace("{title}", html.escape(options.title)).replace("{mark}", _MARK)
     write_text(folder / "index.html", page)
-    return folder / "index.html"
 
 
-def _make_room(folder: Path) -> None:
+def _make_room(folder: Location) -> None:
     """Empties the folder of an older report. Raises ValueError where it holds something else."""
     page = folder / "index.html"
-    if folder.exists() and any(folder.iterdir()):
-        if not (page.is_file() and _MARK in page.read_text(encoding="utf-8", errors="replace")[:400]):
+    if folder.tree() or (folder / "index.html").exists():
+        if not (page.is_file() and _MARK.encode() in page.read_bytes()[:400]):
             raise ValueError(f"{folder}: expected an empty folder or an older report, it holds something else")
-        page.unlink()
+        page.remove()
         for name in ("data", "scenes"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / "data").mkdir(parents=True, exist_ok=True)
+            (folder / name).remove()
     # The mark of an unfinished report, so that a report that was stopped can be written again.
-    write_text(page, f"<!doctype html><!-- {_MARK} --><title>Unfinished</title>This report is not finished.\n")
+    page.put(f"<!doctype html><!-- {_MARK} --><title>Unfinished</title>This report is not finished.\n".encode())
 
 
 def _collect(fits: FitSource, truth: Callable[[str], Scene | None] | None) -> tuple[Table, int]:
@@ -177,7 +187,7 @@ def _draw(
 
 def _photo_of(fit: SceneFit, photo: Callable[[str], bytes] | None) -> Any:
     """Pixels of the scene's photo from `photo`, for fits whose own path leads nowhere; None where there is none."""
-    if photo is None or (fit.image_path and os.path.isfile(fit.image_path)):
+    if photo is None or (fit.image_path and place(fit.image_path).is_file()):
         return None
     try:
         content = photo(fit.name)

@@ -176,6 +176,19 @@ class Location:
         names = {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in listed if entry["type"] == "file"}
         return {name: int(names[name]["size"]) for name in sorted(names) if name}
 
+    def tree(self) -> dict[str, tuple[int, str]]:
+        """All files below a folder: path below it -> bytes and, of an object, its `stamp`; sorted, else empty."""
+        if not self.remote:
+            files = [path for path in self.path.rglob("*") if path.is_file()]
+            return {path.relative_to(self.path).as_posix(): (path.stat().st_size, "") for path in sorted(files)}
+        listed = _retried(lambda: _fs(self).find(_key(self), detail=True), self)
+        below = f"{_key(self).rstrip('/')}/"
+        return {
+            key.removeprefix(below): (int(info["size"]), hashlib.sha256(_stamp_of(info).encode()).hexdigest()[:16])
+            for key, info in sorted(listed.items())
+            if key.startswith(below)
+        }
+
     def stamp(self) -> str:
         """A cheap fingerprint of a file's content, 16 hex digits; empty where there is no file.
 
@@ -280,6 +293,20 @@ class Location:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(line)
+
+
+@contextlib.contextmanager
+def filled(folder: str | Path | Location) -> Iterator[Path]:
+    """Gives a local folder to write to; the files of one in a bucket are put there at the end of the block, each whole."""
+    folder = place(folder)
+    if not folder.remote:
+        yield folder.path
+        return
+    with tempfile.TemporaryDirectory(prefix="annyfit-") as scratch:
+        yield Path(scratch)
+        for name in place(scratch).tree():
+            with (folder / name).replacing() as upload:
+                shutil.move(Path(scratch) / name, upload)
 
 
 def read_all(folder: Location, names: Iterable[str]) -> dict[str, bytes]:

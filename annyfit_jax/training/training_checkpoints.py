@@ -102,9 +102,13 @@ class Checkpoints:
         self._damaged = []
         self._manager.reload()
 
+    def wait(self) -> None:
+        """Returns once what was saved is on the disk."""
+        self._manager.wait_until_finished()
+
     def close(self) -> None:
         """Waits for what is being written."""
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
 
     def _restore(self, step: int, state: TrainState, data: Any | None) -> TrainState:

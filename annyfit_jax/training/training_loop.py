@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import jax
 from absl import logging
 
 from annyfit_jax.records.files import read_json, write_text
-from annyfit_jax.training import flops, training_data, training_metrics
+from annyfit_jax.training import bucket_runs, flops, training_data, training_metrics
 from annyfit_jax.training import training_state as states
 from annyfit_jax.training.protocol import Regressor, Variables
 from annyfit_jax.training.training_checkpoints import Checkpoints
@@ -44,10 +45,19 @@ def train(
     A step whose loss or gradient is not finite changes nothing but the number of steps, and is counted in the metrics
     (`skipped`). After `config.stop_after_skipped` such steps in a row the run ends; the last good state is on disk.
 
+    The folder may be in a bucket where one process trains (`bucket_runs`).
+
     Raises ValueError where the folder belongs to another run, where none of its checkpoints is whole, or where the batch
     cannot be split over the devices; TrainingStopped where too many steps in a row were skipped.
     """
-    folder = Path(folder)
+    with bucket_runs.run_folder(folder) as (local, put):
+        return _train(config, local, put, stop, tensorboard)
+
+
+def _train(
+    config: TrainConfig, folder: Path, put: Callable[[], None] | None, stop: threading.Event | None, tensorboard: bool
+) -> TrainState:
+    """As `train`, in a local folder; `put`, where there is one, is called when a checkpoint is complete."""
     mesh = states.data_mesh()
     processes = jax.process_count()
     if config.batch % mesh.size:
@@ -96,12 +106,17 @@ def train(
             log.pictures(done, _draw(config, state, variables, batch))
         if done % config.checkpoint_every == 0:
             checkpoints.save(state, rows)
+            if put is not None:
+                checkpoints.wait()
+                put()
             last_saved = done
     if last_saved != done:
         checkpoints.save(state, rows)
     skips.look(done)
     checkpoints.close()
     log.close()
+    if put is not None:
+        put()
     if skips.over:
         raise TrainingStopped(
             f"{folder}: the loss or the gradient of the last {config.stop_after_skipped} steps or more was not finite; the "
@@ -110,18 +125,22 @@ def train(
     return state
 
 
-def claim(folder: Path, config: TrainConfig, *, write: bool = True) -> None:
-    """Makes the folder one of this config (or, not to `write`, looks only). Raises ValueError if it is of another one."""
-    described = describe(config)
+def claim(folder: Path, config: TrainConfig) -> None:
+    """Makes the folder one of this config. Raises ValueError if it is of another one."""
     path = folder / "config.json"
-    before = read_json(path)
-    if before is not None:
-        differing = [name for name in described if name not in MAY_CHANGE and before.get(name) != described[name]]
-        if differing:
-            raise ValueError(f"{path}: a run with another {', '.join(differing)}; give another --output")
-    if write and jax.process_index() == 0:
+    check_config(read_json(path), config, str(path))
+    if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(described, indent=1) + "\n")
+        write_text(path, json.dumps(describe(config), indent=1) + "\n")
+
+
+def check_config(stored: Any, config: TrainConfig, where: str) -> None:
+    """Raises ValueError where the stored description of a run is that of another config; None is that of no run."""
+    described = describe(config)
+    if stored is not None:
+        differing = [name for name in described if name not in MAY_CHANGE and stored.get(name) != described[name]]
+        if differing:
+            raise ValueError(f"{where}: a run with another {', '.join(differing)}; give another --output")
 
 
 def initial_variables(config: TrainConfig) -> Variables:

@@ -7,6 +7,7 @@ import functools
 import http.server
 import io
 import json
+import os
 import tarfile
 import threading
 from pathlib import Path
@@ -19,8 +20,10 @@ from PIL import Image
 
 from annyfit_jax.inputs import photo_sources
 from annyfit_jax.inputs.photo_sources import as_folder, is_photo_source
-from annyfit_jax.inputs.photos import list_photos, read_photo
+from annyfit_jax.inputs.photos import bucket_photos, jpeg_bytes, list_photos, read_photo
 from annyfit_jax.people.scene import SceneError
+from annyfit_jax.store.locations import place
+from experts.pipeline import Collection
 
 
 def jpeg(colour: int) -> bytes:
@@ -42,8 +45,9 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def photos(folder: Path) -> dict[str, int]:
+def photos(folder: str | Path) -> dict[str, int]:
     """Path below the folder -> the grey of the photo."""
+    folder = Path(folder)
     return {path.relative_to(folder).as_posix(): int(read_photo(path)[0, 0, 0]) for path in list_photos(folder)}
 
 
@@ -54,7 +58,7 @@ def test_photos_of_tars_become_files_and_stay_in_the_folder(tmp_path):
     for location in (tmp_path / "in", tmp_path / "in" / "*.tar"):
         assert is_photo_source(location)
         out = tmp_path / f"out{len(location.name)}"
-        assert as_folder(location, out) == out
+        assert as_folder(location, out) == str(out)
         found = photos(out)
         assert len(found) == 4 and sorted(found.values()) == [10, 20, 30, 40]
         assert {Path(name).parent.as_posix() for name in found} == {"00000", "00001"}
@@ -64,11 +68,35 @@ def test_photos_of_tars_become_files_and_stay_in_the_folder(tmp_path):
 
 def test_a_tar_is_unpacked_once_and_again_where_it_has_changed(tmp_path):
     tar = write_tar(tmp_path / "in" / "s.tar", {"a.jpg": jpeg(10)})
-    out = as_folder(tar, tmp_path / "out")
+    out = Path(as_folder(tar, tmp_path / "out"))
     (out / "s" / "a.jpg").unlink()
-    assert not list((as_folder(tar, out) / "s").glob("*.jpg"))
+    assert not list((Path(as_folder(tar, out)) / "s").glob("*.jpg"))
     write_tar(tar, {"a.jpg": jpeg(10), "b.jpg": jpeg(50)})
     assert sorted(photos(as_folder(tar, out)).values()) == [10, 50]
+
+
+def test_tars_and_photos_in_a_bucket(tmp_path):
+    """Tars of a bucket become photos of a bucket, which are read as those of a disk are."""
+    bucket = place(f"memory://tars-{tmp_path.name}-{os.getpid()}")
+    for name in ("00000.tar", "00001.tar"):
+        tar = write_tar(tmp_path / name, {"a.jpg": jpeg(10), "b.JPG": jpeg(20), ".hidden.jpg": jpeg(30)})
+        (bucket / "in" / name).put(tar.read_bytes())
+    for location in (f"{bucket}/in", f"{bucket}/in/*.tar"):
+        assert is_photo_source(location)
+        assert as_folder(location, bucket / "out") == f"{bucket}/out"
+    root, stamps = bucket_photos(f"{bucket}/out")
+    assert root == f"{bucket}/out" and len(set(stamps.values())) >= 1
+    assert list(stamps) == [f"0000{tar}/{name}" for tar in (0, 1) for name in ("a.jpg", "b.JPG", "hidden.jpg")]
+    assert read_photo(f"{root}/00001/b.JPG").shape == (8, 8, 3) and jpeg_bytes(f"{root}/00001/a.jpg") == jpeg(10)
+    alone, (name,) = bucket_photos(f"{root}/00000/a.jpg")
+    assert f"{alone}/{name}" == f"{root}/00000/a.jpg"
+    collection = Collection.of_folder(f"{bucket}/out", limit=4)
+    assert (collection.files[3], collection.names[3]) == ("00001/a.jpg", "00001_a")
+    assert collection.stamp(0) == stamps["00000/a.jpg"] and read_photo(collection.paths[0])[0, 0, 0] == 10
+    with pytest.raises(SceneError, match="no photo"):
+        bucket_photos(f"{bucket}/lost")
+    with pytest.raises(SceneError, match="no such file"):
+        read_photo(f"{bucket}/lost.jpg")
 
 
 def test_a_broken_tar_is_named(tmp_path):
@@ -80,7 +108,7 @@ def test_a_broken_tar_is_named(tmp_path):
 def test_a_photo_that_is_too_large_is_left_out_and_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(photo_sources, "MAX_BYTES", len(jpeg(10)))
     tar = write_tar(tmp_path / "in" / "s.tar", {"a.jpg": jpeg(10), "b.jpg": jpeg(10) + b"x"})
-    out = as_folder(tar, tmp_path / "out")
+    out = Path(as_folder(tar, tmp_path / "out"))
     assert list(photos(out)) == ["s/a.jpg"]
     assert json.loads((out / "not_fetched.jsonl").read_text())["photo"] == "s.tar/b.jpg"
 
@@ -121,7 +149,7 @@ def test_lists_of_urls(site, tmp_path, suffix):
     else:
         pyarrow.parquet.write_table(pyarrow.table({"url": urls}), path)
     assert is_photo_source(path)
-    out = as_folder(path, tmp_path / "out")
+    out = Path(as_folder(path, tmp_path / "out"))
     assert photos(out) == {"00000000.jpg": 0, "00000002.jpg": 40}
     missing = [json.loads(line) for line in (out / "not_fetched.jsonl").read_text().splitlines()]
     assert [row["photo"] for row in missing] == [urls[1], urls[3]] and "404" in missing[0]["reason"]

@@ -30,6 +30,7 @@ from annyfit_jax.report import ReportOptions, write_report
 from annyfit_jax.report.choice import badness, choose, worst_column
 from annyfit_jax.report.people_table import Table, numbers, to_json
 from annyfit_jax.report.report_columns import error_columns, fit_columns
+from annyfit_jax.store.locations import place
 from annyfit_jax.synthetic.render_mesh import load_render_mesh
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -38,7 +39,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 @pytest.fixture(scope="module")
 def page(fits, tmp_path_factory) -> Path:
     """A report with pictures of every fitted scene."""
-    return write_report(fits, tmp_path_factory.mktemp("report") / "r", ReportOptions("A <b>title</b>", -1)).parent
+    return write_report(fits, tmp_path_factory.mktemp("report") / "r", ReportOptions("A <b>title</b>", -1)).path.parent
 
 
 def called(path: Path) -> list:
@@ -163,7 +164,7 @@ def test_every_person_is_in_the_data(fits, page):
 def test_many_scenes_are_cut_into_files(fits, tmp_path):
     """Nothing is lost or doubled at the borders of files; only what was chosen is drawn."""
     source = Made(fits.load("trio"), 2350)
-    page = write_report(source, tmp_path / "r", ReportOptions(pictures=0, scenes_per_file=1000))
+    page = write_report(source, tmp_path / "r", ReportOptions(pictures=0, scenes_per_file=1000)).path
     (summary,) = called(page.parent / "data" / "summary.js")
     assert (summary["files"], summary["scenes"], summary["people"]) == (3, 2350, 3 * 2350)
     assert summary["pictures"] == {} and summary["worst"] == []
@@ -202,6 +203,17 @@ def test_an_older_report_is_replaced_and_nothing_else(fits, tmp_path):
     with pytest.raises(ValueError, match="precious"):
         write_report(one, other)
     assert (other / "index.html").read_text() == "mine"
+
+
+def test_a_report_in_a_bucket_is_that_of_a_disk(fits, tmp_path):
+    one, bucket = Made(fits.load("trio"), 3), place(f"memory://report-{tmp_path.name}")
+    write_report(one, tmp_path / "r", ReportOptions(pictures=1))
+    for _ in range(2):
+        write_report(one, bucket, ReportOptions(pictures=1))
+        there = {name: (bucket / name).read_bytes() for name in bucket.tree()}
+        assert there == {
+            p.relative_to(tmp_path / "r").as_posix(): p.read_bytes() for p in (tmp_path / "r").rglob("*.*")
+        }
 
 
 def test_worst_scenes_are_those_with_the_worst_person(fits):
@@ -264,7 +276,7 @@ def test_photos_come_from_the_input_where_the_fits_path_leads_nowhere(fits, tmp_
     stream = io.BytesIO()
     width, height = map(int, fits.load("trio").image_size)
     Image.new("RGB", (width, height), (200, 30, 30)).save(stream, "PNG")
-    page = write_report(Made(fits.load("trio"), 1), tmp_path / "r", photo=lambda name: stream.getvalue())
+    page = write_report(Made(fits.load("trio"), 1), tmp_path / "r", photo=lambda name: stream.getvalue()).path
     photo = np.asarray(Image.open(page.parent / "scenes" / "0000000" / "photo.jpg"))
     assert np.abs(photo.reshape(-1, 3).mean(0) - [200, 30, 30]).max() < 3
 
@@ -337,7 +349,7 @@ class Hostile(Made):
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_shows_hostile_names_as_text(fits, tmp_path):
     """Names become no elements, do not turn the text around them, and leave room for the other columns."""
-    page = write_report(Hostile(fits.load("trio"), len(HOSTILE)), tmp_path / "r", ReportOptions(pictures=0))
+    page = write_report(Hostile(fits.load("trio"), len(HOSTILE)), tmp_path / "r", ReportOptions(pictures=0)).path
     for view, expected in (
         (
             "#/scenes?sort=trust",

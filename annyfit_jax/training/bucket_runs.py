@@ -1,0 +1,78 @@
+"""Training runs in buckets: at work in a local folder, whose checkpoints are put into the bucket one after the other.
+
+    RUN/checkpoints/2000/...       the files of a checkpoint, as on a disk
+    RUN/checkpoints/2000.complete  put after them: a checkpoint without it is not looked at
+
+The other files of a run (`config.json`, `metrics.jsonl`, ...) are put with each checkpoint. One process writes a run: a
+training on several machines needs a folder that all of them see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+from annyfit_jax.store.locations import Location, filled, place
+
+_COMPLETE = ".complete"
+
+
+@contextlib.contextmanager
+def run_folder(run: str | Path | Location) -> Iterator[tuple[Path, Callable[[], None] | None]]:
+    """A local folder with what there is of a run, and what puts back what is new there; on a disk the folder itself, and None.
+
+    Raises ValueError for a run in a bucket with several processes.
+    """
+    run = place(run)
+    if not run.remote:
+        yield run.path, None
+        return
+    if jax.process_count() > 1:
+        raise ValueError(f"{run}: a training on several machines needs an --output that all of them see as a folder")
+    with tempfile.TemporaryDirectory(prefix="annyfit-run-") as scratch:
+        folder = Path(scratch)
+        kept = _fetch(run, folder)
+        yield folder, lambda: _put(run, folder, kept)
+
+
+def _step(name: str) -> str:
+    """The step of a checkpoint's file, empty for other files."""
+    parts = name.split("/")
+    return parts[1] if len(parts) > 2 and parts[0] == "checkpoints" else ""
+
+
+def _fetch(run: Location, folder: Path) -> set[str]:
+    """Copies the complete checkpoints and the other files; returns the steps."""
+    there = run.tree()
+    complete = {name.removesuffix(_COMPLETE).rpartition("/")[2] for name in there if name.endswith(_COMPLETE)}
+    for name in there:
+        if name.endswith(_COMPLETE) or (_step(name) and _step(name) not in complete):
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((run / name).read_bytes())
+    return complete
+
+
+def _put(run: Location, folder: Path, kept: set[str]) -> None:
+    """Puts new checkpoints, then what says that they are complete, and removes those that are gone; the other files as well."""
+    here = place(folder).tree()
+    steps = {_step(name) for name in here} - {""}
+    for step in sorted(steps - kept, key=len):
+        (run / "checkpoints" / step).remove()  # what a killed process put of it
+        with filled(run / "checkpoints" / step) as target:
+            for name in (name for name in here if _step(name) == step):
+                file = target / name.removeprefix(f"checkpoints/{step}/")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes((folder / name).read_bytes())
+        (run / "checkpoints" / f"{step}{_COMPLETE}").put(b"")
+    for name in (name for name in here if not _step(name)):
+        (run / name).put((folder / name).read_bytes())
+    for step in kept - steps:
+        (run / "checkpoints" / f"{step}{_COMPLETE}").remove()
+        (run / "checkpoints" / step).remove()
+    kept.clear()
+    kept |= steps
