@@ -1,6 +1,7 @@
 """Export fits for other programs: of a job, finished or not, of a folder of fits, of one fit.
 
     annyfit export --fits=OUT --format=parquet --output=people.parquet   # a row per person, for triage
+    annyfit export --fits=OUT --format=parquet --output=DIR --partition_by=status   # DIR/status=ok/part-00000-0.parquet
     annyfit export --fits=OUT --format=tfds --output=DIR --images=PHOTOS # an example per image, for training
     annyfit export --fits=OUT --format=webdataset --output=DIR           # tar shards: photo and parameters, for streaming
     annyfit export --fits=OUT --format=coco --output=fits.json           # COCO keypoints with parameters
@@ -17,8 +18,9 @@ What each format holds is said in `annyfit_jax.exports`; frames and axes of the 
 .ply open upright in Blender: in a .glb each person is a mesh of its own (`person_<id>`), a .ply has all people in one mesh.
 People without a fit are NaN rows in the .npz and absent from the meshes; scenes without any mesh are left out and named.
 
-Scenes that a job has not finished are left out, with a warning. An export of `tfds` or `webdataset` that was stopped continues
-when the command is given again; of the other formats a file is there complete or not at all. Beside every export on a disk lies
+Scenes that a job has not finished are left out, with a warning. Fits, photos and output may be in buckets. --engine=ray has the
+workers of a cluster write, each --scenes_per_shard scenes at a time, with the same result (docs/fleet.md). An export that was
+stopped continues when the command is given again; what is done is noted in `.parts`. Beside every export lies
 `data_card.json`: counts, failures by reason, licences of the experts, configs, versions, and the digest of the fits.
 """
 
@@ -61,7 +63,14 @@ def define_flags() -> program.Usage:
                     "frame", "camera", ["camera", "world"],
                     "npz, glb, ply, obj, bvh: origin at the camera or on the floor.",
                 ),
-                flags.DEFINE_integer("scenes_per_shard", 512, "tfds, webdataset: scenes per shard.", lower_bound=1),
+                flags.DEFINE_integer(
+                    "scenes_per_shard", 512, "Scenes that a worker writes at a time; of tfds and webdataset a shard.",
+                    lower_bound=1,
+                ),
+                flags.DEFINE_list(
+                    "partition_by", [],
+                    "parquet: cut into folders by the values of columns, e.g. status,age_word; part: into files.",
+                ),
                 flags.DEFINE_integer("people_per_file", 10_000, "humandata: people per file.", lower_bound=1),
                 flags.DEFINE_string(
                     "smplx_model", "",
@@ -82,7 +91,7 @@ def define_flags() -> program.Usage:
                     lower_bound=0, upper_bound=12,
                 ),
             ),
-            "Engine (webdataset)": program.engine_flags(),
+            "Engine": program.engine_flags(),
             "Machine": (program.compile_cache_flag(),),
         },
         required=("fits", "output"),
@@ -90,16 +99,10 @@ def define_flags() -> program.Usage:
 
 
 def main() -> None:
-    from annyfit_jax.exports.data_card import write_card
-    from annyfit_jax.jobs.fit_source import open_fits
-    from annyfit_jax.store.locations import is_remote
-
     with program.stopping() as stop:
         written, empty = _export(stop)
     nobody = f"; nobody fitted in {', '.join(empty[:_NAMES_SHOWN])}" if empty else ""
     print(f"{len(written)} files: {FLAGS.output}{nobody}")
-    if not is_remote(FLAGS.output):
-        write_card(open_fits(FLAGS.fits, details=False), FLAGS.scenes, FLAGS.output, FLAGS.format)
 
 
 def _export(stop: threading.Event) -> tuple[list[Path], list[str]]:
@@ -109,7 +112,7 @@ def _export(stop: threading.Event) -> tuple[list[Path], list[str]]:
         FLAGS.fits, FLAGS.output, FLAGS.format, FLAGS.scenes, FLAGS.frame, images=FLAGS.images,
         scenes_per_shard=FLAGS.scenes_per_shard, people_per_file=FLAGS.people_per_file, smplx_model=FLAGS.smplx_model,
         log_every_s=FLAGS.log_every_s, program=getattr(FLAGS, "for"), skinned=_skinned(), engine=program.engine_from_flags(),
-        stop=stop,
+        stop=stop, partition_by=FLAGS.partition_by,
     )  # fmt: skip
 
 

@@ -20,8 +20,10 @@ no image. Images are written at once; annotations are kept in a file of their ow
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +43,11 @@ SKELETON = (
 _CATEGORY = {
     "id": 1, "name": "person", "supercategory": "person", "keypoints": list(COCO17), "skeleton": [list(p) for p in SKELETON],
 }  # fmt: skip
+
+
+_NUMBER = re.compile(rb'{"id":\d+,')
+_IMAGE = re.compile(rb'{"id":\d+,"image_id":(\d+),')
+"""How an image and an annotation begin."""
 
 
 class Written(NamedTuple):
@@ -84,6 +91,41 @@ def write_coco(fits: Iterable[SceneFit], path: str | Path, *, image_root: str | 
             with aside.open("rb") as waiting:
                 shutil.copyfileobj(waiting, file)
             file.write(f'\n],\n"categories": [{_dump(_CATEGORY)}],\n"info": {_dump(info)}\n}}\n'.encode())
+    return Written(images, annotations)
+
+
+def join_coco(parts: Sequence[Path], path: str | Path) -> Written:
+    """One file of several that `write_coco` wrote, as it would write the scenes of all: entries are numbered on.
+
+    An entry is a line, so that no more than one is in memory.
+    """
+    path = Path(path)
+    images, annotations, end = 0, 0, b""
+    with path.open("wb") as file, tempfile.TemporaryFile() as waiting:
+        file.write(b'{"images": [')
+        for part in parts:
+            first_image, in_images = images, True
+            with part.open("rb") as lines:
+                for line in lines:
+                    entry = line.rstrip(b",\n")
+                    if entry.startswith(b'"annotations": ['):
+                        in_images = False
+                    elif entry.startswith(b'{"id":') and in_images:
+                        images += 1
+                        file.write(
+                            (b",\n" if images > 1 else b"\n") + _NUMBER.sub(b'{"id":%d,' % images, entry, count=1)
+                        )
+                    elif entry.startswith(b'{"id":'):
+                        annotations += 1
+                        image = first_image + int(_IMAGE.match(entry)[1])  # pyright: ignore[reportOptionalSubscript]
+                        text = _IMAGE.sub(b'{"id":%d,"image_id":%d,' % (annotations, image), entry, count=1)
+                        waiting.write((b",\n" if annotations > 1 else b"\n") + text)
+                    elif entry.startswith(b'"info": ') and (not end or not first_image):
+                        end = entry
+        file.write(b'\n],\n"annotations": [')
+        waiting.seek(0)
+        shutil.copyfileobj(waiting, file)
+        file.write(f'\n],\n"categories": [{_dump(_CATEGORY)}],\n'.encode() + end + b"\n}\n")
     return Written(images, annotations)
 
 

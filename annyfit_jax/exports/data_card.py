@@ -4,62 +4,83 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import annyfit_jax
 from annyfit_jax.jobs.fit_source import FitSource, Outcome
-from annyfit_jax.records.files import write_json
+from annyfit_jax.store.locations import Location, place
 
 CARD = "data_card.json"
 _LICENCES = "licences of the cues: "
 """How the note of a scene begins that names the licences of the experts (`experts.assemble.licence_note`)."""
+_COUNTED = ("scenes", "people", "licences")
 
 
-def data_card(source: FitSource, outcomes: Iterable[Outcome], file_format: str) -> dict[str, Any]:
+@dataclass
+class Counts:
+    """What is counted of outcomes; those of parts add up."""
+
+    scenes: collections.Counter[str] = field(default_factory=collections.Counter)
+    people: collections.Counter[str] = field(default_factory=collections.Counter)
+    licences: collections.Counter[str] = field(default_factory=collections.Counter)
+    configs: dict[str, Any] = field(default_factory=dict)
+    body: set[str] = field(default_factory=set)
+
+    def passing(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+        """Passes outcomes on and counts them."""
+        for outcome in outcomes:
+            fit = outcome.fit
+            self.scenes[outcome.status] += 1
+            self.people.update(str(status) for status in fit.status)
+            notes = [str(note) for note in fit.scene_notes]
+            self.licences.update(note.removeprefix(_LICENCES) for note in notes if note.startswith(_LICENCES))
+            if outcome.fitted:
+                self.configs.setdefault(fit.config_hash, json.loads(fit.config_json or "{}"))
+                self.body.add(fit.asset_version)
+            yield outcome
+
+    def to_json(self) -> dict[str, Any]:
+        """As `add_json` takes it."""
+        counted = {name: dict(sorted(getattr(self, name).items())) for name in _COUNTED}
+        return {**counted, "configs": self.configs, "body": sorted(self.body)}
+
+    def add_json(self, content: dict[str, Any]) -> None:
+        """Adds the counts of a part."""
+        for name in _COUNTED:
+            getattr(self, name).update(content[name])
+        self.configs |= content["configs"]
+        self.body |= set(content["body"])
+
+
+def data_card(source: FitSource, counts: Counts, file_format: str, files: int) -> dict[str, Any]:
     """What is known of exported fits, JSON.
 
     Args:
-      outcomes: of the scenes that were exported.
+      counts: of the scenes that were exported.
+      files: how many there are.
     """
-    scenes: collections.Counter[str] = collections.Counter()
-    people: collections.Counter[str] = collections.Counter()
-    licences: collections.Counter[str] = collections.Counter()
-    configs: dict[str, Any] = {}
-    bodies: set[str] = set()
-    for outcome in outcomes:
-        fit = outcome.fit
-        scenes[outcome.status] += 1
-        people.update(str(status) for status in fit.status)
-        notes = [str(note) for note in fit.scene_notes]
-        licences.update(note.removeprefix(_LICENCES) for note in notes if note.startswith(_LICENCES))
-        if outcome.fitted:
-            configs.setdefault(fit.config_hash, json.loads(fit.config_json or "{}"))
-            bodies.add(fit.asset_version)
     return {
-        "fits": Path(source.location).name,
+        "fits": place(source.location).name,
         "format": file_format,
+        "files": files,
         "digest": source.fingerprint,
-        "scenes": dict(sorted(scenes.items())),
         "scenes_not_done": source.unfinished,
-        "people": dict(sorted(people.items())),
-        "licences": dict(sorted(licences.items())),
-        "configs": configs,
-        "body": sorted(bodies),
+        **counts.to_json(),
         "version": annyfit_jax.__version__,
     }
 
 
-def write_card(source: FitSource, names: Sequence[str], output: str | Path, file_format: str) -> Path:
-    """Writes the card of an export into its folder, or beside its file; returns its path.
+def write_card(
+    source: FitSource, counts: Counts, output: Location, file_format: str, files: int, hidden: bool = False
+) -> Location:
+    """Writes the card of an export into its folder, or beside its file; returns where it is.
 
     Args:
-      names: of the exported scenes; empty: all.
+      hidden: with `_` before its name, so that readers of folders of tables pass it over.
     """
-    output = Path(output)
-    folder = output if output.is_dir() else output.parent
-    outcomes = map(source.outcome, names) if names else source.outcomes()
-    path = folder / (CARD if output.is_dir() else f"{output.stem}.{CARD}")
-    write_json(path, data_card(source, outcomes, file_format))
-    return path
+    name = f"_{CARD}" if hidden else CARD
+    card = output / name if output.is_dir() else output.parent / f"{output.name.rpartition('.')[0]}.{CARD}"
+    card.put_json(data_card(source, counts, file_format, files))
+    return card

@@ -1,21 +1,33 @@
-"""Fits in a format for other programs, by its name: one function in front of the writers of this package."""
+"""Fits in a format for other programs, by its name: one function in front of the writers of this package.
+
+Every export is cut into parts of consecutive scenes, which the workers of an engine write (`annyfit_jax.store.parts`): files of
+their own, or parts of one file, which the driver puts together. The result does not depend on who writes it.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
+from annyfit_jax.engine.running import run
 from annyfit_jax.engine.stages import Engine
-from annyfit_jax.exports import exported_people, scene_files
+from annyfit_jax.exports import scene_files
+from annyfit_jax.exports.data_card import Counts, write_card
 from annyfit_jax.exports.other_programs import PROGRAMS
 from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
+from annyfit_jax.jobs.progress import duration
 from annyfit_jax.people.fitted import check_body, drawable
 from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.store.locations import Location, place
+from annyfit_jax.store.parts import LEDGER, Made, Parts, Record, Write
 
 if TYPE_CHECKING:
     from annyfit_jax.exports.skinned_export import Skinned
@@ -28,9 +40,101 @@ FORMATS = (
 _NAMES_SHOWN = 20
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What decides the files of an export besides the fits; JSON by `asdict`."""
+
+    file_format: str
+    frame: str = "camera"
+    images: str = ""
+    smplx_model: str = ""
+    program: str = "blender"
+    skinned: Skinned | None = None
+    partition_by: tuple[str, ...] = ()
+
+
+@dataclass
+class _Export:
+    """An export under way."""
+
+    source: FitSource
+    names: tuple[str, ...]
+    """Chosen scenes; empty: all."""
+    wanted: _Wanted
+    scenes_per_part: int
+    engine: Engine | None
+    stop: threading.Event | None
+    log_every_s: float
+    counts: Counts = field(default_factory=Counts)
+
+    @property
+    def total(self) -> int:
+        """Scenes that are exported."""
+        return len(self.names) or self.source.total
+
+    def written(
+        self, output: Location, make: Callable[[], Write], spans: Sequence[range] = (), name: str = "",
+        ledger: Location | None = None,
+    ) -> tuple[Parts, list[Record]]:  # fmt: skip
+        """Has all parts written; returns their records.
+
+        Args:
+          make: of `Parts`; its tasks are (part, span, names).
+          spans: the scenes of each part; default `scenes_per_part` each.
+        """
+        step, total = self.scenes_per_part, self.total
+        spans = spans or [range(k, min(k + step, total)) for k in range(0, total, step)]
+        tasks = [(part, span, self.names[span.start : span.stop]) for part, span in enumerate(spans)]
+        started = last = time.monotonic()
+        done = 0
+
+        def tell(record: Record) -> None:
+            nonlocal last, done
+            done += sum(record["card"]["scenes"].values())
+            if time.monotonic() - last >= self.log_every_s:
+                last = time.monotonic()
+                rate = done / (last - started)
+                left = duration(max(total - done, 0) / rate)
+                logging.info(
+                    "%s: %d/%d scenes, %.1f/s, %s left", name or self.wanted.file_format, done, total, rate, left
+                )
+
+        settings = {"fits": self.source.fingerprint, "names": self.names, "step": step, **asdict(self.wanted)}
+        parts = Parts(name or self.wanted.file_format, output, tasks, make, settings, ledger=ledger, on_unit=tell)
+        run([parts.stage()], self.engine, self.stop)
+        records = parts.finish()
+        if not self.counts.scenes:
+            for record in records:
+                self.counts.add_json(record["card"])
+        return parts, records
+
+    def files(self, output: Location, spans: Sequence[range] = ()) -> tuple[list[Path], list[str]]:
+        """Files of their own for every part; those written, and the scenes without a mesh."""
+        from annyfit_jax.records.file_names import TABLE, table_lines
+
+        _, records = self.written(output, functools.partial(_writer, self.source, self.wanted), spans)
+        if odd := [name for record in records for name in record["odd"]]:
+            (output / TABLE).put_parts(table_lines(odd))
+        names = [name for record in records for name in record["files"]]
+        return _paths(output, names), [name for record in records for name in record.get("empty", ())]
+
+    def one_file(self, target: Location) -> list[Path]:
+        """One file, put together from parts that are removed afterwards."""
+        folder = target.parent / LEDGER / target.name
+        parts, records = self.written(folder, functools.partial(_writer, self.source, self.wanted), ledger=folder)
+        with target.replacing() as temporary:
+            pieces = [(folder / name).fetched() for record in records for name in record["files"]]
+            join, expected = _JOIN[self.wanted.file_format], sum(record["rows"] for record in records)
+            if (rows := join(pieces, temporary)) != expected:
+                raise RuntimeError(f"{target}: {rows} people, {expected} were written to its parts")
+        logging.info("%s: %d people", target.name, rows)
+        parts.forget()
+        return _paths(target.parent, [target.name])
+
+
 def export_fits(
     fits: str,
-    output: str,
+    output: str | Location,
     file_format: str,
     scenes: Sequence[str] = (),
     frame: str = "camera",
@@ -41,25 +145,30 @@ def export_fits(
     smplx_model: str = "",
     program: str = "blender",
     skinned: Skinned | None = None,
+    partition_by: Sequence[str] = (),
     log_every_s: float = 10.0,
     engine: Engine | None = None,
     stop: threading.Event | None = None,
 ) -> tuple[list[Path], list[str]]:
-    """Writes fits in one of `FORMATS`; returns the files written and the names of scenes without a mesh.
+    """Writes fits in one of `FORMATS`, and a data card beside them; returns the files and the names of scenes without a mesh.
+
+    Where it was stopped, the same call goes on. In a bucket the paths are those below it.
 
     Args:
       fits: output of a job, folder of fits, or one fit (`open_fits`).
-      output: folder; of `parquet` and `coco` a file or a folder.
+      output: folder; of `parquet`, `coco` and `bedlam` a file or a folder. Like `fits` also in a bucket.
       scenes: names; all by default.
       frame: `npz`, `glb`, `ply`, `obj`, `bvh`: origin at the camera or on the floor.
       images: folder of the photos, or for `tfds`, `webdataset` and `photo_plane` a cue dataset that has them.
+      scenes_per_shard: scenes that a worker writes at a time, and of a shard of `tfds`, `webdataset` and partitioned `parquet`.
       smplx_model: `humandata`, `amass`, `bedlam`: the user's model file, for fits of SMPL-X, and for those of Anny as SMPL-X.
       program: one of `other_programs.PROGRAMS`, for which `glb` with bones, `bvh` and `obj` are.
       skinned: `glb` with bones, and how.
-      engine, stop: `webdataset`: who writes the shards, and an event that asks to stop.
+      partition_by: `parquet`: columns whose values become folders (`tables.PARTITIONS`), or `part` for files alone.
+      engine, stop: who writes, and an event that asks to stop.
 
     Raises FileNotFoundError without fits, FitFileError on a broken one, ValueError on an unknown format, frame or scene,
-    StoreError where the folder holds another dataset.
+    StoreError where the folder holds another dataset, Interrupted.
     """
     if file_format not in FORMATS:
         raise ValueError(f"--format={file_format}: expected one of {', '.join(FORMATS)}")
@@ -69,6 +178,12 @@ def export_fits(
         raise ValueError(f"--for={program}: expected one of {', '.join(PROGRAMS)}")
     if skinned and file_format != "glb":
         raise ValueError("--skinned is for --format=glb")
+    if file_format in ("amass", "bedlam") and not smplx_model:
+        raise ValueError(f"--format={file_format} needs --smplx_model, the user's SMPL-X file")
+    if partition_by:
+        from annyfit_jax.exports.tables import check_partition
+
+        check_partition(file_format, partition_by)
     source = open_fits(fits, details=False)
     known = set(source.names) if scenes else set()
     unknown = [name for name in scenes if name not in known]
@@ -77,49 +192,104 @@ def export_fits(
         raise ValueError(f"--scenes: no fit of {', '.join(unknown)} in {fits}; there are {shown}")
     if source.unfinished:
         logging.warning("%s: %d scenes of the job are not done yet and left out", fits, source.unfinished)
-
-    def outcomes() -> Iterator[Outcome]:
-        chosen = map(source.outcome, scenes) if scenes else source.outcomes()
-        return exported_people.with_progress(chosen, len(scenes) or source.total, "scenes", log_every_s)
-
-    def fitted() -> Iterator[SceneFit]:
-        return (outcome.fit for outcome in outcomes() if outcome.fitted)
-
-    if skinned or file_format == "bvh":
-        from annyfit_jax.exports.skinned_export import export_skinned
-
-        kept = (outcome for outcome in outcomes() if outcome.fitted)
-        return export_skinned(source, kept, Path(output), frame, PROGRAMS[program], skinned, smplx_model)
-    if file_format in scene_files.FORMATS:
-        return _scene_files(source, fitted(), Path(output), file_format, frame, program)
-    if file_format == "webdataset":
-        from annyfit_jax.exports.webdataset_export import write_webdataset
-
-        names, count, people = write_webdataset(
-            fits, output, scenes=scenes, images=images, scenes_per_shard=scenes_per_shard, engine=engine, stop=stop
-        )
-        logging.info("%d scenes and %d people written now", count, people)
-        return [Path(output) / name for name in names], []
+    wanted = _Wanted(file_format, frame, images, smplx_model, program, skinned, tuple(partition_by))
+    export = _Export(source, tuple(scenes), wanted, scenes_per_shard, engine, stop, log_every_s)
+    folder, empty = place(output), []
     if file_format == "tfds":
-        return _training_set(source, output, scenes, images, scenes_per_shard), []
-    if file_format == "humandata":
-        return _humandata(source, fitted(), output, images, people_per_file, smplx_model), []
-    if file_format in ("amass", "bedlam"):
-        return _smplx_files(source, fitted(), output, file_format, frame, images, smplx_model), []
-    return _one_file(outcomes, fitted, Path(output), file_format, images), []
+        written = _training_set(export, folder)
+        export.written(folder, functools.partial(_counter, source), name="tfds-card")
+    elif file_format == "humandata":
+        written, _ = export.files(folder, _humandata_spans(export, folder, people_per_file))
+    elif file_format in _TABLE_NAMES and not partition_by:
+        name = _TABLE_NAMES[file_format]
+        is_file = folder.name.endswith(Path(name).suffix) and not folder.is_dir()
+        folder = folder if is_file else folder / name
+        written = export.one_file(folder)
+        folder = folder if is_file else folder.parent
+    else:
+        written, empty = export.files(folder)
+    write_card(source, export.counts, folder, file_format, len(written), hidden=bool(partition_by))
+    return written, empty
+
+
+def _paths(folder: Location, names: Iterable[str]) -> list[Path]:
+    return [Path(name) if folder.remote else folder.path / name for name in names]
+
+
+# ------------------------------------------------------------------------------------------------ parts
+
+_Part = Callable[[Iterable[Outcome], Path, int], tuple[Sequence[Path], dict[str, Any]]]
+"""Writes outcomes into a folder as a part of a number; returns files and facts."""
+
+
+def _counter(source: FitSource) -> Write:
+    """Writes nothing but the counts of a data card, and how many people of each scene HumanData has."""
+    from annyfit_jax.exports.humandata_export import kept_people
+
+    def count(outcomes: Iterable[Outcome], folder: Path, part: int) -> tuple[list[Path], dict[str, Any]]:
+        return [], {"kept": [len(kept_people(o.fit)) if o.fitted else 0 for o in outcomes]}
+
+    return _counting(source, count)
+
+
+def _writer(source: FitSource, wanted: _Wanted) -> Write:
+    """What writes the parts of a format; models are loaded here, once in every worker."""
+    kind = wanted.file_format
+    if wanted.skinned or kind == "bvh":
+        return _counting(source, functools.partial(_skinned, source, wanted))
+    if kind in scene_files.FORMATS:
+        return _counting(source, functools.partial(_scene_files, source, wanted))
+    if kind == "webdataset":
+        from annyfit_jax.exports.training_set import photos_from
+        from annyfit_jax.exports.webdataset_export import write_tar
+
+        photo = photos_from(wanted.images) if wanted.images else None
+        return _counting(source, functools.partial(write_tar, photo))
+    return _counting(
+        source, {"parquet": _parquet, "coco": _coco, "humandata": _humandata}.get(kind, _smplx)(source, wanted)
+    )
+
+
+def _counting(source: FitSource, write: _Part) -> Write:
+    from annyfit_jax.records.file_names import TABLE
+
+    def do(task: tuple[int, range, Sequence[str]], folder: Path) -> Made:
+        part, span, names = task
+        counts = Counts()
+        files, facts = write(counts.passing(map(source.outcome, names) if names else source.part(span)), folder, part)
+        table = folder / TABLE
+        odd = [json.loads(line)["scene"] for line in table.read_text().splitlines()] if table.exists() else []
+        return Made(files, {"card": counts.to_json(), "odd": odd, **facts})
+
+    return do
+
+
+def _fitted(outcomes: Iterable[Outcome]) -> Iterable[SceneFit]:
+    return (outcome.fit for outcome in outcomes if outcome.fitted)
+
+
+def _skinned(
+    source: FitSource, wanted: _Wanted, outcomes: Iterable[Outcome], folder: Path, part: int
+) -> tuple[list[Path], dict[str, Any]]:
+    from annyfit_jax.exports.skinned_export import export_skinned
+
+    kept = (outcome for outcome in outcomes if outcome.fitted)
+    program = PROGRAMS[wanted.program]
+    files, empty = export_skinned(source, kept, folder, wanted.frame, program, wanted.skinned, wanted.smplx_model)
+    return files, {"empty": empty}
 
 
 def _scene_files(
-    source: FitSource, fits: Iterable[SceneFit], folder: Path, file_format: str, frame: str, program: str
-) -> tuple[list[Path], list[str]]:
-    from annyfit_jax.people.body_meshes import BodyMeshes
+    source: FitSource, wanted: _Wanted, outcomes: Iterable[Outcome], folder: Path, part: int
+) -> tuple[list[Path], dict[str, Any]]:
     from annyfit_jax.records.file_names import file_stem, write_table
 
-    meshes = BodyMeshes() if file_format != "npz" or frame == "world" else None
+    file_format, frame = wanted.file_format, wanted.frame
+    meshes = _body_meshes() if file_format != "npz" or frame == "world" else None
     written: list[Path] = []
     empty: list[str] = []
     odd: list[str] = []
-    for fit in fits:
+    for fit in _fitted(outcomes):
         rows, vertices = drawable(fit), None
         if meshes is not None:
             check_body(source.where(fit.name), fit, meshes.model.labels.asset_version)
@@ -135,65 +305,90 @@ def _scene_files(
             write = {
                 "glb": scene_files.export_glb,
                 "ply": scene_files.export_ply,
-                "obj": functools.partial(scene_files.export_obj, program=PROGRAMS[program]),
+                "obj": functools.partial(scene_files.export_obj, program=PROGRAMS[wanted.program]),
             }[file_format]
             write(fit, path, vertices, meshes.faces, transform, frame)
         written.append(path)
         if file_stem(fit.name) != fit.name:
             odd.append(fit.name)
     write_table(folder, odd)
-    return written, empty
+    return written, {"empty": empty}
 
 
-def _one_file(
-    outcomes: Callable[[], Iterable[Outcome]], fitted: Callable[[], Iterable[SceneFit]], path: Path, file_format: str,
-    images: str,
-) -> list[Path]:  # fmt: skip
-    from annyfit_jax.exports import coco_export, tables
+@functools.lru_cache(maxsize=1)
+def _body_meshes() -> Any:
+    from annyfit_jax.people.body_meshes import BodyMeshes
 
-    name = _TABLE_NAMES[file_format]
-    path = path if path.suffix == Path(name).suffix and not path.is_dir() else path / name
-    if file_format == "parquet":
-        logging.info("%d people", tables.write_people(outcomes(), path))
-    else:
-        logging.info("%d images, %d people", *coco_export.write_coco(fitted(), path, image_root=images or None))
-    return [path]
+    return BodyMeshes()
 
 
-def _humandata(
-    source: FitSource, fits: Iterable[SceneFit], folder: str, images: str, people_per_file: int, smplx_model: str
-) -> list[Path]:
+def _parquet(source: FitSource, wanted: _Wanted) -> _Part:
+    from annyfit_jax.exports import tables
+
+    def write(outcomes: Iterable[Outcome], folder: Path, part: int) -> tuple[list[Path], dict[str, Any]]:
+        rows = tables.write_people(outcomes, path := folder / f"part-{part:05d}.parquet")
+        columns = [name for name in wanted.partition_by if name != "part"]
+        return tables.partitioned(path, folder / "parts", columns) if columns else [path], {"rows": rows}
+
+    return write
+
+
+def _coco(source: FitSource, wanted: _Wanted) -> _Part:
+    from annyfit_jax.exports.coco_export import write_coco
+
+    def write(outcomes: Iterable[Outcome], folder: Path, part: int) -> tuple[list[Path], dict[str, Any]]:
+        path = folder / f"part-{part:05d}.json"
+        return [path], {"rows": write_coco(_fitted(outcomes), path, image_root=wanted.images or None).annotations}
+
+    return write
+
+
+def _humandata(source: FitSource, wanted: _Wanted) -> _Part:
     from annyfit_jax.exports import humandata_export
     from body_models import smplx
 
-    model = smplx.load(smplx_model) if smplx_model else None
-    return humandata_export.write_humandata(
-        fits, folder, people_per_file=people_per_file, image_root=images or None, smplx_model=model,
-        to_smplx=_to_smplx(source, smplx_model) if smplx_model else None,
-    )  # fmt: skip
+    model = smplx.load(wanted.smplx_model) if wanted.smplx_model else None
+    to_smplx = _to_smplx(source, wanted.smplx_model) if wanted.smplx_model else None
+
+    def write(outcomes: Iterable[Outcome], folder: Path, part: int) -> tuple[list[Path], dict[str, Any]]:
+        fits, path = [fit for fit in _fitted(outcomes) if len(humandata_export.kept_people(fit))], folder
+        path = folder / f"humandata-{part:05d}.npz"
+        content = humandata_export.entries(fits, wanted.images or None, model, to_smplx)
+        humandata_export.write_entries(path, content)
+        return [path], {"rows": len(content["annot_valid"])}
+
+    return write
 
 
-def _smplx_files(
-    source: FitSource,
-    fits: Iterable[SceneFit],
-    output: str,
-    file_format: str,
-    frame: str,
-    images: str,
-    smplx_model: str,
-) -> list[Path]:
+def _humandata_spans(export: _Export, output: Location, people_per_file: int) -> list[range]:
+    """The scenes of every file: it ends with the image that reaches the number of people. Raises ValueError for nobody."""
+    _, records = export.written(output, functools.partial(_counter, export.source), name="humandata-card")
+    spans, start, count = [], 0, 0
+    for position, people in enumerate(n for record in records for n in record["kept"]):
+        count += people
+        if count >= people_per_file:
+            spans.append(range(start, position + 1))
+            start, count = position + 1, 0
+    return [*spans, range(start, export.total)] if count else spans
+
+
+def _smplx(source: FitSource, wanted: _Wanted) -> _Part:
     from annyfit_jax.exports import smplx_export
     from body_models import smplx
 
-    if not smplx_model:
-        raise ValueError(f"--format={file_format} needs --smplx_model, the user's SMPL-X file")
-    model, to_smplx = smplx.load(smplx_model), _to_smplx(source, smplx_model)
-    bodies = (fit if tuple(fit.bone_labels.tolist()) == smplx.JOINTS[1:] else to_smplx(fit) for fit in fits)
-    if file_format == "amass":
-        return smplx_export.write_amass(bodies, output, model, frame)
-    path, name = Path(output), _TABLE_NAMES[file_format]
-    path = path if path.suffix == Path(name).suffix and not path.is_dir() else path / name
-    return smplx_export.write_bedlam(bodies, path, model, images or None)
+    model, to_smplx = smplx.load(wanted.smplx_model), _to_smplx(source, wanted.smplx_model)
+
+    def write(outcomes: Iterable[Outcome], folder: Path, part: int) -> tuple[list[Path], dict[str, Any]]:
+        fits = _fitted(outcomes)
+        bodies = (fit if tuple(fit.bone_labels.tolist()) == smplx.JOINTS[1:] else to_smplx(fit) for fit in fits)
+        if wanted.file_format == "amass":
+            return smplx_export.write_amass(bodies, folder, model, wanted.frame), {}
+        somebody = [fit for fit in bodies if len(drawable(fit))]
+        path = folder / f"part-{part:05d}.npz"
+        files = smplx_export.write_bedlam(somebody, path, model, wanted.images or None) if somebody else []
+        return files, {"rows": sum(len(drawable(fit)) for fit in somebody)}
+
+    return write
 
 
 def _to_smplx(source: FitSource, body_file: str) -> Callable[[SceneFit], SceneFit]:
@@ -204,17 +399,41 @@ def _to_smplx(source: FitSource, body_file: str) -> Callable[[SceneFit], SceneFi
     return lambda fit: convert(fit, source.where(fit.name))[0]
 
 
-def _training_set(
-    source: FitSource, folder: str, scenes: Sequence[str], images: str, scenes_per_shard: int
-) -> list[Path]:
+# ------------------------------------------------------------------------------------------------ one file
+
+
+def _join_parquet(parts: Sequence[Path], target: Path) -> int:
+    from annyfit_jax.exports.tables import join_people
+
+    return join_people(parts, target)
+
+
+def _join_coco(parts: Sequence[Path], target: Path) -> int:
+    from annyfit_jax.exports.coco_export import join_coco
+
+    return join_coco(parts, target).annotations
+
+
+def _join_bedlam(parts: Sequence[Path], target: Path) -> int:
+    from annyfit_jax.exports.smplx_export import join_bedlam
+
+    return join_bedlam(parts, target)
+
+
+_JOIN: dict[str, Callable[[Sequence[Path], Path], int]] = {
+    "parquet": _join_parquet, "coco": _join_coco, "bedlam": _join_bedlam,
+}  # fmt: skip
+
+
+def _training_set(export: _Export, folder: Location) -> list[Path]:
     from annyfit_jax.exports import training_set
 
-    photo = training_set.photos_from(images) if images else None
+    photo = training_set.photos_from(export.wanted.images) if export.wanted.images else None
     state = training_set.write_training_set(
-        source, folder, names=scenes, photo=photo, scenes_per_shard=scenes_per_shard,
-        on_shard=lambda shard: logging.info("shard %d written", shard),
+        export.source, folder, names=export.names, photo=photo, scenes_per_shard=export.scenes_per_part,
+        on_shard=lambda shard: logging.info("shard %d written", shard), engine=export.engine, stop=export.stop,
     )  # fmt: skip
     if not state.finished:
         raise ValueError(f"{folder}: no scene could be written; the reasons are in set_aside.jsonl")
     logging.info("%d scenes, %d fitted people, %d scenes set aside", state.scenes, state.people, state.set_aside)
-    return sorted(Path(folder).glob("*.array_record-*"))
+    return _paths(folder, [name for name in folder.files() if ".array_record-" in name])

@@ -98,7 +98,7 @@ def write_humandata(
         part, count = [], 0
 
     for fit in fits:
-        kept = _kept(fit)
+        kept = kept_people(fit)
         if len(kept):
             part.append(fit)
             count += len(kept)
@@ -116,7 +116,7 @@ def entries(
     to_smplx: Callable[[SceneFit], SceneFit] | None = None,
 ) -> dict[str, Any]:
     """The content of one file; `fits` have somebody with a fit or a seen keypoint each."""
-    rows = [_kept(fit) for fit in fits]
+    rows = [kept_people(fit) for fit in fits]
     ends = np.cumsum([len(kept) for kept in rows])
     names = {tuple(fit.bone_labels.tolist()) for fit in fits}
     if len(names) > 1:
@@ -235,7 +235,7 @@ class _Pickler(_PythonPickler):
         self.memoize(obj)
 
 
-def _kept(fit: SceneFit) -> np.ndarray:
+def kept_people(fit: SceneFit) -> np.ndarray:
     return np.flatnonzero(fit.ok | exported_people.seen(fit).any(1))
 
 

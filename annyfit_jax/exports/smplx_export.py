@@ -26,7 +26,7 @@ turns a body about its resting pelvis and then adds `transl`. A camera that is t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -131,6 +131,17 @@ def write_bedlam(
         raise ValueError("nobody was fitted, there is nothing to write")
     write_npz(path, {key: np.concatenate([row[key] for row in rows]) for key in rows[0]})
     return [Path(path)]
+
+
+def join_bedlam(parts: Sequence[Path], path: str | Path) -> int:
+    """One file of several; returns the number of its people. Raises ValueError where there is nobody."""
+    if not parts:
+        raise ValueError("nobody was fitted, there is nothing to write")
+    arrays = [dict(np.load(part)) for part in parts]
+    joined = {key: np.concatenate([rows[key] for rows in arrays]) for key in arrays[0]}
+    with Path(path).open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **joined)
+    return len(joined["imgname"])
 
 
 def _vertices(model: smplx.SmplxModel, people: BodyParameters) -> Float[np.ndarray, "n 10475 3"]:

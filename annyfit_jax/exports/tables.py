@@ -11,7 +11,7 @@ in `docs/formats.md`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def write_people(outcomes: Iterable[Outcome], path: str | Path) -> int:
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = pa.schema([(name, pa.type_for_alias(arrow_type(column))) for name, column in COLUMNS.items()])
+    schema = _schema()
     total = 0
     waiting: list[pa.RecordBatch] = []
     with replacing(path) as temporary, parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -105,6 +105,62 @@ def write_people(outcomes: Iterable[Outcome], path: str | Path) -> int:
         if waiting:
             writer.write_table(pa.Table.from_batches(waiting))
     return total
+
+
+PARTITIONS = ("scene_status", "status", "age_word", "gender_word", "start_origin", "config_hash", "asset_version")
+"""Columns of few values, by which a table can be cut into folders."""
+
+
+def check_partition(file_format: str, columns: Sequence[str]) -> None:
+    """Raises ValueError where a table cannot be cut so."""
+    if file_format != "parquet":
+        raise ValueError("--partition_by is for --format=parquet")
+    for name in columns:
+        if name not in (*PARTITIONS, "part"):
+            raise ValueError(f"--partition_by={name}: expected part, {', '.join(PARTITIONS)}")
+
+
+def partitioned(path: Path, folder: Path, columns: Sequence[str]) -> list[Path]:
+    """Cuts a table into `<column>=<value>/<name of the table>-0.parquet` below a folder, as Hive does; returns the files.
+
+    The columns are not in the files: readers take them from the folders. Null is `__HIVE_DEFAULT_PARTITION__`.
+    """
+    from pyarrow import dataset, parquet
+
+    table = parquet.read_table(path)
+    layout = dataset.partitioning(table.select(list(columns)).schema, flavor="hive")
+    dataset.write_dataset(
+        table, folder, format="parquet", partitioning=layout, basename_template=f"{path.stem}-{{i}}.parquet", use_threads=False,
+        file_options=dataset.ParquetFileFormat().make_write_options(compression="zstd"),
+        existing_data_behavior="overwrite_or_ignore",
+    )  # fmt: skip
+    moved = []
+    for file in sorted(folder.rglob("*.parquet")):  # beside the table, where its place below the output is
+        moved.append(path.parent / file.relative_to(folder))
+        moved[-1].parent.mkdir(parents=True, exist_ok=True)
+        file.rename(moved[-1])
+    return moved
+
+
+def join_people(parts: Iterable[Path], path: str | Path) -> int:
+    """One table of several, their rows one after the other; returns the number of rows."""
+    from pyarrow import parquet
+
+    total = 0
+    with parquet.ParquetWriter(path, _schema(), compression="zstd") as writer:
+        for part in parts:
+            with parquet.ParquetFile(part) as table:
+                for group in range(table.num_row_groups):
+                    rows = table.read_row_group(group)
+                    total += rows.num_rows
+                    writer.write_table(rows)
+    return total
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(arrow_type(column))) for name, column in COLUMNS.items()])
 
 
 def _batches(outcomes: Iterable[Outcome]) -> Iterable[list[dict[str, Any]]]:

@@ -11,13 +11,14 @@ table.
 from __future__ import annotations
 
 import functools
-import json
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from annyfit_jax.engine.stages import Engine
 from annyfit_jax.exports import exported_people
 from annyfit_jax.inputs.cue_source import CueSource, is_cue_dataset, open_cues
 from annyfit_jax.inputs.photos import jpeg_bytes, read_photo
@@ -28,10 +29,10 @@ from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records import wire
 from annyfit_jax.records.encoded_pictures import PHOTO_QUALITY, encoded
 from annyfit_jax.records.file_names import file_inside
-from annyfit_jax.records.files import write_bytes
 from annyfit_jax.records.fit_files import FitFileError
 from annyfit_jax.records.wire import Field
 from annyfit_jax.store.datasets import Kind, Packed, Plan, Progress, SetAside, write
+from annyfit_jax.store.locations import Location, place
 from annyfit_jax.store.plan import DEFAULT_SCENES_PER_SHARD
 
 VERSION = FORMAT_VERSION
@@ -79,13 +80,15 @@ def fields(num_bones: int = 162, num_phenotypes: int = 6) -> dict[str, Field]:
 
 def write_training_set(
     source: FitSource,
-    output: str | Path,
+    output: str | Path | Location,
     *,
     names: Sequence[str] = (),
     photo: Photo | None = None,
     weigh: Weigh | None = None,
     scenes_per_shard: int = DEFAULT_SCENES_PER_SHARD,
     on_shard: Callable[[int], None] | None = None,
+    engine: Engine | None = None,
+    stop: threading.Event | None = None,
 ) -> Progress:
     """Writes the dataset; call it again to continue an interrupted call.
 
@@ -94,6 +97,7 @@ def write_training_set(
       photo: JPEG bytes of a scene, empty where there is none; a scene for which it raises SceneError is set aside.
       weigh: `loss_weight` (n,) of the people of a scene; None: 1.
       on_shard: told each shard that was written.
+      engine, stop: who writes them, and an event that asks to stop.
 
     Raises StoreError where the folder belongs to other fits, FitFileError on fits that cannot be read.
     """
@@ -115,8 +119,8 @@ def write_training_set(
         outcomes = map(source.outcome, names[span.start : span.stop]) if names else source.part(span)
         return (_pack(outcome, table, photo, weigh) for outcome in outcomes)
 
-    state = write(output, plan, records, on_shard=on_shard)
-    write_bytes(Path(output) / "labels.json", (json.dumps(_labels(first), indent=1) + "\n").encode(), flush=True)
+    state = write(output, plan, records, on_shard=on_shard, engine=engine, stop=stop)
+    (place(output) / "labels.json").put_json(_labels(first))
     return state
 
 
@@ -173,17 +177,17 @@ def _labels(fit: SceneFit) -> dict[str, object]:
 
 
 def photos_from(path: str | Path) -> Photo:
-    """Photos of scenes from a folder of photos, or from the cue dataset that the job was fitted to.
+    """Photos of scenes from a folder of photos, or from the cue dataset that the job was fitted to; both also in a bucket.
 
     In a folder a photo is found under the path that the fit names, relative to the folder, or under its file name alone.
     The photo of a scene that has none there is a SceneError.
     """
-    folder = Path(path)
+    folder = place(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of photos, or a cue dataset")
     if is_cue_dataset(folder):
         return functools.partial(_packed_photo, open_cues(str(folder)))
-    return functools.partial(_photo_file, folder)
+    return functools.partial(_photo_object, folder) if folder.remote else functools.partial(_photo_file, folder.path)
 
 
 def _packed_photo(cues: CueSource, outcome: Outcome) -> bytes:
@@ -205,6 +209,17 @@ def _photo_file(folder: Path, outcome: Outcome) -> bytes:
         if path is not None and path.resolve().is_relative_to(folder.resolve()):
             return _straight(jpeg_bytes(path), outcome.fit)
     raise SceneError(f"{folder}: {stored.name}: no such photo")
+
+
+def _photo_object(folder: Location, outcome: Outcome) -> bytes:
+    stored = outcome.fit.image_path
+    if not stored:
+        raise SceneError(f"scene {outcome.fit.name}: the fit names no photo")
+    below = stored.removeprefix(f"{folder}/")
+    for name in dict.fromkeys((below.lstrip("/"), below.rpartition("/")[2])):
+        if ".." not in name.split("/") and (folder / name).is_file():
+            return _straight(jpeg_bytes(str(folder / name)), outcome.fit)
+    raise SceneError(f"{folder}: {stored}: no such photo")
 
 
 def _straight(jpeg: bytes, fit: SceneFit) -> bytes:

@@ -3,90 +3,45 @@
     people-00003.tar: scene0768.jpg, scene0768.npz, scene0768.json, scene0769.jpg, ...
 
 `.npz` holds what `annyfit export --format=npz` writes of a scene, `.json` name, people, statuses and notes, `.jpg` the photo
-where it was asked for. The shards are units of an engine: each is written whole, by whichever worker has it."""
+where it was asked for."""
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import tarfile
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from annyfit_jax.engine.running import run
-from annyfit_jax.engine.stages import EachUnit, Engine, Stage
-from annyfit_jax.exports.training_set import photos_from
-from annyfit_jax.jobs.fit_source import Outcome, open_fits
+from annyfit_jax.exports.training_set import Photo
+from annyfit_jax.jobs.fit_source import Outcome
 from annyfit_jax.people.fitted import FACTS
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records.file_names import file_stem
-from annyfit_jax.store.locations import place
-
-Task = tuple[int, Sequence[str], range]
 
 
-def write_webdataset(
-    fits: str,
-    output: str,
-    *,
-    scenes: Sequence[str] = (),
-    images: str = "",
-    scenes_per_shard: int = 512,
-    engine: Engine | None = None,
-    stop: threading.Event | None = None,
-) -> tuple[list[str], int, int]:
-    """Writes the shards that are not there; returns their names, and how many scenes and people are in those written now.
+def write_tar(
+    photo: Photo | None, outcomes: Iterable[Outcome], folder: Path, part: int
+) -> tuple[list[Path], dict[str, Any]]:
+    """Writes a shard, `people-<part>.tar`; returns it, and how many scenes and people (`rows`) are in it.
 
     Args:
-      fits: as `open_fits` takes it.
-      output: folder, also in a bucket.
-      scenes: names; all by default.
-      images: folder of the photos, or a cue dataset that has them; empty = no photos.
-
-    Raises FileNotFoundError, FitFileError, JobWriteError.
+      photo: JPEG bytes of a scene (`training_set.photos_from`); None: no photos.
     """
-    total = len(scenes) or open_fits(fits, details=False).total
-    spans = [range(k, min(k + scenes_per_shard, total)) for k in range(0, total, scenes_per_shard)]
-    names = [f"people-{unit:05d}.tar" for unit in range(len(spans))]
-    there = place(output).files()
-    written: list[tuple[int, int]] = []
-    stage = Stage(
-        "webdataset", functools.partial(_make, fits, output, images), range(len(spans)),
-        needed=lambda unit: names[unit] not in there,
-        task=lambda unit: (unit, [scenes[i] for i in spans[unit]] if scenes else [], spans[unit]),
-        commit=lambda unit, counts: written.append(counts), accelerator=False,
-    )  # fmt: skip
-    run([stage], engine, stop)
-    return names, sum(count for count, _ in written), sum(people for _, people in written)
+    scenes = people = 0
+    path = folder / f"people-{part:05d}.tar"
+    with tarfile.open(path, "w") as tar:
+        for outcome in outcomes:
+            if outcome.fit.ok.any() and _add_scene(tar, outcome, photo):
+                scenes, people = scenes + 1, people + int(outcome.fit.ok.sum())
+    return [path], {"scenes": scenes, "rows": people}
 
 
-def _make(fits: str, output: str, images: str, _: threading.Event) -> EachUnit:
-    source = open_fits(fits, details=False)
-    photo = photos_from(images) if images else None
-
-    def write(task: Task) -> tuple[int, tuple[int, int]]:
-        unit, names, span = task
-        count = people = 0
-        outcomes = map(source.outcome, names) if names else source.part(span)
-        target = place(output) / f"people-{unit:05d}.tar"
-        with target.replacing() as temporary, tarfile.open(temporary, "w") as tar:
-            for outcome in outcomes:
-                if not outcome.fit.ok.any():
-                    continue
-                if not _add_scene(tar, outcome, photo):
-                    continue
-                count, people = count + 1, people + int(outcome.fit.ok.sum())
-        logging.info("%s: %d scenes, %d people", target.name, count, people)
-        return unit, (count, people)
-
-    return EachUnit(write)
-
-
-def _add_scene(tar: tarfile.TarFile, outcome: Outcome, photo: Callable[[Outcome], bytes] | None) -> bool:
+def _add_scene(tar: tarfile.TarFile, outcome: Outcome, photo: Photo | None) -> bool:
     """Adds the files of a scene; False, with a warning, where its photo cannot be read."""
     fit = outcome.fit
     key = file_stem(fit.name).replace(".", "_")  # what stands behind the first dot is the kind of a file

@@ -94,6 +94,11 @@ class Location:
         return self._text.rpartition("/")[2]
 
     @property
+    def parent(self) -> Location:
+        """The folder that it is in."""
+        return Location(self._text.rpartition("/")[0] if self.remote else os.fspath(self.path.parent))
+
+    @property
     def path(self) -> Path:
         """The path of a local one. Raises ValueError for a remote one."""
         if self.remote:

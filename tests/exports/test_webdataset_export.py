@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from export_cases import FITTED, make_job
 
-from annyfit_jax.exports.data_card import data_card, write_card
-from annyfit_jax.exports.webdataset_export import write_webdataset
+from annyfit_jax.exports.data_card import Counts, data_card
+from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.jobs.fit_source import open_fits
 
 
@@ -34,12 +34,11 @@ def samples(folder: Path) -> dict[str, dict[str, bytes]]:
 
 
 def test_every_fitted_scene_is_there_once_with_its_fit(job, tmp_path):
-    names, scenes, people = write_webdataset(str(job), str(tmp_path), scenes_per_shard=2)
+    written, _ = export_fits(str(job), str(tmp_path), "webdataset", scenes_per_shard=2)
     fits = {fit.name: fit for fit in open_fits(job, details=False) if fit.ok.any()}
     found = samples(tmp_path)
     assert set(found) == set(fits) == set(FITTED)
-    assert names == sorted(path.name for path in tmp_path.iterdir())
-    assert (scenes, people) == (len(fits), sum(int(fit.ok.sum()) for fit in fits.values()))
+    assert written == sorted(tmp_path.glob("*.tar")) and len(written) == 3
     for name, files in found.items():
         assert set(files) == {"npz", "json"}
         with np.load(io.BytesIO(files["npz"])) as arrays:
@@ -48,28 +47,37 @@ def test_every_fitted_scene_is_there_once_with_its_fit(job, tmp_path):
 
 
 def test_only_missing_shards_are_written(job, tmp_path):
-    names, _, _ = write_webdataset(str(job), str(tmp_path), scenes_per_shard=2)
-    whole = {name: (tmp_path / name).read_bytes() for name in names}
-    (tmp_path / names[0]).unlink()
-    _, scenes, _ = write_webdataset(str(job), str(tmp_path), scenes_per_shard=2)
-    assert scenes <= 2
-    assert {name: (tmp_path / name).read_bytes() for name in names} == whole
+    written, _ = export_fits(str(job), str(tmp_path), "webdataset", scenes_per_shard=2)
+    whole = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in written}
+    written[0].unlink()
+    assert export_fits(str(job), str(tmp_path), "webdataset", scenes_per_shard=2)[0] == written
+    again = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in written}
+    assert again.pop(written[0])[0] == whole.pop(written[0])[0] and again == whole
+
+
+def test_other_fits_are_written_anew(job, tmp_path):
+    """Shards of the fits before are not taken for those of today, and none of them is left."""
+    export_fits(str(job), str(tmp_path / "out"), "webdataset", scenes_per_shard=1)
+    other = make_job(tmp_path / "other", names=("trio", "pair"))
+    written, _ = export_fits(str(other), str(tmp_path / "out"), "webdataset", scenes_per_shard=1)
+    assert written == sorted((tmp_path / "out").glob("*.tar")) and set(samples(tmp_path / "out")) == {"trio", "pair"}
 
 
 def test_chosen_scenes(job, tmp_path):
-    write_webdataset(str(job), str(tmp_path), scenes=["trio", "pair"])
+    export_fits(str(job), str(tmp_path), "webdataset", ["trio", "pair"])
     assert list(samples(tmp_path)) == ["trio", "pair"]
 
 
-def test_the_card_counts_what_is_there(job, tmp_path):
-    source = open_fits(job, details=False)
-    path = write_card(source, (), tmp_path, "npz")
-    card = json.loads(path.read_text())
-    outcomes = list(source.outcomes())
-    assert path == tmp_path / "data_card.json" and card == json.loads(json.dumps(data_card(source, outcomes, "npz")))
+@pytest.mark.parametrize("scenes_per_shard", [1, 100])
+def test_the_card_counts_what_is_there(job, tmp_path, scenes_per_shard):
+    source, counts = open_fits(job, details=False), Counts()
+    export_fits(str(job), str(tmp_path), "npz", scenes_per_shard=scenes_per_shard)
+    card = json.loads((tmp_path / "data_card.json").read_text())
+    outcomes = list(counts.passing(source.outcomes()))
+    assert card == json.loads(json.dumps(data_card(source, counts, "npz", len(FITTED) + 1)))
     assert sum(card["scenes"].values()) == source.total
     assert card["people"]["ok"] == sum(int(outcome.fit.ok.sum()) for outcome in outcomes)
     assert any(name.startswith(("skipped:", "failed:")) for name in card["people"])
     assert card["digest"] == source.fingerprint and card["version"]
-    assert write_card(source, ["trio"], tmp_path / "people.parquet", "parquet").name == "people.data_card.json"
+    export_fits(str(job), str(tmp_path / "people.parquet"), "parquet", ["trio"])
     assert json.loads((tmp_path / "people.data_card.json").read_text())["scenes"] == {"ok": 1}
