@@ -106,6 +106,8 @@ class _Export:
         if not self.counts.scenes:
             for record in records:
                 self.counts.add_json(record["card"])
+        if name:  # nothing but counts
+            parts.forget()
         return parts, records
 
     def files(self, output: Location, spans: Sequence[range] = ()) -> tuple[list[Path], list[str]]:

@@ -46,9 +46,11 @@ class CueSource(SceneSource):
 
 def is_cue_dataset(folder: str | Path | Location) -> bool:
     """Whether a folder holds TFDS metadata, or shards of a cue dataset that is not finished."""
-    folder = place(folder)
-    there = folder.files()
-    return ("dataset_info.json" in there and "features.json" in there) or "plan.json" in there
+    folder = place(folder)  # by name: the listing of a bucket may lag behind
+    return (
+        all((folder / name).is_file() for name in ("dataset_info.json", "features.json"))
+        or (folder / "plan.json").is_file()
+    )
 
 
 def open_cues(path: str, options: InputOptions | None = None) -> CueSource:
@@ -253,7 +255,10 @@ def _seals(folder: Location, files: list[str], lengths: list[int]) -> list[dict[
     for part, names in (("shards", old), ("done", new)):
         place_of = folder / part
         there = place_of.files()
-        contents = read_all(place_of, [name for name in names.values() if name in there])
+        wanted = (
+            names.values() if part == "done" and folder.remote else (name for name in names.values() if name in there)
+        )
+        contents = read_all(place_of, list(wanted))
         for position, (file, length) in enumerate(zip(files, lengths, strict=True)):
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 seal = json.loads(contents[names[file]])

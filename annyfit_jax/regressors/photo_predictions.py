@@ -83,8 +83,8 @@ class Network:
     """State dict of an official program; without it and `run` the weights that ship."""
     options: PredictOptions = field(default_factory=PredictOptions)
 
-    def load(self) -> Predictor | ScenePredictor:
-        """The network with its variables. Raises FileNotFoundError, ValueError."""
+    def load(self) -> Any:
+        """The network: a Predictor, or a ScenePredictor where it reads scenes. Raises FileNotFoundError, ValueError."""
         regressor = self.config.regressor
         if self.checkpoint:
             variables, unused = regressor.read_checkpoint(self.checkpoint)

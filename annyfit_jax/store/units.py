@@ -54,8 +54,12 @@ class Store:
             folder = self.folder / "done"
             names = [f"{unit:05d}.json" for unit in range(self.num_units)]
             there = folder.files()
+            listed = [name for name in names if name in there]
+            # A listing may lag behind: of a store that was finished the others are asked for by their names.
+            if folder.remote and len(listed) < len(names) and (self.folder / "finished.json").exists():
+                listed = names
             self._entries = {}
-            for name, content in read_all(folder, [name for name in names if name in there]).items():
+            for name, content in read_all(folder, listed).items():
                 unit = int(name.removesuffix(".json"))
                 with contextlib.suppress(ValueError):
                     entry = json.loads(content)
@@ -81,7 +85,9 @@ class Store:
             return None
         try:
             if self.folder.remote:
-                return entry if self._sizes.get(entry["file"]) == entry["num_bytes"] else None
+                if entry["file"] not in self._sizes:  # a listing may lag behind
+                    self._sizes[entry["file"]] = self.shard(unit).size()
+                return entry if self._sizes[entry["file"]] == entry["num_bytes"] else None
             path = self.shard(unit).path
             mark = f"{entry['sha256']}|{path.stat().st_mtime_ns}"
             if path.stat().st_size != entry["num_bytes"]:

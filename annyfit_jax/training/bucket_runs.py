@@ -1,7 +1,7 @@
 """Training runs in buckets: at work in a local folder, whose checkpoints are put into the bucket one after the other.
 
     RUN/checkpoints/2000/...       the files of a checkpoint, as on a disk
-    RUN/checkpoints/2000.complete  put after them: a checkpoint without it is not looked at
+    RUN/checkpoints/2000.complete  put after them, with their names: a checkpoint without it is not looked at
 
 The other files of a run (`config.json`, `metrics.jsonl`, ...) are put with each checkpoint. One process writes a run: a
 training on several machines needs a folder that all of them see.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jax
 
-from annyfit_jax.store.locations import Location, filled, place
+from annyfit_jax.store.locations import Location, place
 
 _COMPLETE = ".complete"
 
@@ -48,13 +48,14 @@ def _step(name: str) -> str:
 def _fetch(run: Location, folder: Path) -> set[str]:
     """Copies the complete checkpoints and the other files; returns the steps."""
     there = run.tree()
-    complete = {name.removesuffix(_COMPLETE).rpartition("/")[2] for name in there if name.endswith(_COMPLETE)}
-    for name in there:
-        if name.endswith(_COMPLETE) or (_step(name) and _step(name) not in complete):
-            continue
+    marks = [name for name in there if name.endswith(_COMPLETE)]
+    names = [name for name in there if not _step(name) and name not in marks]
+    for mark in marks:
+        names += (run / mark).read_json() or []
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes((run / name).read_bytes())
-    return complete
+    return {_step(name) for name in names} - {""}
 
 
 def _put(run: Location, folder: Path, kept: set[str]) -> None:
@@ -63,12 +64,10 @@ def _put(run: Location, folder: Path, kept: set[str]) -> None:
     steps = {_step(name) for name in here} - {""}
     for step in sorted(steps - kept, key=len):
         (run / "checkpoints" / step).remove()  # what a killed process put of it
-        with filled(run / "checkpoints" / step) as target:
-            for name in (name for name in here if _step(name) == step):
-                file = target / name.removeprefix(f"checkpoints/{step}/")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes((folder / name).read_bytes())
-        (run / "checkpoints" / f"{step}{_COMPLETE}").put(b"")
+        names = [name for name in here if _step(name) == step]
+        for name in names:
+            (run / name).put((folder / name).read_bytes())
+        (run / "checkpoints" / f"{step}{_COMPLETE}").put_json(names)
     for name in (name for name in here if not _step(name)):
         (run / name).put((folder / name).read_bytes())
     for step in kept - steps:

@@ -7,15 +7,22 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fake_job import FakeFitter, load_varied, run, source_of
+from export_cases import make_job
+from fake_job import FakeFitter, fake_fit, load_varied, make_scene, run, source_of
+from PIL import Image
 
 from annyfit_jax.engine.running import run as run_stages
 from annyfit_jax.engine.stages import EachUnit, Engine, EngineError, Stage
 from annyfit_jax.engine.stopping import Interrupted
+from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.jobs import job_status
+from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.regressors.photo_predictions import Predicting, predict_photos
 from annyfit_jax.store.locations import JobWriteError
 
 # Ray takes another address of the machine than the loopback otherwise; it reads this when it is imported.
@@ -140,6 +147,72 @@ def test_a_stop_leaves_what_is_committed(cluster, reference, tmp_path):
     assert job_status.status(tmp_path)["units"]["done"] < 6
     run(tmp_path, source_of(SCENES))
     assert job_status.digest(tmp_path) == job_status.digest(reference)
+
+
+@pytest.mark.parametrize("file_format", ["npz", "parquet", "humandata", "webdataset", "tfds"])
+def test_exports_are_the_same_whoever_writes_them(cluster, tmp_path, file_format):
+    job = make_job(tmp_path / "job")
+    for name, engine in (("alone", None), ("ray", RAY)):
+        export_fits(str(job), str(tmp_path / name), file_format, scenes_per_shard=2, people_per_file=3, engine=engine)
+    alone, other = (
+        {p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.suffix != ".json"}
+        if (tmp_path / name).is_dir() else {} for name in ("alone", "ray")
+    )  # fmt: skip
+    assert alone == other and len(alone) >= 1
+    assert (tmp_path / "alone" / "data_card.json").read_bytes() == (tmp_path / "ray" / "data_card.json").read_bytes()
+
+
+class People:
+    """A network that finds as many people as the photo's grey says."""
+
+    def fit(self, name: str, image: np.ndarray, image_path: str = "") -> SceneFit:
+        people = int(image[0, 0, 0]) // 10
+        fit = fake_fit(make_scene(people, people, name))
+        return replace(fit, notes=np.full(people, "score=0.5"))
+
+
+def test_predictions_are_the_same_whoever_makes_them(cluster, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for index in range(9):
+        Image.fromarray(np.full((8, 8, 3), 10 * index, np.uint8)).save(tmp_path / "photos" / f"{index}.png")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"nothing")
+    for name, engine in (("alone", None), ("ray", RAY)):
+        done = predict_photos(People, tmp_path / "photos", tmp_path / name, Predicting(2, engine))
+        assert done == (9, 36, 1)
+    for name in ("people.jsonl", "set_aside.jsonl", *(f"fits/{index}.npz" for index in range(9))):
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes()
+
+
+def test_stages_share_the_room_and_leave_it_to_the_others(cluster, tmp_path):
+    """Four stages on three cores: all have a worker, and the last one gets more when the others are over."""
+    log, names = tmp_path / "log", ("one", "two", "three", "four")
+    workers: dict[str, int] = {}
+    stages = [
+        Stage(
+            name, functools.partial(lambda name, stop: EachUnit(functools.partial(slow, log, name)), name), range(12),
+            after=names[:k][-1:], accelerator=False, begin=lambda units, count, name=name: workers.update({name: count}),
+        )
+        for k, name in enumerate(names)
+    ]  # fmt: skip
+    assert run_stages(stages, RAY) == 48
+    pids = {
+        name: {line.split()[1] for line in log.read_text().splitlines() if line.startswith(f"{name} ")}
+        for name in names
+    }
+    assert workers == dict.fromkeys(names, 1) and all(pids.values())
+    assert len(pids["four"]) > 1
+
+
+def slow(log: Path, name: str, unit: int) -> tuple[int, str]:
+    """The last stage goes on until a second worker of it is there, whose start may take long."""
+    time.sleep(0.05)
+    with log.open("a") as file:
+        file.write(f"{name} {os.getpid()}\n")
+    patience = 3000 if (name, unit) == ("four", 11) else 0
+    while patience and len({line for line in log.read_text().splitlines() if line.startswith("four ")}) < 2:
+        time.sleep(0.1)
+        patience -= 1
+    return unit, name
 
 
 def times(log: Path, name: str, unit: int) -> tuple[int, str]:

@@ -46,8 +46,10 @@ def examples(folder: Path) -> list[dict]:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Everything but the commit records, which say when and where a shard was written."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.parent.name != "done")
+    """Everything but the commit records, which say when and where a shard was written, and the card of an export."""
+    files = (
+        p for p in sorted(folder.rglob("*")) if p.is_file() and p.parent.name != "done" and p.name != "data_card.json"
+    )
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 

@@ -94,6 +94,32 @@ def test_a_job_in_a_bucket_goes_on_where_it_was_killed(bucket, tmp_path):
     assert len((bucket / "units").files()) == 4
 
 
+def test_a_listing_that_lags_costs_work_and_nothing_else(tmp_path, monkeypatch):
+    """Nothing that this test puts is in a listing: neither what was finished nor what was left of a run that was killed."""
+    monkeypatch.setenv("ANNYFIT_CACHE", str(tmp_path / "cache"))
+    plan = cue_dataset.Plan(SCENES, {"test": 1}, 4)
+    cue_dataset.write(tmp_path / "cues", plan, lambda span: (readable()[i] for i in span))
+    run(tmp_path / "fits", open_cues(str(tmp_path / "cues")))
+    with failing_server(share=0.0, lag_s=3600.0) as server:
+        bucket = place(f"s3://{server.bucket}/lagging")
+        assert cue_dataset.write(bucket / "cues", plan, lambda span: (readable()[i] for i in span)).finished
+        assert (bucket / "cues").files() == {} and (bucket / "cues" / "plan.json").is_file()
+        cues = open_cues(str(bucket / "cues"))
+        assert [cues.stamp(i) for i in range(12)] == [open_cues(str(tmp_path / "cues")).stamp(i) for i in range(12)]
+        faults.install(lambda at: (_ for _ in ()).throw(KeyboardInterrupt) if at == "00001.json: renamed" else None)
+        with pytest.raises(KeyboardInterrupt):
+            run(bucket / "fits", cues)
+        faults.install(None)
+        assert (bucket / "fits" / "done" / "00001.json").is_file()
+        assert run(bucket / "fits", cues) == 3  # two of them again
+        assert job_status.digest(bucket / "fits") == job_status.digest(tmp_path / "fits")
+        assert job_status.status(bucket / "fits")["finished"]
+        assert run(bucket / "fits", cues) == 0
+        assert server.faults["listing"] > 0
+        server.lag_s = 0.0
+        assert len((bucket / "fits" / "done").files()) == 3
+
+
 def test_an_object_that_is_gone_is_made_again(bucket):
     run(bucket, source_of(SCENES))
     before = job_status.digest(bucket)

@@ -12,11 +12,11 @@ from experiments.studies.faulty_s3 import FaultyS3
 
 
 @contextlib.contextmanager
-def failing_server(share: float) -> Iterator[FaultyS3]:
-    """A running server that fails this share of the requests; skips the test where its packages are not installed."""
+def failing_server(share: float, lag_s: float = 0.0) -> Iterator[FaultyS3]:
+    """A running server that fails this share of the requests, and whose listings lag; skips where it is not installed."""
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
-    with FaultyS3(share=share) as made, pytest.MonkeyPatch.context() as patch:
+    with FaultyS3(share=share, lag_s=lag_s) as made, pytest.MonkeyPatch.context() as patch:
         for name, value in made.environment.items():
             patch.setenv(name, value)
         patch.setattr(locations, "FIRST_PAUSE_S", 0.005)
