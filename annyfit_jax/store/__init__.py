@@ -6,6 +6,7 @@
 | `plan` | what is to be stored, how it is cut into units, and how a later run with more or changed input goes on |
 | `units` | a store's units: content under hashed names, commit records, metadata of the finished dataset |
 | `datasets` | a whole dataset written by one call, on any engine |
+| `parts` | work whose units leave files of their own names: exports, predictions |
 | `faults` | the write boundaries by name, for tests |
 
 A store is a folder with

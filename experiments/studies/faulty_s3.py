@@ -44,8 +44,8 @@ class FaultyS3:
 
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request otherwise
         self.share, self.bucket, self.lag_s = share, bucket, lag_s
-        self._put_at: dict[str, float] = {}
-        """Key -> when the object was first there."""
+        self.put_at: dict[str, float] = {}
+        """Key -> when the object was first there, `time.monotonic()`."""
         self.requests: collections.Counter[str] = collections.Counter()
         """By method."""
         self.faults: collections.Counter[str] = collections.Counter()
@@ -88,9 +88,9 @@ class FaultyS3:
         if self.lag_s and method == "GET" and path.strip("/") == self.bucket:
             return self._lagging(environment, start_response)
         if method in ("PUT", "POST") and "uploadId" not in query:
-            self._put_at.setdefault(path.lstrip("/").partition("/")[2], time.monotonic())
+            self.put_at.setdefault(path.lstrip("/").partition("/")[2], time.monotonic())
         elif method == "DELETE":
-            self._put_at.pop(path.lstrip("/").partition("/")[2], None)
+            self.put_at.pop(path.lstrip("/").partition("/")[2], None)
         parts = self._app(environment, start_response)
         return _cut(parts) if fault == "cut" else parts
 
@@ -99,8 +99,8 @@ class FaultyS3:
         told: list[Any] = []
         body = b"".join(self._app(environment, lambda *arguments: told.append(arguments)))
         oldest = time.monotonic() - self.lag_s
-        new = {key for key, put_at in self._put_at.items() if put_at > oldest}
-        old = self._put_at.keys() - new
+        new = {key for key, put_at in self.put_at.items() if put_at > oldest}
+        old = self.put_at.keys() - new
 
         def seen(match: re.Match[bytes]) -> bytes:
             key = urllib.parse.unquote_plus(html.unescape(match[2].decode()))

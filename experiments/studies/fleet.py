@@ -9,7 +9,7 @@ new one replaces, or of the driver, which is started again with the same command
 the input has one terminal row and all jobs have the same digest. Exit code 1 where not.
 
 Processor time is that of all processes but this one, which holds the server, at the end of a job; killed processes are not in
-it."""
+it. `steady` is from the first commit to the last, without starts of workers: people, wall and processor seconds."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import app, flags, logging
 
 from annyfit_jax.engine.stages import EachUnit
 from annyfit_jax.inputs import open_input
 from annyfit_jax.jobs import job_status
 from annyfit_jax.records import files
+from annyfit_jax.store.locations import place
 from experiments.studies.faulty_s3 import FaultyS3
 
 FLAGS = flags.FLAGS
@@ -41,10 +43,12 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def define_flags() -> None:
     """Called by the program alone, so that programs can be imported side by side."""
     flags.DEFINE_integer("scenes", 600, "How many synthetic scenes.", lower_bound=1)
+    flags.DEFINE_string("people", "coco", "People of a scene, as of experiments.synthesize.")
     flags.DEFINE_integer("scenes_per_shard", 10, "Scenes of a unit.", lower_bound=1)
     flags.DEFINE_integer("kills", 20, "How often something is killed.", lower_bound=0)
     flags.DEFINE_float("pause_s", 8.0, "Mean of the seconds between kills.")
     flags.DEFINE_float("faults", 0.01, "Share of the server's requests that fail.")
+    flags.DEFINE_float("lag_s", 0.0, "For how long a new object is missing in listings.", lower_bound=0.0)
     flags.DEFINE_integer("seed", 0, "Of what is killed, and when.")
     flags.DEFINE_list(
         "jobs", ["alone", "ray1", "ray2", "killed"], "Which jobs run; `driver` alone measures an idle unit."
@@ -61,17 +65,25 @@ def main(_: list[str]) -> None:
         print(f"{driver_ms():.2f} ms of the driver a unit")
         return
     os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    with FaultyS3(FLAGS.faults, FLAGS.seed) as server:
+    with FaultyS3(FLAGS.faults, FLAGS.seed, lag_s=FLAGS.lag_s) as server:
         os.environ |= server.environment
         program(
-            "synthesize", "--output=s3://bucket/cues", f"--scenes={FLAGS.scenes}", "--seed=7", "--scenes_per_shard=100"
-        ).wait()
+            "synthesize", "--output=s3://bucket/cues", f"--scenes={FLAGS.scenes}", "--seed=7", "--scenes_per_shard=100",
+            f"--people={FLAGS.people}",
+        ).wait()  # fmt: skip
         figures: dict[str, Any] = {}
         for name in FLAGS.jobs:
             server.requests.clear()
+            SAMPLES.clear()
+            load = os.getloadavg()[0]
             run = {"alone": alone, "killed": killed}.get(name, left_alone)
             figures[name] = run(name)
+            server.lag_s = 0.0  # what is looked at here is what is there
             figures[name] |= figures_of(name) | {"requests": dict(server.requests)}
+            figures[name] |= {"load": [round(load, 1), round(os.getloadavg()[0], 1)]}
+            if name != "killed":
+                figures[name] |= {"steady": steady(server, name)}
+            server.lag_s = FLAGS.lag_s
             logging.info("%s: %s", name, figures[name])
         digests = {figures[name]["digest"] for name in figures}
         checks = {
@@ -181,10 +193,33 @@ CPU: dict[str, float] = {}
 """Processor seconds of all processes at the end of a job, until they are read."""
 
 
+SAMPLES: list[tuple[float, float]] = []
+"""`time.monotonic()` and processor seconds of all processes while a job runs."""
+
+
+def steady(server: FaultyS3, name: str) -> dict[str, float]:
+    """People, wall and processor seconds between the first commit of a job and its last."""
+    done = {key: at for key, at in server.put_at.items() if key.startswith(f"{name}/done/")}
+    first, last = min(done.values()), max(done.values())
+    people = 0
+    for key, at in done.items():
+        counts = (place(f"s3://bucket/{key}").read_json() or {}).get("counts", {}).get("people", {})
+        people += sum(counts.values()) if at > first else 0
+    times, used = zip(*SAMPLES, strict=True)
+    cpu = float(np.interp(last, times, used) - np.interp(first, times, used))
+    return {
+        "people": people,
+        "wall_s": round(last - first, 1),
+        "cpu_s": round(cpu, 1),
+        "people_per_cpu_s": round(people / cpu, 1),
+    }
+
+
 def wait(process: subprocess.Popen, name: str) -> None:
     """Waits for a program. Raises RuntimeError where it fails."""
     while process.poll() is None:
-        CPU[name] = max(CPU.get(name, 0.0), processor_s())  # workers end before the driver
+        SAMPLES.append((time.monotonic(), processor_s()))
+        CPU[name] = max(CPU.get(name, 0.0), SAMPLES[-1][1])  # workers end before the driver
         time.sleep(0.25)
     if process.returncode:
         raise RuntimeError(f"experiments.fit ended with {process.returncode}")
@@ -284,9 +319,21 @@ def table(figures: dict[str, Any]) -> str:
     """Markdown."""
     names = list(figures)
     lines = ["| | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
-    for row in ("wall_s", "cpu_s", "scenes", "people", "ok", "digest", "requests", "killed", "done_at_kill"):
+    for row in (
+        "wall_s",
+        "cpu_s",
+        "steady",
+        "load",
+        "scenes",
+        "people",
+        "ok",
+        "digest",
+        "requests",
+        "killed",
+        "done_at_kill",
+    ):
         cells = [figures[name].get(row, "") for name in names]
-        shown = [f"{cell:.1f}" if isinstance(cell, float) else str(cell)[:60] for cell in cells]
+        shown = [f"{cell:.1f}" if isinstance(cell, float) else str(cell)[:90] for cell in cells]
         lines.append("| " + " | ".join([row, *(text[:16] if row == "digest" else text for text in shown)]) + " |")
     return "\n".join(lines)
 
