@@ -38,6 +38,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 from numpy.lib import format as npy
 
 from annyfit_jax.exports import exported_people
@@ -235,7 +236,8 @@ class _Pickler(_PythonPickler):
         self.memoize(obj)
 
 
-def kept_people(fit: SceneFit) -> np.ndarray:
+def kept_people(fit: SceneFit) -> Int[np.ndarray, "k"]:
+    """The rows of a fit that HumanData has: people with a fit or a seen keypoint."""
     return np.flatnonzero(fit.ok | exported_people.seen(fit).any(1))
 
 
