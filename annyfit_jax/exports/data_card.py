@@ -72,15 +72,6 @@ def data_card(source: FitSource, counts: Counts, file_format: str, files: int) -
     }
 
 
-def write_card(
-    source: FitSource, counts: Counts, output: Location, file_format: str, files: int, hidden: bool = False
-) -> Location:
-    """Writes the card of an export into its folder, or beside its file; returns where it is.
-
-    Args:
-      hidden: with `_` before its name, so that readers of folders of tables pass it over.
-    """
-    name = f"_{CARD}" if hidden else CARD
-    card = output / name if output.is_dir() else output.parent / f"{output.name.rpartition('.')[0]}.{CARD}"
+def write_card(card: Location, source: FitSource, counts: Counts, file_format: str, files: int) -> None:
+    """Writes the card of an export. Raises JobWriteError."""
     card.put_json(data_card(source, counts, file_format, files))
-    return card

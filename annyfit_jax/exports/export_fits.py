@@ -20,7 +20,7 @@ from absl import logging
 from annyfit_jax.engine.running import run
 from annyfit_jax.engine.stages import Engine
 from annyfit_jax.exports import scene_files
-from annyfit_jax.exports.data_card import Counts, write_card
+from annyfit_jax.exports.data_card import CARD, Counts, write_card
 from annyfit_jax.exports.other_programs import PROGRAMS
 from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
 from annyfit_jax.jobs.progress import duration
@@ -196,7 +196,7 @@ def export_fits(
         logging.warning("%s: %d scenes of the job are not done yet and left out", fits, source.unfinished)
     wanted = _Wanted(file_format, frame, images, smplx_model, program, skinned, tuple(partition_by))
     export = _Export(source, tuple(scenes), wanted, scenes_per_shard, engine, stop, log_every_s)
-    folder, empty = place(output), []
+    folder, empty, card = place(output), [], CARD
     if file_format == "tfds":
         written = _training_set(export, folder)
         export.written(folder, functools.partial(_counter, source), name="tfds-card")
@@ -204,13 +204,15 @@ def export_fits(
         written, _ = export.files(folder, _humandata_spans(export, folder, people_per_file))
     elif file_format in _TABLE_NAMES and not partition_by:
         name = _TABLE_NAMES[file_format]
-        is_file = folder.name.endswith(Path(name).suffix) and not folder.is_dir()
-        folder = folder if is_file else folder / name
-        written = export.one_file(folder)
-        folder = folder if is_file else folder.parent
+        if folder.name.endswith(Path(name).suffix) and not folder.is_dir():  # a file: its card stands beside it
+            card = f"{folder.name.removesuffix(Path(name).suffix)}.{CARD}"
+            folder, name = folder.parent, folder.name
+        written = export.one_file(folder / name)
     else:
         written, empty = export.files(folder)
-    write_card(source, export.counts, folder, file_format, len(written), hidden=bool(partition_by))
+    if partition_by:  # readers of folders of tables pass such names over
+        card = f"_{CARD}"
+    write_card(folder / card, source, export.counts, file_format, len(written))
     return written, empty
 
 
