@@ -202,11 +202,11 @@ def test_stages_share_the_room_and_leave_it_to_the_others(cluster, tmp_path):
 
 
 def slow(log: Path, name: str, unit: int) -> tuple[int, str]:
-    """The last stage goes on until a second worker of it is there, whose start may take long."""
+    """The first unit of the last stage lasts until a second worker of it is at work, whose start may take long."""
     time.sleep(0.05)
     with log.open("a") as file:
         file.write(f"{name} {os.getpid()}\n")
-    patience = 3000 if (name, unit) == ("four", 11) else 0
+    patience = 3000 if (name, unit) == ("four", 0) else 0
     while patience and len({line for line in log.read_text().splitlines() if line.startswith("four ")}) < 2:
         time.sleep(0.1)
         patience -= 1
