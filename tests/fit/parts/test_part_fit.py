@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import compiled_bodies
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,13 @@ from annyfit_jax.synthetic.moving_parts import PartNoise, WholeBodies
 from annyfit_jax.synthetic.plain import Generator, Recipe
 from body_models import anny, kinematics, rotations
 
+pytestmark = pytest.mark.unoptimised
 CAMERA = np.array([[1200.0, 0.0, 320.0], [0.0, 1200.0, 320.0], [0.0, 0.0, 1.0]])
+
+rest_of, of_pose, points_of, points_and_slopes, solve = (
+    jax.jit(part_points.rest_of), jax.jit(part_fit.of_pose), jax.jit(part_points.points),
+    jax.jit(part_points.points_and_slopes), jax.jit(part_fit.solve, static_argnums=0),
+)  # fmt: skip
 
 
 def test_points_and_their_derivatives() -> None:
@@ -34,12 +41,12 @@ def test_points_and_their_derivatives() -> None:
         shape, pose = rng.uniform(0.2, 0.8, (6, n)), 0.15 * rng.normal(size=(3, 162, n))
         root, transl = rng.normal(size=(3, n)), rng.normal(size=(3, n)) + np.array([[0], [0], [4]])
         params = (shape.T, root.T, np.moveaxis(pose, (0, 1, 2), (2, 1, 0)), transl.T)
-        out = anny.forward(model, anny.Params(*(jnp.asarray(p) for p in params)))
+        out = compiled_bodies.anny_forward(model, anny.Params(*(jnp.asarray(p) for p in params)))
         placed = (
             named_points(model.labels).select(part_cues.POINTS).of(np.asarray(out.vertices), np.asarray(out.bone_poses))
         )
         z = anny.coefficients(body.joints.rest, jnp.asarray(shape), None)
-        frames, heads = jacobian.transforms_of(body.joints, jnp.asarray(pose), z)[:2]
+        frames, heads = jax.jit(lambda *given: jacobian.transforms_of(*given)[:2])(body.joints, jnp.asarray(pose), z)
         turn = rotations.rotvec_to_matrix_axes_first(jnp.asarray(root))
         place = jnp.concatenate([turn, (transl - kinematics.matvec(turn, heads[:, 0]))[:, None]], axis=1)
         for alike, places in zip(body.kinds, body.places, strict=True):
@@ -47,15 +54,15 @@ def test_points_and_their_derivatives() -> None:
                 part = jax.tree.map(lambda leaf, k=k: leaf[k], alike)
                 outer = kinematics.compose(place, frames[:, :, own.outer])
                 bones = jnp.asarray(pose)[:, np.array(own.rows)]
-                rest = part_points.rest_of(part, z, outer, bones)
+                rest = rest_of(part, z, outer, bones)
                 wanted = np.moveaxis(placed[:, slice(*own.points)], (0, 1, 2), (2, 1, 0))
                 # Some skin of the jaw hangs on the trunk as well, which counts as the part here.
                 tolerance = 0.003 if part.layout.kind == "head" else 1e-9
-                assert np.abs(part_fit.of_pose(part, rest, bones) - wanted).max() < tolerance
+                assert np.abs(of_pose(part, rest, bones) - wanted).max() < tolerance
                 motions = jnp.asarray(0.3 * rng.normal(size=(len(part.sd), n)))
-                points, slopes = part_points.points_and_slopes(part, rest, motions)
+                points, slopes = points_and_slopes(part, rest, motions)
                 step = rng.normal(size=motions.shape)
-                at = lambda t, part=part, rest=rest, m=motions, s=step: part_points.points(part, rest, m + t * s)  # noqa: E731
+                at = lambda t, part=part, rest=rest, m=motions, s=step: points_of(part, rest, m + t * s)  # noqa: E731
                 np.testing.assert_allclose(points, at(0.0), atol=1e-12)
                 numeric = (at(1e-6) - at(-1e-6)) / 2e-6
                 np.testing.assert_allclose(jnp.einsum("idkn,dn->ikn", slopes, step), numeric, atol=1e-7)
@@ -70,7 +77,9 @@ def people() -> tuple[anny.AnnyModel, Variables, np.ndarray]:
     pose = bodies.draw(rng, n)
     shape = np.tile([0.5, 0.66, 0.5, 0.5, 0.5, 0.5], (n, 1))
     root, transl = np.tile([np.pi / 2, 0.0, 0.0], (n, 1)), np.tile([0.0, 0.0, 4.0], (n, 1))
-    out = anny.forward(model, anny.Params(*(jnp.asarray(p, jnp.float32) for p in (shape, root, pose, transl))))
+    out = compiled_bodies.anny_forward(
+        model, anny.Params(*(jnp.asarray(p, jnp.float32) for p in (shape, root, pose, transl)))
+    )
     points = named_points(model.labels).select(part_cues.POINTS)
     at = points.of(np.asarray(out.vertices, np.float64), np.asarray(out.bone_poses, np.float64))
     last = lambda p: jnp.asarray(np.moveaxis(p, 0, -1), jnp.float32)  # noqa: E731
@@ -87,8 +96,7 @@ def fit_hands(model: anny.AnnyModel, variables: Variables, points: np.ndarray) -
         jnp.asarray(points, jnp.float32), jnp.asarray(np.repeat(CAMERA[..., None], points.shape[-1], -1), jnp.float32)
     )
     keypoints = jnp.ones((3, 17, points.shape[-1]))
-    program = jax.jit(lambda *given: part_fit.solve(PartFit(), body, *given))
-    return program(hands, cues, variables, keypoints, jnp.zeros(points.shape[-1]))
+    return solve(PartFit(), body, hands, cues, variables, keypoints, jnp.zeros(points.shape[-1]))
 
 
 def seen_points(at: np.ndarray) -> np.ndarray:
@@ -120,7 +128,7 @@ def test_hands_are_found_and_what_is_not_seen_stays(people: tuple) -> None:
         jnp.swapaxes(first(found.pose), 1, 2),
         first(variables.transl),
     )
-    body = anny.forward(model, params)
+    body = compiled_bodies.anny_forward(model, params)
     placed = (
         named_points(model.labels).select(part_cues.POINTS).of(np.asarray(body.vertices), np.asarray(body.bone_poses))
     )
@@ -192,7 +200,8 @@ def test_fits_hold_the_parts_and_others_are_what_they_were() -> None:
 
     from annyfit_jax.fit.config import load_config
 
-    fitter = Fitter(load_config(REPO / "experiments/configs/annyfit_plus.py"))
+    config = load_config(REPO / "experiments/configs/annyfit_plus.py")
+    fitter = Fitter(dataclasses.replace(config, person_lengths=(32,)))
     plain = list(Generator(Recipe(seed=5, people=(1, 2)), fitter.model).scenes(range(4)))
     bodies, rng = WholeBodies(fitter.model), np.random.default_rng(0)
     scenes = [bodies.add(scene, rng, PartNoise(share=0.01)) if k % 2 else scene for k, scene in enumerate(plain)]

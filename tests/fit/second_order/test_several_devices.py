@@ -40,16 +40,10 @@ def fitted(devices: int, folder: Path) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> dict[str, np.ndarray]:
-    return fitted(1, tmp_path_factory.mktemp("alone"))
-
-
-@pytest.mark.parametrize("devices", [2, 4])
-def test_fits_are_those_of_one_device(devices, alone, tmp_path):
+def test_fits_are_those_of_one_device(tmp_path):
     """Other lists, other vector lengths: equal up to rounding, in metres, radians and phenotypes."""
-    together = fitted(devices, tmp_path)
-    assert (int(alone["devices"]), int(together["devices"])) == (1, devices)
+    alone, together = fitted(1, tmp_path), fitted(4, tmp_path)
+    assert (int(alone["devices"]), int(together["devices"])) == (1, 4)
     for name in PARAMETERS:
         np.testing.assert_allclose(together[name], alone[name], atol=5e-4, rtol=1e-4, err_msg=name)
     assert np.ptp(alone["transl"], axis=0).max() > 0.1

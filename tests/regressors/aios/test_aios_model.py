@@ -11,6 +11,7 @@ import dataclasses
 import os
 
 import aios_golden as golden
+import compiled_bodies
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +29,8 @@ from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
 from annyfit_jax.training import flops
 from body_models import anny, smplx
 from body_models.rotations import rotvec_to_matrix
+
+pytestmark = pytest.mark.unoptimised
 
 TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3
@@ -49,7 +52,7 @@ def stages_of(config: AiosConfig, variables: nnx.State, images: jax.Array, paddi
 # ------------------------------------------------------------------------------------------------ recordings
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["aios", pytest.param("naive", marks=pytest.mark.slow)])
 def test_evaluation(kind):
     found = golden.arrays(f"tiny_{kind}_eval")
     config = golden.tiny_config(kind == "aios")
@@ -288,7 +291,7 @@ def test_anny_points_are_the_bones_of_the_body():
         pose[:, [body.labels.bones.index(name) for name in bones]] = vectors[part]
     zero = jnp.zeros((3, 3))
     params = anny.Params(prediction.shape, jnp.asarray(pose[:, 0]), jnp.asarray(pose[:, 1:]), zero)
-    expected = np.asarray(jax.jit(anny.forward)(body, params).bone_poses)[..., :3, 3]
+    expected = np.asarray(compiled_bodies.anny_bones(body, params))[..., :3, 3]
     index = [body.labels.bones.index(name) for name in body_points._ANNY_NAMES]
     assert max_abs(got, expected[:, index] - expected[:, :1]) < 1e-5
     assert max_abs(got[:, body_points.ANNY_POINTS.pelvis], np.zeros((3, 3))) < 1e-6

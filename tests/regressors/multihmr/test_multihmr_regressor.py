@@ -6,6 +6,7 @@ import functools
 import io
 from typing import Any
 
+import compiled_bodies
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,8 @@ from annyfit_jax.regressors.vit import VitConfig
 from annyfit_jax.training import training_state as states
 from annyfit_jax.training.training_config import OptimiserConfig, load_config
 from body_models import anny
+
+pytestmark = pytest.mark.unoptimised
 
 CONFIGS = REPO / "experiments" / "configs"
 SMALL = MultiHmrConfig(size=56, vit=VitConfig(32, 1, 2, table=4), head=HeadConfig(32, 1, 2, 16, 32), max_people=4)
@@ -60,7 +63,7 @@ def constants():
 
 def forward(fields: dict[str, np.ndarray]) -> anny.Output:
     params = (fields["shape"], fields["root_rotvec"], fields["pose"], fields["transl"])
-    return anny.forward(constants().model, anny.Params(*(jnp.asarray(x, jnp.float32) for x in params)))
+    return compiled_bodies.anny_forward(constants().model, anny.Params(*(jnp.asarray(x, jnp.float32) for x in params)))
 
 
 @pytest.mark.slow
@@ -69,7 +72,7 @@ def test_true_bodies_are_the_body_model(monkeypatch):
     from annyfit_jax.regressors.multihmr import multihmr_regressor as module
 
     fields = some_people(3)
-    body, heads, in_front = module._true_bodies(
+    body, heads, in_front = jax.jit(module._true_bodies, static_argnums=0)(
         SMALL, constants(), targets_of(fields), jnp.asarray(K, jnp.float32)[None]
     )
     expected = forward(fields)
@@ -84,7 +87,7 @@ def test_true_bodies_are_the_body_model(monkeypatch):
 
 def test_a_mirrored_person_is_the_mirror_image():
     """Vertices of mirrored parameters are the mirrored vertices, as a set of bones and of points."""
-    fields = some_people(2, seed=3)
+    fields = some_people(3, seed=3)
     there, here = forward(multihmr_feed.mirrored(fields)), forward(fields)
     flip = np.array([-1.0, 1.0, 1.0])
     other = np.array([0, *(1 + multihmr_feed.mirror().bone)])
@@ -221,7 +224,7 @@ def test_predictions_are_fits(tmp_path):
         if camera_of_photo is not None:
             np.testing.assert_allclose(fit.K, K, rtol=1e-5)
         parameters = (fit.shape, fit.root_rotvec, fit.pose, fit.transl)
-        poses = anny.forward(constants().model, anny.Params(*(jnp.asarray(x) for x in parameters))).bone_poses
+        poses = compiled_bodies.anny_bones(constants().model, anny.Params(*(jnp.asarray(x) for x in parameters)))
         head = np.asarray(poses)[:, rig.head(), :3, 3]
         pixels = (head @ fit.K.T)[:, :2] / head[:, 2:]
         noted = [[float(v) for v in str(note).split("head=")[1].split(",")] for note in fit.notes]
