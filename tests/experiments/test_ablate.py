@@ -20,6 +20,8 @@ from annyfit_jax.truth import ablation, ablation_report
 from annyfit_jax.truth.ablation import ROWS, Row, SceneSet
 from annyfit_jax.truth.scene_evaluation import synthetic_errors
 
+pytestmark = pytest.mark.unoptimised
+
 
 @pytest.fixture(scope="module")
 def scenes(load_anny) -> list[Scene]:

@@ -44,6 +44,7 @@ def test_everybody_on_the_shipped_photos_is_fitted(demo):
     assert ((heights > 1.45) & (heights < 2.0)).all()
 
 
+@pytest.mark.slow
 def test_elbows_and_knees_bend_the_right_way(demo, model):
     """Flexion about the anatomical axis stays within 0.1 rad of its range for every person of every photo."""
     bones, axes, ranges = anatomy.joint_axes(model)
@@ -58,6 +59,7 @@ def test_elbows_and_knees_bend_the_right_way(demo, model):
     assert checked == 4
 
 
+@pytest.mark.slow
 def test_near_people_are_near(demo):
     """Depth order against the hand-labelled layers, which are no cue of this fit."""
     labels = {

@@ -23,7 +23,7 @@ from annyfit_jax.people.scene import COCO17
 from annyfit_jax.people.words import AGE_CLASSES
 from body_models.rotations import rotvec_to_matrix
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unoptimised]
 
 LENGTH = 14
 PEOPLE = 12
