@@ -172,6 +172,11 @@ class MapObjective:
         default_factory=lambda: table(baby=0.03, toddler=0.06, child=0.12, teenager=0.09, adult=0.58, senior=0.12)
     )
     """Share of each age class among people without a word."""
+    supposed_ages: tuple[str, ...] = ("baby", "toddler", "child")
+    """The best body of a person without an age word is tried at these ages too, each for one round; the lowest energy is kept,
+    the others become uncertainty. Where nothing is told, people start as adults."""
+    supposed_age_nats: float = 1.0
+    """What a supposed age costs where the best is chosen: nothing but a short solve speaks for it."""
     word_right: float = 0.85
     """Probability that an age word names the right class; neighbours share most of the rest."""
     unknown_age_sd: float = 0.45
@@ -271,6 +276,10 @@ class FitConfig:
         if self.start not in ("auto", "cue", "keypoints"):
             raise ValueError(f"config.start must be 'auto', 'cue' or 'keypoints', got {self.start!r}")
         _check_tables(self.map)
+        if unknown_ages := set(self.map.supposed_ages) - set(self.map.age_low):
+            raise ValueError(
+                f"config.map.supposed_ages: unknown {sorted(unknown_ages)}; there are {sorted(self.map.age_low)}"
+            )
         for stage in self.stages:
             unknown = set(stage.lr) - set(GROUPS)
             if unknown:

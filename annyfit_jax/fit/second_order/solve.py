@@ -19,8 +19,9 @@ from annyfit_jax.fit.objective import project
 from annyfit_jax.fit.problem import AnyArray, Capacity, Problem, Variables
 from annyfit_jax.fit.second_order import hypotheses, lm, map_objective, released, small_linear, turning, uncertainty
 from annyfit_jax.fit.second_order.columns import DEPTH, DEPTH_SCALE, FOCAL, NUM_SCENE, ROLL, bounds, pack, unpack
+from annyfit_jax.fit.second_order.costs.shape import AGE, GENDER, HEIGHT
 from annyfit_jax.fit.second_order.frozen import Frozen, nothing_frozen
-from annyfit_jax.fit.second_order.map_body import MapBody, body_height, map_body
+from annyfit_jax.fit.second_order.map_body import MapBody, body_height, map_body, population_mean
 from annyfit_jax.fit.second_order.map_cues import MapCues, assemble_cues
 from annyfit_jax.fit.second_order.map_objective import Context
 from annyfit_jax.fit.second_order.placement import closed_form_start, named_shape
@@ -51,6 +52,8 @@ class MapProblem:
     """Starts of every person."""
     searched: bool = struct.field(pytree_node=False, default=False)
     """Whether starts are searched for: somebody's pose is not known."""
+    supposed_ages: tuple[str, ...] = struct.field(pytree_node=False, default=())
+    """Classes of age that people without an age word may be of, besides the one that they start with."""
 
 
 class Kind(NamedTuple):
@@ -64,6 +67,8 @@ class Kind(NamedTuple):
     """There may be more than one person."""
     landmarks: bool = False
     """Somebody whose pose is not known has metric landmarks: one start more."""
+    ages: bool = False
+    """Somebody whose pose is not known has no age word: several ages are supposed."""
 
 
 def kind_of(ready: PreparedScene, config: FitConfig) -> Kind:
@@ -73,7 +78,8 @@ def kind_of(ready: PreparedScene, config: FitConfig) -> Kind:
     scene = ready.scene
     surface = bool((scene.dense_keypoints[..., 2] > 0).any()) or bool(np.isfinite(scene.median_depth).any())
     landmarks = ready.landmarks is not None and bool((ready.landmarks.known & ~ready.knows_pose).any())
-    return Kind(surface, not bool(ready.knows_pose.all()), surface or len(scene) > 1, landmarks)
+    ages = bool(config.map.supposed_ages) and bool(((scene.age < 0) & ~ready.knows_pose).any())
+    return Kind(surface, not bool(ready.knows_pose.all()), surface or len(scene) > 1, landmarks, ages)
 
 
 class SecondOrderFit(NamedTuple):
@@ -127,7 +133,8 @@ def assemble(
     cues = assemble_cues(prepared, config, capacity, dtype)
     landmarks = _landmark_starts(prepared, capacity, dtype) if marked else None
     count = config.map.starts + config.map.lifted + marked if search else 1
-    return MapProblem(problem, cues, landmarks, count, search), variables
+    ages = config.map.supposed_ages if any(kind.ages for kind in kinds) else ()
+    return MapProblem(problem, cues, landmarks, count, search, ages), variables
 
 
 def _landmark_starts(prepared: Sequence[PreparedScene], capacity: Capacity, dtype: DTypeLike) -> LandmarkStarts:
@@ -183,13 +190,18 @@ class _Ends(NamedTuple):
     keypoints: Float[Array, "K 3 17 N"]
     depth: Float[Array, "K N"]
     height: Float[Array, "K N"]
+    origin: Int[Array, "K N"]
+    """The start that it came from."""
 
 
 def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: Variables) -> SecondOrderFit:
-    """Every start for the first half of the iterations, one after the other; then the best one of each person, together with
-    the best ones of the other people of the scene, for the second half. All of it is one loop body, compiled once."""
+    """Every start for the first half of the iterations, one after the other; then the best one of each person at each of the
+    supposed ages, for one round; then the best of all of these, together with the best ones of the other people of the scene,
+    for the second half. All of it is one loop body, compiled once."""
     settings, layout, schedule = config.map, body.plan.layout, config.lm
     problem, count = given.problem, given.starts
+    ages = [0.5 * (settings.age_low[name] + settings.age_high[name]) for name in given.supposed_ages]
+    slots = count + len(ages)
     people, scenes = len(given.cues.real), problem.num_scenes
     found, later, cues = _starts(config, body, given, variables)
     placed, prepared = jax.lax.map(
@@ -244,14 +256,18 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
 
     def judged(ends: _Ends) -> Array:
         """What every start's end costs where the best is chosen."""
+        untold = (jnp.asarray(cues.age_known) == 0) & (jnp.asarray(cues.from_cue) == 0)
+        supposed = jnp.arange(slots)[:, None] >= count
+        energy = ends.energy + jnp.where(supposed, jnp.where(untold, settings.supposed_age_nats, jnp.inf), 0.0)
         if later is None or not settings.lifter_nats:
-            return ends.energy
+            return energy
         tall, grown = body_height(body, later.variables.shape[0]), jnp.maximum(ends.height, 0.1)
-        cost = hypotheses.lifter_cost(later, tall, ends.keypoints, grown, found.reading)
-        return ends.energy + settings.lifter_nats * jnp.where(jnp.asarray(cues.from_cue) > 0, 0.0, cost)
+        reading = jnp.take_along_axis(found.reading, ends.origin, axis=0)
+        cost = hypotheses.lifter_cost(later, tall, ends.keypoints, grown, reading)
+        return energy + settings.lifter_nats * jnp.where(jnp.asarray(cues.from_cue) > 0, 0.0, cost)
 
     begin = jnp.broadcast_to(jnp.asarray(cues.scene_mean, dtype), (scenes, NUM_SCENE))
-    if count == 1:
+    if slots == 1:
         chosen = jnp.zeros((people,), jnp.int32)
         base = Variables(*(v[0] for v in placed))
         end = run(pack(layout, base), begin, base, found.reading[0], (0, iterations + 1))
@@ -261,17 +277,21 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
 
         def attempt(carry: tuple, index: Array) -> tuple[tuple, None]:
             ends, energies, _ = carry
-            own = index < count
+            own, final = index < count, index == slots
             lowest, by_scene = hypotheses.best(judged(ends), problem, cues)
-            which = jnp.where(own, jnp.minimum(index, count - 1), lowest)
-            base = Variables(*(_take(v, which) for v in placed))
-            x = jnp.where(own, _take(packed, which), _take(ends.x, which))
+            origin = jnp.where(own, jnp.minimum(index, count - 1), _take(ends.origin, lowest))
+            base = Variables(*(_take(v, origin) for v in placed))
+            x = jnp.where(own, _take(packed, origin), _take(ends.x, lowest))
+            if ages:
+                age = jnp.asarray(ages, dtype)[jnp.clip(index - count, 0, len(ages) - 1)]
+                x = jnp.where(own | final, x, _at_age(body, x, base, age))
             later = jnp.take_along_axis(ends.scene_x, by_scene[None, :, None], axis=0)[0]
             scene_x = jnp.where(own, begin, later)
-            span = (jnp.where(own, 0, half), jnp.where(own, half, iterations + 1))
-            end = run(x, scene_x, base, _take(found.reading, which), span)
-            slot = jnp.minimum(index, count - 1)
-            energies = jnp.where(own, energies.at[:, slot].set(end.energies), energies)
+            first = jnp.where(own, 0, jnp.where(final, half, max(half - schedule.iterations, 0)))
+            span = (first, jnp.where(final, iterations + 1, half))
+            end = run(x, scene_x, base, _take(found.reading, origin), span)
+            slot = jnp.minimum(index, slots - 1)
+            energies = jnp.where(final, energies, energies.at[:, slot].set(end.energies))
             last = jnp.maximum(half - 1, 0)
             new = _Ends(
                 ends.x.at[slot].set(end.state.x),
@@ -280,20 +300,30 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
                 ends.keypoints.at[slot].set(end.memory.keypoints),
                 ends.depth.at[slot].set(end.memory.depth),
                 ends.height.at[slot].set(end.memory.frozen.height),
+                ends.origin.at[slot].set(origin),
             )
-            ends = jax.tree.map(lambda a, b: jnp.where(own, a, b), new, ends)
+            ends = jax.tree.map(lambda a, b: jnp.where(final, b, a), new, ends)
             return (ends, energies, end), None
 
-        nothing = jnp.zeros((count, people), dtype)
-        empty = _Ends(packed, jnp.broadcast_to(begin, (count, *begin.shape)), nothing, prepared, nothing, nothing)
+        nothing = jnp.zeros((slots, people), dtype)
+        empty = _Ends(
+            x=jnp.zeros((slots, *packed.shape[1:]), dtype),
+            scene_x=jnp.broadcast_to(begin, (slots, *begin.shape)),
+            energy=jnp.full((slots, people), jnp.inf, dtype),
+            keypoints=jnp.zeros((slots, *prepared.shape[1:]), dtype),
+            depth=nothing,
+            height=nothing,
+            origin=jnp.zeros((slots, people), jnp.int32),
+        )
         shape = jax.eval_shape(
             lambda: run(packed[0], begin, Variables(*(v[0] for v in placed)), found.reading[0], (0, 1))
         )
         blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
-        history = jnp.zeros((iterations + 1, count, people), dtype)
-        (ends, history, end), _ = jax.lax.scan(attempt, (empty, history, blank), jnp.arange(count + 1))
-        chosen, _ = hypotheses.best(judged(ends), problem, cues)
-        index = jnp.broadcast_to(chosen, (iterations + 1, 1, people))
+        history = jnp.zeros((iterations + 1, slots, people), dtype)
+        (ends, history, end), _ = jax.lax.scan(attempt, (empty, history, blank), jnp.arange(slots + 1))
+        best, _ = hypotheses.best(judged(ends), problem, cues)
+        chosen = _take(ends.origin, best)
+        index = jnp.broadcast_to(best, (iterations + 1, 1, people))
         energies = end.energies + jnp.take_along_axis(history, index, axis=1)[:, 0]
     start = Variables(*(_take(v, chosen) for v in placed))
     final = unpack(layout, end.state.x, start)
@@ -301,7 +331,7 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
     keypoints = end.memory.keypoints
     spread = jnp.full((people,), jnp.nan, dtype)
     if ends is not None:
-        sd, spread = _with_alternatives(settings, ends, chosen, sd)
+        sd, spread = _with_alternatives(settings, ends._replace(energy=judged(ends)), best, sd)
     camera = end.state.scene_x[problem.scene].T.at[ROLL].add(mode[problem.scene])
     known = jax.ops.segment_max(jnp.asarray(cues.depth_known), problem.scene, num_segments=scenes)[problem.scene]
     return SecondOrderFit(
@@ -354,6 +384,16 @@ def _starts(
         found = hypotheses.together(found, later)
     merged = Variables(*(jnp.where(known, a, b) for a, b in zip(own, found.variables, strict=True)))
     return hypotheses.Starts(merged, jnp.where(known, 0, found.reading), found.roll_mode), later, cues
+
+
+def _at_age(body: MapBody, x: Float[Array, "D N"], base: Variables, age: Float[Array, ""]) -> Float[Array, "D N"]:
+    """The bodies at another age phenotype: as tall as the population is then, and as large in the picture as before."""
+    layout = body.plan.layout
+    now = unpack(layout, x, base)
+    shape = now.shape.at[AGE].set(age)
+    shape = shape.at[HEIGHT].set(population_mean(body, shape[AGE], shape[GENDER])[0])
+    ratio = body_height(body, shape) / body_height(body, now.shape)
+    return pack(layout, now._replace(transl=now.transl * ratio, shape=shape))
 
 
 def _take(values: Shaped[Array, "K *rest N"], which: Int[Array, "N"] | Array) -> Array:
