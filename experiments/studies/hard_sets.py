@@ -38,7 +38,7 @@ from annyfit_jax.fit.second_order.hypotheses import READINGS
 from annyfit_jax.fit.starts import select_people
 from annyfit_jax.metrics.joint_errors import pa_mpjpe, root_mpjpe
 from annyfit_jax.people.camera import intrinsics_from_fov, project
-from annyfit_jax.people.scene import NUM_DENSE, BodyParameters, Scene
+from annyfit_jax.people.scene import NUM_DENSE, BodyParameters, NobodyToFit, Scene
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.synthetic import plain
@@ -200,6 +200,16 @@ def make(name: str, model: anny.AnnyModel, seed: int, count: int, mocap: Path | 
     return [makers[name](s) for s in plain_scenes(model, seed, count)]
 
 
+def can_be_fitted(fitter: Fitter, scene: Scene) -> bool:
+    """False, said on the screen, where the fit sets the whole scene aside: hiding half of a person may leave too little."""
+    try:
+        fitter.prepare(scene)
+    except NobodyToFit as error:
+        print(f"set aside: {error}", flush=True)
+        return False
+    return True
+
+
 def judge(scenes: list[Scene], fits: list[SceneFit]) -> dict[str, Float[np.ndarray, "n"]]:
     """Errors of all fitted people, and how many sd (90 % intervals) they are off."""
     rows: dict[str, list[np.ndarray]] = {}
@@ -248,6 +258,8 @@ def main(_: list[str]) -> None:
             config, [f"map.{name}={off}"]
         )
     sets = {name: make(name, model, FLAGS.seed, FLAGS.scenes, FLAGS.mocap and Path(FLAGS.mocap)) for name in FLAGS.sets}
+    judged = Fitter(config, model)
+    sets = {name: [scene for scene in scenes if can_be_fitted(judged, scene)] for name, scenes in sets.items()}
     print(HEAD, flush=True)
     for suffix, variant in variants.items():
         fitter = Fitter(variant, model)
