@@ -1,4 +1,4 @@
-"""People without an age word are tried at several ages: a toddler is not taken for an adult far away, nor the other way round."""
+"""People without an age word are tried at several ages: a toddler is no adult far away, nor the other way round."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_only_people_without_a_word_are_tried_at_other_ages(fitter, untold):
 
 
 def test_an_unknown_class_of_age_is_refused():
-    with pytest.raises(ValueError, match="supposed_ages.*grandparent.*there are"):
+    with pytest.raises(ValueError, match=r"supposed_ages.*grandparent.*there are"):
         plus_config("map.supposed_ages=['grandparent']")
 
 
