@@ -2,6 +2,7 @@
 
     python -m experiments.studies.photo_networks --data=FOLDER      # COCO annotations.json with its photos beside it
     python -m experiments.studies.photo_networks --data=FOLDER --throughput
+    python -m experiments.studies.photo_networks --data=FOLDER,COPIES/half,COPIES/turned  # and all of them together
 
 Found: a person with annotated keypoints whose box overlaps a found one's by at least half (best assignment). False: a found
 box that overlaps no annotated box by half and lies in no crowd region. Keypoints of found people: PCK is the share within a
@@ -10,10 +11,12 @@ part of the box's longer side, OKS COCO's similarity, hidden but annotated point
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,10 @@ from absl import app, flags
 from annyfit_jax.inputs.masks import decode_segmentation
 from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.people.boxes import pairwise_iou
+from experts.interfaces import People, Photo
 from experts.networks.association import AREA_OF_BOX, COCO_SIGMAS
 
-_DATA = flags.DEFINE_string("data", None, "Folder with annotations.json (COCO keypoints) and the photos.")
+_DATA = flags.DEFINE_list("data", [], "Folders with annotations.json (COCO keypoints) and the photos.")
 _SET = flags.DEFINE_multi_string("set", [], "Options of the experts, as experiments.precompute takes them.")
 _EACH = flags.DEFINE_bool("each", False, "Also list who is missed, false, or wrong.")
 _THROUGHPUT = flags.DEFINE_bool("throughput", False, "Also time every network and the whole, after compilation.")
@@ -117,17 +121,11 @@ def _share_inside(box: np.ndarray, other: np.ndarray) -> float:
 
 def main(_: list[str]) -> None:
     from experts import people_rules
-    from experts.interfaces import People, Photo
     from experts.registry import build
 
-    if _DATA.value is None:
+    if not _DATA.value:
         raise app.UsageError("--data is missing", 2)
-    folder, experts = Path(_DATA.value), build("default", _SET.value)
-    content = json.loads((folder / "annotations.json").read_text())
-    photos = [
-        Photo(image["file_name"], str(folder / image["file_name"]), read_photo(folder / image["file_name"]))
-        for image in content["images"]
-    ]
+    experts = build("default", _SET.value)
     for _cue, expert in experts.items():
         expert.load()
 
@@ -144,27 +142,28 @@ def main(_: list[str]) -> None:
         people = People(detections.boxes[kept], masks=masks[kept], keypoints=points[kept].reshape(-1, 17, 3))
         return people, detections.scores[kept]
 
-    begun = time.perf_counter(), time.process_time()
-    look(max(photos, key=lambda photo: photo.pixels.size))
-    wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
-    print(f"first photo: {wall:.1f} s ({cpu:.1f} s of CPU), compilation included")
-    begun = time.perf_counter(), time.process_time()
-    looks = [look(photo) for photo in photos]
-    wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
-    tally, count = Tally(), 0
-    for image, photo, (people, scores) in zip(content["images"], photos, looks, strict=True):
-        own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
-        assert people.keypoints is not None
-        matched = compare(tally, own, people.boxes, people.keypoints, scores, image["file_name"])
-        count += len(people)
-        real = [a for a in own if not a.get("iscrowd")]
-        for j, row in matched.items():
-            if real[j].get("segmentation") and people.masks is not None:
-                truth = decode_segmentation(real[j]["segmentation"], photo.size, image["file_name"])
-                mask = people.masks[row]
-                tally.mask_iou.append(float((truth & mask).sum() / max((truth | mask).sum(), 1)))
-    print(tally.line())
-    print(f"{count} people: {wall / len(photos):.2f} s a photo ({cpu / len(photos):.2f} s of CPU)")
+    tallies = []
+    for folder in map(Path, _DATA.value):
+        content = json.loads((folder / "annotations.json").read_text())
+        photos = [
+            Photo(image["file_name"], str(folder / image["file_name"]), read_photo(folder / image["file_name"]))
+            for image in content["images"]
+        ]
+        if not tallies:
+            begun = time.perf_counter(), time.process_time()
+            look(max(photos, key=lambda photo: photo.pixels.size))
+            wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
+            print(f"first photo: {wall:.1f} s ({cpu:.1f} s of CPU), compilation included")
+        begun = time.perf_counter(), time.process_time()
+        looks = [look(photo) for photo in photos]
+        wall, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
+        tallies.append(measured(content, photos, looks))
+        count = sum(len(people) for people, _ in looks)
+        print(f"{folder.name}: {tallies[-1].line()}")
+        print(f"  {count} people: {wall / len(photos):.2f} s a photo ({cpu / len(photos):.2f} s of CPU)", flush=True)
+    tally = together(tallies)
+    if len(tallies) > 1:
+        print(f"all: {tally.line()}")
     for low, high in ((0.0, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.85), (0.85, 0.95), (0.95, 1.01)):
         inside = [e < 0.1 for e, c in zip(tally.errors, tally.confidences, strict=True) if low <= c < high]
         if inside:
@@ -173,6 +172,30 @@ def main(_: list[str]) -> None:
         print("\n".join(tally.each))
     if _THROUGHPUT.value:
         throughput([int(size) for size in _BATCHES.value])
+
+
+def measured(content: Mapping[str, Any], photos: Sequence[Photo], looks: Sequence[tuple[People, np.ndarray]]) -> Tally:
+    """Figures of the people found in the photos of a folder (with the scores of their boxes) against its annotations."""
+    tally = Tally()
+    for image, photo, (people, scores) in zip(content["images"], photos, looks, strict=True):
+        own = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        assert people.keypoints is not None
+        matched = compare(tally, own, people.boxes, people.keypoints, scores, image["file_name"])
+        real = [a for a in own if not a.get("iscrowd")]
+        for j, row in matched.items():
+            if real[j].get("segmentation") and people.masks is not None:
+                truth = decode_segmentation(real[j]["segmentation"], photo.size, image["file_name"])
+                mask = people.masks[row]
+                tally.mask_iou.append(float((truth & mask).sum() / max((truth | mask).sum(), 1)))
+    return tally
+
+
+def together(tallies: Sequence[Tally]) -> Tally:
+    """The figures of several folders as those of one."""
+    whole = Tally()
+    for tally, item in itertools.product(tallies, dataclasses.fields(Tally)):
+        setattr(whole, item.name, getattr(whole, item.name) + getattr(tally, item.name))
+    return whole
 
 
 def throughput(sizes: list[int]) -> None:

@@ -24,6 +24,8 @@ from experts.networks.person_crops import Square, crop, grown, square_of
 
 _CROP_SCALE, _CROP_MARGIN = 1.25, 0.1
 """Side of a crop in longer sides of the box, and how much of them around the box is not grey."""
+_GROWN = 0.7
+"""How far a person's box goes from the detector's to the one that holds all points as well."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class PeopleFinder:
         pairing = self.search.pairing
         again = [(i, *task) for i, photo in enumerate(looked) for task in self._conflicts(photo)]
         self._look(looked, again)
-        return [_found(photo, photo.pairs(pairing)) for photo in looked]
+        return [_found(photo, photo.pairs(pairing), pairing.seen) for photo in looked]
 
     def keypoints_of(
         self, pixels: UInt8[np.ndarray, "height width 3"], boxes: Float[np.ndarray, "n 4"]
@@ -236,14 +238,14 @@ class PeopleFinder:
         return tasks
 
 
-def _found(photo: _Photo, people: list[Pair]) -> FoundPeople:
+def _found(photo: _Photo, people: list[Pair], seen: float) -> FoundPeople:
     every = [[person.box, *person.more_boxes] for person in people]
     boxes = np.array([np.average(photo.boxes[own], axis=0, weights=photo.scores[own]) for own in every]).reshape(-1, 4)
     skeletons = np.array([photo.skeletons[person.skeleton] for person in people]).reshape(-1, 17, 3)
-    if people:  # detector and points each miss a part of the person: half-way to the box that holds both
-        points = association.extents(skeletons, 0.3, photo.size, margin=0.04)
+    if people:  # detector and points each miss a part of the person: most of the way to the box that holds both
+        points = association.extents(skeletons, seen, photo.size, margin=0.04)
         both = np.concatenate([np.minimum(boxes, points)[:, :2], np.maximum(boxes, points)[:, 2:]], -1)
-        boxes = (boxes + both) / 2
+        boxes += _GROWN * (both - boxes)
     return FoundPeople(boxes, np.array([person.value for person in people]), skeletons)
 
 

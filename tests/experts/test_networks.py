@@ -226,7 +226,7 @@ def test_the_upper_half_of_a_person_and_the_whole_are_one():
     assert [(p.box, p.skeleton, p.more_boxes) for p in found] == [(0, 0, (1,))]
     photo = people_finder._Photo(np.zeros((480, 640, 3), np.uint8), np.array([half, whole]), np.array([0.7, 0.5]))
     photo.skeletons, photo.owners, photo.ranks = [upper, below], [0, 1], [0, 0]
-    (box,) = people_finder._found(photo, found).boxes
+    (box,) = people_finder._found(photo, found, 0.2).boxes
     assert half[3] + 30 < box[3] < whole[3] - 30
 
 
