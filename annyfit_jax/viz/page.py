@@ -196,14 +196,19 @@ def _table(scene: ScenePage) -> str:
         ink = "#000" if float(np.dot(colour, (0.299, 0.587, 0.114))) > 120 else "#fff"
         swatch = f'<span class="swatch" style="background:rgb{tuple(map(int, colour))};color:{ink}">{number}</span>'
         cells = [f'<th scope="row">{swatch}{_cell(person.get("id"))}</th>']
-        for key, _ in _COLUMNS[1:-1]:
-            cells.append(f"<td>{_cell(person.get(key), 1 if key == 'reprojection_px' else 2)}</td>")
+        for key, heading in _COLUMNS[1:-1]:
+            value = _cell(person.get(key), 1 if key == "reprojection_px" else 2)
+            cells.append(f'<td data-heading="{html.escape(heading)}">{value}</td>')
         status = person.get("status")
         good = str(status).strip().lower() in _GOOD_STATUS
-        cells.append(f'<td><span class="status {"good" if good else "attention"}">{_cell(status)}</span></td>')
+        cells.append(
+            f'<td data-heading="{_COLUMNS[-1][1]}"><span class="status {"good" if good else "attention"}">{_cell(status)}</span></td>'
+        )
         rows.append(f"<tr>{''.join(cells)}</tr>")
     body = "".join(rows) or f'<tr><td colspan="{len(_COLUMNS)}">No people</td></tr>'
-    return f'<div class="table"><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="table"><table class="people"><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def _cell(value: Any, decimals: int = 2) -> str:
@@ -305,4 +310,9 @@ font-weight:600;font-size:.86rem}
 .status.good{color:var(--good);background:var(--good-paper)}
 .status.attention{color:var(--attention);background:var(--attention-paper)}
 .notes{margin:12px 0 0;padding-left:1.2em}
+@media (max-width:640px){.people thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+.people,.people tbody{display:block}.people tr{display:block;padding:6px 0;border-bottom:1px solid var(--line)}
+.people th,.people td{display:flex;justify-content:space-between;gap:12px;border:0;padding:3px 0;white-space:normal}
+.people th{justify-content:flex-start;font-weight:600}.people td::before{content:attr(data-heading);color:var(--soft)}}
 """
+"""On phones each person of the table is a list with its headings: nothing is cut off at the edge."""

@@ -104,6 +104,15 @@ def test_page_escapes_what_users_wrote(tmp_path, small_views):
     assert "Jane, CC BY" in page.text
 
 
+def test_every_cell_names_its_column_for_phones(tmp_path, small_views):
+    """On a narrow screen the head of the table is not shown, and each cell says what it is."""
+    text = write_page(tmp_path, [scene_page(people=2)], "t").read_text(encoding="utf-8")
+    head = [part.split("</th>")[0] for part in text.split("<thead>")[1].split('<th scope="col">')[1:]]
+    row = text.split("<tbody>")[1].split("</tr>")[0]
+    assert [part.split('"')[0] for part in row.split('data-heading="')[1:]] == head[1:]
+    assert ".people td::before{content:attr(data-heading)" in text
+
+
 def test_table_lists_failed_people_that_are_not_drawn(tmp_path, small_views):
     scene = scene_page(people=2)
     scene.vertices[1] = np.nan
