@@ -200,10 +200,8 @@ def _table(scene: ScenePage) -> str:
             value = _cell(person.get(key), 1 if key == "reprojection_px" else 2)
             cells.append(f'<td data-heading="{html.escape(heading)}">{value}</td>')
         status = person.get("status")
-        good = str(status).strip().lower() in _GOOD_STATUS
-        cells.append(
-            f'<td data-heading="{_COLUMNS[-1][1]}"><span class="status {"good" if good else "attention"}">{_cell(status)}</span></td>'
-        )
+        mood = "good" if str(status).strip().lower() in _GOOD_STATUS else "attention"
+        cells.append(f'<td data-heading="{_COLUMNS[-1][1]}"><span class="status {mood}">{_cell(status)}</span></td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
     body = "".join(rows) or f'<tr><td colspan="{len(_COLUMNS)}">No people</td></tr>'
     return (
