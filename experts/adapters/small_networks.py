@@ -73,7 +73,7 @@ class NanoDetPeople(_Bundled):
     @property
     def card(self) -> Card:
         """The weights are part of the package."""
-        return Card(self.NAME, "nanodet + movenet_thunder (bundled)", "1", _LICENCE, commercial=True)
+        return Card(self.NAME, "nanodet + movenet_thunder (bundled)", "2", _LICENCE, commercial=True)
 
     def load(self) -> None:
         """Reads the weights; programs are compiled with the first photo."""
@@ -108,7 +108,7 @@ class MoveNetKeypoints(_Bundled):
     @property
     def card(self) -> Card:
         """The weights are part of the package."""
-        return Card(self.NAME, "movenet_thunder (bundled)", "1", _LICENCE, commercial=True)
+        return Card(self.NAME, "movenet_thunder (bundled)", "2", _LICENCE, commercial=True)
 
     def load(self) -> None:
         """The network is loaded with the first boxes that came without keypoints."""
