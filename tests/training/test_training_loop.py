@@ -34,6 +34,8 @@ from annyfit_jax.regressors.aios.aios_regressor import AiosRegressor
 from annyfit_jax.regressors.aios.augment import Augmentation
 from annyfit_jax.regressors.aios.examples import anny_bones
 from annyfit_jax.regressors.regressed_people import scene_fit
+from annyfit_jax.store import faults
+from annyfit_jax.store.locations import place
 from annyfit_jax.training import training_data, training_metrics
 from annyfit_jax.training import training_state as states
 from annyfit_jax.training.protocol import Regressor
@@ -209,6 +211,32 @@ def test_a_run_that_is_interrupted_is_the_same_run(straight, tmp_path, stops):
     assert len({line["loss"] for line in lines(folder)}) == LINE.steps
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_in_a_bucket_is_the_same_run(straight, tmp_path):
+    """Also where it is killed while a checkpoint is put: it goes on at the one before."""
+    folder, expected = straight
+    run = place(f"memory://training-{tmp_path.name}-{os.getpid()}")
+    train(dataclasses.replace(LINE, steps=3), run)
+    killed = {"10.complete: before writing": 1}
+
+    def kill(at: str) -> None:
+        if killed.pop(at, 0):
+            raise KeyboardInterrupt
+
+    faults.install(kill)
+    with pytest.raises(KeyboardInterrupt):
+        train(LINE, run)
+    faults.install(None)
+    assert "checkpoints/10.complete" not in run.tree() and any(
+        name.startswith("checkpoints/10/") for name in run.tree()
+    )
+    state = train(LINE, run)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+    (tmp_path / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
+    assert lines(tmp_path) == lines(folder)
+    assert {name.split("/")[1] for name in run.tree() if name.startswith("checkpoints/")} >= {"12", "12.complete"}
 
 
 def test_a_signal_ends_the_run_with_everything_on_disk(straight, tmp_path):
