@@ -147,9 +147,10 @@ def killed(name: str) -> dict[str, Any]:
             if driver.poll() is not None:
                 break
             victim = rng.choice(("worker", "worker", "raylet", "driver"))
-            workers = processes("ray::fit")
-            if victim == "worker" and not workers:
-                victim = "driver"
+            while not (workers := processes("ray::fit")) and victim == "worker" and driver.poll() is None:
+                time.sleep(0.5)  # on a busy machine a worker needs long to start
+            if driver.poll() is not None:
+                break
             victims[victim] += 1
             if victim == "worker":
                 os.kill(rng.choice(workers), signal.SIGKILL)

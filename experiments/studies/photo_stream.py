@@ -9,8 +9,10 @@ before the last photo was looked at by the detector. Exit code 1 where not, or w
 from __future__ import annotations
 
 import json
+import operator
 import os
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -56,6 +58,8 @@ def main(_: list[str]) -> None:
     figures: dict[str, Any] = {
         "photos": made, "scenes": state["scenes"]["done"], "people": state["people"]["done"], "seconds": round(seconds, 1),
         "first_fit_before_last_detection": min(stages["fit"]) < max(stages["detector"]),
+        "units_fitted_before_last_detection": sum(at < max(stages["detector"]) for at in stages["fit"]),
+        "median_s_from_detection_to_fit": round(statistics.median(map(operator.sub, stages["fit"], stages["detector"])), 1),
         "stages": {
             name: {"units": len(times), "first_s": round(min(times) - began, 1), "last_s": round(max(times) - began, 1)}
             for name, times in stages.items()
@@ -92,7 +96,7 @@ def make_photos(originals: list[Path], count: int, folder: Path, seed: int = 0) 
 
 
 def finished(job: Path) -> dict[str, list[float]]:
-    """Stage -> when each of its units was done, seconds since the epoch: of experts by the times of their files, of the fit as
+    """Stage -> when its units were done, in the order of time, seconds since the epoch: of experts by the times of their files, of the fit as
     its commit records say."""
     times = {
         stage.name.partition("-")[0]: [file.stat().st_mtime for file in stage.glob("*.npz")]
@@ -102,7 +106,7 @@ def finished(job: Path) -> dict[str, list[float]]:
     done = place(job / "done")
     records = [(done / name).read_json() for name in done.files()]
     times["fit"] = [record["finished"] for record in records if isinstance(record, dict)]
-    return {name: values for name, values in times.items() if values}
+    return {name: sorted(values) for name, values in times.items() if values}
 
 
 if __name__ == "__main__":
