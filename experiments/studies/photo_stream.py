@@ -96,8 +96,10 @@ def make_photos(originals: list[Path], count: int, folder: Path, seed: int = 0) 
 
 
 def finished(job: Path) -> dict[str, list[float]]:
-    """Stage -> when its units were done, in the order of time, seconds since the epoch: of experts by the times of their files, of the fit as
-    its commit records say."""
+    """Stage -> when its units were done, in the order of time, seconds since the epoch.
+
+    Of experts by the times of their files, of the fit as its commit records say.
+    """
     times = {
         stage.name.partition("-")[0]: [file.stat().st_mtime for file in stage.glob("*.npz")]
         for stage in sorted((job / "cues" / "stages").iterdir())
