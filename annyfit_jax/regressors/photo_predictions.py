@@ -199,7 +199,7 @@ class _Work:
 
     def finish(self, nobody: str) -> Predicted:
         """The tables of all units. Raises SceneError where everything was set aside."""
-        records = self.parts.finish()
+        records = self.parts.finish(remove_others=False)  # photos may be predicted folder by folder
         (self._output / "people.jsonl").put_parts(json_lines(row for record in records for row in record["people"]))
         aside = [row for record in records for row in record["set_aside"]]
         (self._output / "set_aside.jsonl").put_parts(json_lines(aside))

@@ -82,12 +82,12 @@ class Parts:
             accelerator=self._accelerator,
         )  # fmt: skip
 
-    def finish(self) -> list[Record]:
+    def finish(self, *, remove_others: bool = True) -> list[Record]:
         """The records of all units in order, after the stage. Files of earlier calls that no unit has any more are removed."""
         records = [self._records[unit] for unit in range(len(self.tasks))]
         kept = {name for record in records for name in record["files"]}
         for unit, record in self._old.items():
-            for name in record["files"].keys() - kept:
+            for name in record["files"].keys() - kept if remove_others else ():
                 (self.output / name).remove()
             if unit >= len(records):
                 (self._ledger / f"{unit:05d}.json").remove()

@@ -82,6 +82,13 @@ def test_photos_are_predicted_once(place_of, tmp_path):
     assert predict(identity=2) == Predicted(4, 9, 1) and len(network.names()) == 4
 
 
+def test_predictions_of_other_photos_stay(place_of, tmp_path):
+    for name in ("a", "b"):
+        write_photos(place_of / name, {name: 10})
+        predict_photos(Greys(tmp_path / "calls"), str(place_of / name), place_of / "out")
+    assert open_fits(str(place_of / "out")).names == ("a", "b")
+
+
 def test_nothing_that_can_be_read(place_of, tmp_path):
     (place_of / "photos" / "broken.png").put(b"nothing")
     with pytest.raises(SceneError, match=r"none of the 1 photos can be read; the reasons are in .*set_aside"):
