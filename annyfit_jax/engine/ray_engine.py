@@ -31,6 +31,8 @@ IN_FLIGHT = 2
 ATTEMPTS = 4
 """How often an actor may be lost while it is at work on a unit, before the unit is given up."""
 _POLL_S = 0.5
+_LOOK = 256
+"""Waiting units that are looked at for one that an actor can be given."""
 _PASSED_ON = (
     "JAX_PLATFORMS",
     "JAX_COMPILATION_CACHE_DIR",
@@ -205,13 +207,15 @@ class _Driver:
             return
         self._welcome(run)
         before = [self._runs[name] for name in run.stage.after if name in self._runs]
-        for _ in range(len(run.waiting)):
-            unit = run.waiting[0]
+        # Only the first ones are looked at: stages work in the same order, and a job has tens of thousands of units.
+        position = 0
+        while position < min(len(run.waiting), _LOOK):
+            unit = run.waiting[position]
             if any(unit not in other.done and not other.over for other in before):
-                run.waiting.rotate(-1)  # units of other parts may be further
+                position += 1
                 continue
             if unit not in run.attempts and not run.stage.needed(unit):
-                run.waiting.popleft()
+                del run.waiting[position]
                 run.done.add(unit)
                 continue
             if not run.begun:
@@ -222,11 +226,13 @@ class _Driver:
                 )
             suspect = run.attempts.get(unit, 0) > 0
             actor = self._free(run, suspect)
+            if actor is None and not suspect:
+                break
             if actor is None:
-                run.waiting.rotate(-1)
+                position += 1
                 continue
             actor.alone = suspect
-            run.waiting.popleft()
+            del run.waiting[position]
             run.attempts.setdefault(unit, 0)
             actor.units[unit] = None
             self._tasks[actor.handle.do.remote(unit, run.stage.task(unit))] = (run, actor, unit)

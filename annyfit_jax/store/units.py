@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from annyfit_jax.store.locations import JobWriteError, Location, place, read_all
 from annyfit_jax.store.plan import Cut, Kind, StoreError
 
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_COPIES = 16
+"""Objects of a bucket that get their second name side by side."""
 _WRITER_OPTIONS = "group_size:1"
 """One record per chunk: what random access needs."""
 
@@ -230,10 +233,15 @@ class Store:
         named = {self.tfds_name(unit): entry for unit, entry in enumerate(entries)}
         with writing(self.folder):
             there = self.folder.files()
-            for name, entry in named.items():
+
+            def link(name: str) -> None:
+                entry = named[name]
                 if entry["file"] != name and not self._is_published(name, entry, there):
                     fault_point(f"{name}: before renaming")
                     (self.folder / name).linked_to(self.folder / entry["file"])
+
+            with ThreadPoolExecutor(_COPIES if self.folder.remote else 1, "publish") as threads:
+                list(threads.map(link, named))
             kept = {entry["file"] for entry in entries}
             for name in there:
                 shard = name.startswith(f"{self.kind.name}-{self.kind.split}.array_record-")
