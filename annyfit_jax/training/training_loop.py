@@ -21,6 +21,7 @@ import jax
 from absl import logging
 
 from annyfit_jax.records.files import read_json, write_text
+from annyfit_jax.store.locations import Location
 from annyfit_jax.training import bucket_runs, flops, training_data, training_metrics
 from annyfit_jax.training import training_state as states
 from annyfit_jax.training.protocol import Regressor, Variables
@@ -35,7 +36,7 @@ class TrainingStopped(ValueError):
 
 def train(
     config: TrainConfig,
-    folder: str | Path,
+    folder: str | Path | Location,
     *,
     stop: threading.Event | None = None,
     tensorboard: bool = False,

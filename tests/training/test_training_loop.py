@@ -41,7 +41,7 @@ from annyfit_jax.training import training_state as states
 from annyfit_jax.training.protocol import Regressor
 from annyfit_jax.training.training_checkpoints import Checkpoints
 from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig, describe, load_config, override
-from annyfit_jax.training.training_loop import TrainingStopped, claim, train
+from annyfit_jax.training.training_loop import TrainingStopped, check_config, claim, train
 
 CONFIGS = REPO / "experiments" / "configs"
 SIZE = (96, 64)
@@ -444,7 +444,8 @@ def test_a_folder_belongs_to_one_run(straight):
     folder, _ = straight
     with pytest.raises(ValueError, match="another optimiser"):
         claim(folder, override(LINE, ["optimiser.lr=0.5"]))
-    claim(folder, dataclasses.replace(LINE, steps=99), write=False)
+    check_config(json.loads((folder / "config.json").read_text()), dataclasses.replace(LINE, steps=99), "here")
+    check_config(None, LINE, "of no run")
     with pytest.raises(ValueError, match=r"config\.batch=3 cannot be split evenly over 4 devices"):
         train(dataclasses.replace(LINE, batch=3), folder / "other")
     with pytest.raises(ValueError, match="Line reads no PyTorch checkpoints"):
