@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import compiled_bodies
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +12,10 @@ from helpers import max_abs
 from annyfit_jax.conversion import convertible, matching
 from annyfit_jax.people.scene import BodyParameters
 from body_models import anny, smplx
+
+pytestmark = pytest.mark.unoptimised
+
+POSE = jax.jit(lambda body, *people: body.pose(*people))
 
 
 def people(body: convertible.Convertible, seed: int = 0) -> BodyParameters:
@@ -24,12 +30,12 @@ def test_points_turns_and_heads_are_those_of_the_body(name, anny_body, smplx_bod
     body = {"anny": anny_body, "smplx": smplx_body}[name]
     drawn = people(body)
     arrays = [jnp.asarray(x, "float32") for x in (drawn.shape, drawn.root_rotvec, drawn.pose, drawn.transl)]
-    here = body.pose(arrays[3].T, arrays[1].T, arrays[0].T, arrays[2].transpose(2, 1, 0))
+    here = POSE(body, arrays[3].T, arrays[1].T, arrays[0].T, arrays[2].transpose(2, 1, 0))
     if name == "anny":
-        out = anny.forward(body.model, anny.Params(*arrays))
-        rest = anny.rest(body.model, arrays[0])[1][..., :3]
+        out = compiled_bodies.anny_forward(body.model, anny.Params(*arrays))
+        rest = compiled_bodies.anny_rest(body.model, arrays[0])[1][..., :3]
     else:
-        out = smplx.forward(body.model, smplx.Params(*arrays))
+        out = compiled_bodies.smplx_forward(body.model, smplx.Params(*arrays))
         rest = jnp.broadcast_to(jnp.eye(3), (2, 55, 3, 3))
     chosen = np.array(body.facts.chosen)
     assert max_abs(here.points.transpose(2, 1, 0), out.vertices[:, chosen]) < 1e-5
@@ -51,7 +57,7 @@ def test_smplx_is_seen_where_its_keypoints_are(smplx_body):
     drawn = BodyParameters(drawn.root_rotvec, drawn.transl + np.array([0, 0, 6.0]), drawn.pose, drawn.shape)
     K = np.array([[500.0, 0, 320], [0, 510, 240], [0, 0, 1]])
     arrays = [jnp.asarray(x, "float32") for x in (drawn.transl.T, drawn.root_rotvec.T, drawn.shape.T)]
-    here = smplx_body.pose(*arrays, jnp.asarray(drawn.pose.transpose(2, 1, 0), "float32"))
+    here = POSE(smplx_body, *arrays, jnp.asarray(drawn.pose.transpose(2, 1, 0), "float32"))
     camera = jnp.repeat(jnp.asarray(np.pad(K, ((0, 0), (0, 1))), "float32")[..., None], 2, -1)
     keypoints = convertible.posed(smplx_body, drawn).keypoints
     expected = keypoints @ K.T

@@ -23,7 +23,11 @@ from body_models import anny
 DEVICES = 4
 PARAMETERS = ("transl", "root_rotvec", "pose", "shape_raw", "height_m", "reprojection_px", "fitted_keypoints_3d")
 
-pytestmark = [pytest.mark.skipif(len(jax.devices()) < DEVICES, reason="needs four devices"), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.skipif(len(jax.devices()) < DEVICES, reason="needs four devices"),
+    pytest.mark.slow,
+    pytest.mark.unoptimised,
+]
 
 
 def scenes(count: int) -> list:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import compiled_bodies
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +27,8 @@ from annyfit_jax.regressors.multihmr import (
 from body_models import anny
 from experts.adapters.multihmr_start import MultiHmr, head_patches
 from experts.interfaces import ExpertError, People, Photo
+
+pytestmark = pytest.mark.unoptimised
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +97,9 @@ def test_the_body_stands_where_the_network_puts_the_head():
     blank = jnp.zeros((1, 2, 2))
     reading = multihmr_model.Reading(blank, blank, blank[..., :1], blank[..., :1], shape, matrices, transl)
     body = anny.load()
-    made = multihmr_people.anny_bodies(body, reading)
+    made = jax.jit(multihmr_people.anny_bodies)(body, reading)
     params = anny.Params(made.phenotypes[0], made.root_rotvec[0], made.pose[0], made.transl[0])
-    poses = anny.forward(body, params).bone_poses[..., :3, 3]
+    poses = compiled_bodies.anny_bones(body, params)[..., :3, 3]
     np.testing.assert_allclose(poses[:, rig.head()], transl[0], atol=2e-5)
     np.testing.assert_allclose(poses, made.joints[0], atol=2e-5)
     np.testing.assert_allclose(poses[:, 0], made.transl[0], atol=2e-5)
@@ -139,7 +142,7 @@ def test_the_camera_of_the_photo_counts(expert):
 
 def _head(body) -> np.ndarray:
     params = anny.Params(*(jnp.asarray(x, jnp.float32) for x in (body.shape, body.root_rotvec, body.pose, body.transl)))
-    return np.asarray(anny.forward(anny.load(), params).bone_poses[0, rig.head(), :3, 3])
+    return np.asarray(compiled_bodies.anny_bones(anny.load(), params)[0, rig.head(), :3, 3])
 
 
 def test_heads_from_keypoints_or_scores():
