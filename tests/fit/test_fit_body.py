@@ -14,6 +14,8 @@ from annyfit_jax.fit.fit_body import anny_mesh_sample, free_bones, sample_mesh
 from annyfit_jax.fit.problem import Variables
 from body_models import anny
 
+pytestmark = pytest.mark.unoptimised
+
 MOVES = 12
 SAMPLES = fit_cases.released_config().mesh_samples
 

@@ -18,6 +18,8 @@ from annyfit_jax.regressors.aios.aios_model import LayerOutput, Outputs
 from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
 from annyfit_jax.regressors.aios.targets import SMPLX_POINTS, BodyTargets, PartArrays, Targets
 
+pytestmark = pytest.mark.unoptimised
+
 PEOPLE = 4
 """Targets are padded to this many."""
 PARTS = {"body": "body", "left_hand": "lhand", "right_hand": "rhand", "face": "face"}

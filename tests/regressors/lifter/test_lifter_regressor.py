@@ -23,6 +23,9 @@ from annyfit_jax.regressors.lifter.lifter_views import LifterData, View
 from annyfit_jax.training.training_config import TrainConfig, load_config, override
 from annyfit_jax.training.training_loop import train
 
+pytestmark = pytest.mark.unoptimised
+
+terms = jax.jit(lifter_losses.terms, static_argnums=2)
 SMALL = LifterConfig(hypotheses=2, width=32, blocks=1)
 
 
@@ -57,12 +60,12 @@ def said_of(view: View, spread: float) -> Lifted:
 
 def test_the_truth_costs_next_to_nothing():
     view = a_view(12)
-    loss, values = lifter_losses.terms(said_of(view, 0.05), view, LifterLoss(losers=0.0, probability=0.0))
+    loss, values = terms(said_of(view, 0.05), view, LifterLoss(losers=0.0, probability=0.0))
     assert loss < 0.05  # distances have a floor of a millimetre
     assert values["nearest_mm"] < 2.0
     assert values["likeliest_mm"] < 2.0
     turned = dataclasses.replace(LifterLoss(), losers=0.0, probability=0.0)
-    worse, _ = lifter_losses.terms(said_of(view, 0.05)._replace(root=said_of(view, 0.05).root[:, ::-1]), view, turned)
+    worse, _ = terms(said_of(view, 0.05)._replace(root=said_of(view, 0.05).root[:, ::-1]), view, turned)
     assert worse == pytest.approx(loss)  # the nearest hypothesis learns, whichever it is
 
 
