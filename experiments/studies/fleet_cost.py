@@ -26,7 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("per_node", 8, "Accelerators of a node.", lower_bound=1)
     flags.DEFINE_list("rates", ["10", "30", "100"], "Images that an accelerator fits in a second.")
     flags.DEFINE_integer("scenes_per_shard", 256, "Images of a unit.", lower_bound=1)
-    flags.DEFINE_float("driver_ms", 2.0, "Processor time of the driver for a unit.")
+    flags.DEFINE_float("driver_ms", 0.63, "Processor time of the driver for a unit.")
     flags.DEFINE_float("put_ms", 30.0, "Until an object is put: the driver commits one unit after the other.")
     flags.DEFINE_float("start_s", 60.0, "Until a new worker fits.")
     flags.DEFINE_float("lost_per_hour", 0.05, "Share of the nodes that are lost in an hour.")
