@@ -10,7 +10,7 @@ from slopes import assert_same_function
 
 from body_models import contraction
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.unoptimised]
 BONES, VERTICES, RANK, PEOPLE = 6, 40, 3, 2
 PARENTS = (-1, 0, 1, 2, 0, 4)
 

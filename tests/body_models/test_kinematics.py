@@ -13,6 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from body_models import kinematics
 
+pytestmark = pytest.mark.unoptimised
+
 
 def random_parents(seed: int, bones: int, shuffled: bool) -> list[int]:
     """A random tree; parents come before children unless shuffled."""

@@ -18,6 +18,8 @@ from annyfit_jax.people.camera import project
 from annyfit_jax.people.scene import LANDMARKS_M, LANDMARKS_PX, NUM_DENSE, Scene, SceneError
 from body_models import anny
 
+pytestmark = pytest.mark.unoptimised
+
 SIZE = (1000, 800)
 K = np.array([[900.0, 0.0, 500.0], [0.0, 900.0, 400.0], [0.0, 0.0, 1.0]])
 POSTURES = (

@@ -6,12 +6,15 @@ import aios_golden as golden
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import max_abs
 
 from annyfit_jax.regressors.aios import postprocess
 from annyfit_jax.regressors.aios.aios_model import LayerOutput
 from annyfit_jax.regressors.aios.heads import BodyPrediction, PartRotations
 from body_models.rotations import rotvec_to_matrix
+
+pytestmark = pytest.mark.unoptimised
 
 
 def test_people_of_the_recorded_outputs():
