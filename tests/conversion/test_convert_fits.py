@@ -18,6 +18,8 @@ from annyfit_jax.people.fitted import SceneFit
 from annyfit_jax.records import fit_files
 from body_models import smplx
 
+pytestmark = pytest.mark.unoptimised
+
 
 @pytest.fixture(scope="module")
 def fit(load_anny) -> SceneFit:

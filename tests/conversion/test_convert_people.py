@@ -15,7 +15,7 @@ from annyfit_jax.people.camera import project
 from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.synthetic.plain_people import PoseSampler
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unoptimised]
 N = 6
 
 

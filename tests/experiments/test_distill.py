@@ -43,6 +43,8 @@ from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig
 from experiments.program import find_config
 from experts.start_predictor import PeoplePredictor
 
+pytestmark = pytest.mark.unoptimised
+
 COUNT = 4
 LOW = 0.02
 """A threshold that only people with senseless fits are below; some of the world stand at the limit of their joints."""

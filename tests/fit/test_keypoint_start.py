@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import compiled_bodies
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ K = intrinsics_from_fov((640, 480))
 
 def heights(model, age, gender) -> np.ndarray:
     shape = calibrated_phenotypes(np.asarray(age, float), np.asarray(gender, float))
-    up = np.asarray(anny.rest(model, jnp.asarray(shape, model.dtype))[0])[..., 2]
+    up = np.asarray(compiled_bodies.anny_rest(model, jnp.asarray(shape, model.dtype))[0])[..., 2]
     return up.max(-1) - up.min(-1)
 
 
@@ -53,7 +54,7 @@ def person(model, turn: Rotation, flexions: dict[str, float], depth: float, age:
             for x in (shape[0], rotvec, anatomy.flexed_pose(model, flexions), [0.2, 0.1, depth])
         )
     )
-    points = np.asarray(anny.forward(model, params).keypoints[:17], np.float64) @ K.T
+    points = np.asarray(compiled_bodies.anny_keypoints(model, params)[:17], np.float64) @ K.T
     keypoints = np.concatenate([points[:, :2] / points[:, 2:], np.ones((17, 1))], 1)
     return make_scene("one", keypoints[None], intrinsics=K, age=np.array([age]), gender=np.array([0.0]))
 

@@ -22,7 +22,7 @@ from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.records.settings import apply_overrides
 from body_models import anny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unoptimised]
 
 LENGTH = 32
 ADDED = tuple(fit_files.ADDED)

@@ -14,6 +14,8 @@ from annyfit_jax.regressors.aios import (
 from annyfit_jax.regressors.aios.aios_config import naive
 from annyfit_jax.regressors.aios.decoder import DecoderLayer
 
+pytestmark = pytest.mark.unoptimised
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(

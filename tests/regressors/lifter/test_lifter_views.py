@@ -20,6 +20,8 @@ from annyfit_jax.regressors.lifter.lifter_bank import SOURCES, Bank, load_bank
 from annyfit_jax.regressors.lifter.lifter_views import LifterData
 from body_models import anny
 
+pytestmark = pytest.mark.unoptimised
+
 PLAIN = dataclasses.replace(
     LifterData(), noise=(1e-6, 2e-6), wild=0.0, false_limb=0.0, swapped=1e-6, focal_guessed=0.0, facts=1.0, words=1.0,
     wrong_word=0.0,

@@ -11,6 +11,8 @@ from multihmr_golden import arrays
 from annyfit_jax.regressors.multihmr import multihmr_losses
 from annyfit_jax.regressors.multihmr.multihmr_config import LossConfig
 
+pytestmark = pytest.mark.unoptimised
+
 SIZE = 112
 NAMES = ("bce", "offset", "rotmat", "shape", "dist", "transl", "j3d", "v3d", "j2d", "v2d")
 

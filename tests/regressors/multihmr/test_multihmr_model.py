@@ -17,6 +17,8 @@ from annyfit_jax.regressors.multihmr.multihmr_config import SMPLX_HEAD, HeadConf
 from annyfit_jax.regressors.rotation_layers import matrix_from_6d, rotvec_from_matrix
 from annyfit_jax.regressors.vit import SIZES, VIT_L
 
+pytestmark = pytest.mark.unoptimised
+
 
 def test_rotation_layouts():
     found = arrays("camera_ops")
