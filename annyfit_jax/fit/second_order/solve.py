@@ -200,7 +200,10 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
     for the second half. All of it is one loop body, compiled once."""
     settings, layout, schedule = config.map, body.plan.layout, config.lm
     problem, count = given.problem, given.starts
-    ages = [0.5 * (settings.age_low[name] + settings.age_high[name]) for name in given.supposed_ages]
+    # The middle of the class of each supposed age.
+    ages = [
+        float(np.mean([table[name] for table in (settings.age_low, settings.age_high)])) for name in given.supposed_ages
+    ]
     slots = count + len(ages)
     people, scenes = len(given.cues.real), problem.num_scenes
     found, later, cues = _starts(config, body, given, variables)
@@ -390,7 +393,7 @@ def _at_age(body: MapBody, x: Float[Array, "D N"], base: Variables, age: Float[A
     """The bodies at another age phenotype: as tall as the population is then, and as large in the picture as before."""
     layout = body.plan.layout
     now = unpack(layout, x, base)
-    shape = now.shape.at[AGE].set(age)
+    shape = jnp.asarray(now.shape).at[AGE].set(age)
     shape = shape.at[HEIGHT].set(population_mean(body, shape[AGE], shape[GENDER])[0])
     ratio = body_height(body, shape) / body_height(body, now.shape)
     return pack(layout, now._replace(transl=now.transl * ratio, shape=shape))
