@@ -200,10 +200,8 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
     for the second half. All of it is one loop body, compiled once."""
     settings, layout, schedule = config.map, body.plan.layout, config.lm
     problem, count = given.problem, given.starts
-    # The middle of the class of each supposed age.
-    ages = [
-        float(np.mean([table[name] for table in (settings.age_low, settings.age_high)])) for name in given.supposed_ages
-    ]
+    low, high = ([table[name] for name in given.supposed_ages] for table in (settings.age_low, settings.age_high))
+    ages = 0.5 * (np.array(low) + np.array(high))
     slots = count + len(ages)
     people, scenes = len(given.cues.real), problem.num_scenes
     found, later, cues = _starts(config, body, given, variables)
@@ -285,7 +283,7 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
             origin = jnp.where(own, jnp.minimum(index, count - 1), _take(ends.origin, lowest))
             base = Variables(*(_take(v, origin) for v in placed))
             x = jnp.where(own, _take(packed, origin), _take(ends.x, lowest))
-            if ages:
+            if len(ages):
                 age = jnp.asarray(ages, dtype)[jnp.clip(index - count, 0, len(ages) - 1)]
                 x = jnp.where(own | final, x, _at_age(body, x, base, age))
             later = jnp.take_along_axis(ends.scene_x, by_scene[None, :, None], axis=0)[0]
