@@ -97,9 +97,11 @@ class Network:
         return make(variables, self.options)
 
     def check(self) -> None:
-        """Raises as `check_run` where it is that of a run."""
+        """Raises as `check_run` where it is that of a run; ValueError where no weights are named and none are shipped."""
         if self.run:
             check_run(self.config, self.run)
+        elif not self.checkpoint:
+            self.config.regressor.shipped_variables()
 
     @property
     def identity(self) -> dict[str, Any]:

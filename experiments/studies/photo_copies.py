@@ -118,7 +118,7 @@ def recoded(picture: Picture, quality: int) -> Picture:
     """As JPEG has it."""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=quality)
-    return Image.open(stream).convert("RGB")
+    return Image.fromarray(read_photo(stream.getvalue()))
 
 
 def copies(

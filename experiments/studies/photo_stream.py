@@ -22,7 +22,7 @@ from typing import Any
 from absl import app, flags
 from PIL import Image
 
-from annyfit_jax.inputs.photos import list_photos
+from annyfit_jax.inputs.photos import list_photos, read_photo
 from annyfit_jax.jobs import job_status
 from annyfit_jax.records import files
 from annyfit_jax.store.locations import place
@@ -82,16 +82,16 @@ def make_photos(originals: list[Path], count: int, folder: Path, seed: int = 0) 
     for index in range(count):
         path = originals[index % len(originals)]
         target = folder / f"{index:04d}_{path.stem}.jpg"
-        with Image.open(path) as photo:
-            width, height = photo.size
-            size = [rng.uniform(0.7, 1.0) * side for side in (width, height)]
-            left, top = (rng.uniform(0, side - part) for side, part in zip((width, height), size, strict=True))
-            scale = rng.uniform(0.6, 1.2)
-            box = (left, top, left + size[0], top + size[1])
-            part = photo.convert("RGB").resize((round(size[0] * scale), round(size[1] * scale)), box=box)
-            if index % 2:
-                part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            part.save(target, quality=92)
+        photo = Image.fromarray(read_photo(path))
+        width, height = photo.size
+        size = [rng.uniform(0.7, 1.0) * side for side in (width, height)]
+        left, top = (rng.uniform(0, side - part) for side, part in zip((width, height), size, strict=True))
+        scale = rng.uniform(0.6, 1.2)
+        box = (left, top, left + size[0], top + size[1])
+        part = photo.resize((round(size[0] * scale), round(size[1] * scale)), box=box)
+        if index % 2:
+            part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        part.save(target, quality=92)
     return count
 
 
