@@ -61,11 +61,12 @@ def _name(path: tuple) -> str:
 
 
 @functools.cache
-def _shipped_weights() -> tuple[LifterConfig, nnx.State]:
+def shipped_weights() -> tuple[LifterConfig, nnx.State]:
+    """Config and variables of the installation, read once."""
     return read_weights(shipped())[:2]
 
 
 def load_lifter(model: AnnyModel, path: str = "") -> Lifter:
     """The lifter of the installation, or of another file of weights, for a body model."""
-    config, variables = read_weights(path)[:2] if path else _shipped_weights()
+    config, variables = read_weights(path)[:2] if path else shipped_weights()
     return Lifter(load_rig(model), variables, config)

@@ -26,13 +26,12 @@ from annyfit_jax.fit.problem import AnyArray, Problem, Variables
 from annyfit_jax.fit.second_order.columns import FOCAL, PITCH, ROLL, up
 from annyfit_jax.fit.second_order.costs.gravity import AXES
 from annyfit_jax.fit.second_order.map_body import MapBody, pose_prior_arrays
-from annyfit_jax.fit.second_order.map_cues import FIXED, MapCues
+from annyfit_jax.fit.second_order.map_cues import FIXED, MapCues, middle_ages
 from annyfit_jax.fit.second_order.placement import refit_translation
 from annyfit_jax.lifting import lift
 from annyfit_jax.lifting.lift import Hypotheses, Reading
 from annyfit_jax.lifting.lifter_features import Told
 from annyfit_jax.people.scene import COCO17
-from annyfit_jax.people.words import AGE_CLASSES
 from body_models import anny, rotations
 
 _J = {name: i for i, name in enumerate(COCO17)}
@@ -234,11 +233,7 @@ def read_keypoints(
 
 def with_read_ages(config: FitConfig, cues: MapCues, reading: Reading) -> MapCues:
     """The cues with ages to start from as the lifter reads them, where no word tells."""
-    low, high = (
-        jnp.asarray([table[name] for name in AGE_CLASSES], cues.age_start.dtype)
-        for table in (config.map.age_low, config.map.age_high)
-    )
-    middle = 0.5 * (low + high)[reading.age_class]
+    middle = jnp.asarray(middle_ages(config.map), cues.age_start.dtype)[reading.age_class]
     return cues._replace(age_start=jnp.where(jnp.asarray(cues.age_known) > 0, cues.age_start, middle))
 
 

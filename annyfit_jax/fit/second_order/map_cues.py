@@ -203,14 +203,16 @@ def posture_log_weights(age_log_prob: Float[np.ndarray, "n C"]) -> Float[np.ndar
     return np.log(np.exp(age_log_prob) @ weight.T)
 
 
+def middle_ages(settings: MapObjective) -> Float[np.ndarray, "C"]:
+    """The age phenotype in the middle of each of `AGE_CLASSES`."""
+    return np.array([[table[name] for name in AGE_CLASSES] for table in (settings.age_low, settings.age_high)]).mean(0)
+
+
 def _age_start(age: np.ndarray, settings: MapObjective) -> np.ndarray:
     """The middle of the word's class; an adult's without a word."""
     age = np.asarray(age, np.float64)
     word = np.where(age >= 0, np.abs(age[:, None] - _ANCHORS).argmin(1), list(AGE_CLASSES).index("adult"))
-    middle = np.array([[table[name] for name in AGE_CLASSES] for table in (settings.age_low, settings.age_high)]).mean(
-        0
-    )
-    return middle[word]
+    return middle_ages(settings)[word]
 
 
 def _gender_known(gender: np.ndarray) -> np.ndarray:

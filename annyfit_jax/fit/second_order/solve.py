@@ -22,13 +22,14 @@ from annyfit_jax.fit.second_order.columns import DEPTH, DEPTH_SCALE, FOCAL, NUM_
 from annyfit_jax.fit.second_order.costs.shape import AGE, GENDER, HEIGHT
 from annyfit_jax.fit.second_order.frozen import Frozen, nothing_frozen
 from annyfit_jax.fit.second_order.map_body import MapBody, body_height, map_body, population_mean
-from annyfit_jax.fit.second_order.map_cues import MapCues, assemble_cues
+from annyfit_jax.fit.second_order.map_cues import MapCues, assemble_cues, middle_ages
 from annyfit_jax.fit.second_order.map_objective import Context
 from annyfit_jax.fit.second_order.placement import closed_form_start, named_shape
 from annyfit_jax.fit.second_order.released import ReleasedBody
 from annyfit_jax.fit.second_order.uncertainty import Uncertainty
 from annyfit_jax.fit.starts import PreparedScene
 from annyfit_jax.people.scene import COCO17
+from annyfit_jax.people.words import AGE_CLASSES
 from body_models.anny import AnnyModel
 
 
@@ -200,8 +201,7 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
     for the second half. All of it is one loop body, compiled once."""
     settings, layout, schedule = config.map, body.plan.layout, config.lm
     problem, count = given.problem, given.starts
-    low, high = ([table[name] for name in given.supposed_ages] for table in (settings.age_low, settings.age_high))
-    ages = 0.5 * (np.array(low) + np.array(high))
+    ages = middle_ages(settings)[np.array([list(AGE_CLASSES).index(name) for name in given.supposed_ages], int)]
     slots = count + len(ages)
     people, scenes = len(given.cues.real), problem.num_scenes
     found, later, cues = _starts(config, body, given, variables)

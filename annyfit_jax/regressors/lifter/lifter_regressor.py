@@ -78,7 +78,7 @@ class LifterRegressor(Regressor[UInt32[Array, "rows"], Lifted]):
 
     def shipped_variables(self) -> nnx.State:
         """The weights of the installation. Raises ValueError where the config is of another network."""
-        config, variables, _ = lifter_weights.read_weights(lifter_weights.shipped())
+        config, variables = lifter_weights.shipped_weights()
         if config != self.config:
             raise ValueError(f"the weights that ship are of {config}, the config asks for {self.config}")
         return variables
