@@ -353,13 +353,13 @@ def shape_coefficients(labels: Labels, betas: Array, expression: Array | None) -
     return jnp.concatenate([betas, expression])
 
 
-def _pose_feature(delta: Float[Array, "3 3 54 person"]) -> Float[Array, "486 person"]:
+def pose_feature(delta: Float[Array, "3 3 54 person"]) -> Float[Array, "486 person"]:
     """vec(R - I) of the joints after the pelvis, in (row, column, joint) order."""
     eye = jnp.eye(3, dtype=delta.dtype)[:, :, None, None]
     return (delta - eye).reshape(NUM_POSE_FEATURES, delta.shape[-1])
 
 
-def _bone_transforms(tree: BoneTree, joints: Array, delta: Array) -> Float[Array, "3 4 bone person"]:
+def bone_transforms(tree: BoneTree, joints: Array, delta: Array) -> Float[Array, "3 4 bone person"]:
     """Skinning transforms of the unrotated body, in tree order: T_c = T_p [R_c | J_c - R_c J_c], the root the identity.
 
     Args: joints (3, bone, N) in tree order; delta (3, 3, 54, N) rotations of all joints after the pelvis.
@@ -374,7 +374,7 @@ def at_rest(model: SmplxModel, params: Params) -> tuple[Float[Array, "*batch 104
     """What is skinned: the resting mesh with the pose's correctives, and the resting joints; the model's own frame, metres."""
     batch, (betas, _, pose, _, expression) = _people_last(model.labels, params)
     z = shape_coefficients(model.labels, betas, expression)
-    feature = _pose_feature(rotations.rotvec_to_matrix_axes_first(pose))
+    feature = pose_feature(rotations.rotvec_to_matrix_axes_first(pose))
     vertices = linear.evaluate(model.vertices, jnp.concatenate([z, feature]))
     joints = linear.evaluate(model.joints, z)
     return vertices.transpose(2, 1, 0).reshape(*batch, -1, 3), joints.transpose(2, 1, 0).reshape(*batch, NUM_JOINTS, 3)
@@ -390,9 +390,9 @@ def forward(model: SmplxModel, params: Params) -> Output:
     z = shape_coefficients(labels, betas, expression)
     delta = rotations.rotvec_to_matrix_axes_first(pose)
     rest_joints = linear.evaluate(model.joints, z)
-    transforms = _bone_transforms(labels.tree, rest_joints[:, np.asarray(labels.tree.order, np.int32)], delta)
+    transforms = bone_transforms(labels.tree, rest_joints[:, np.asarray(labels.tree.order, np.int32)], delta)
     transforms = transforms[:, :, labels.tree.inverse]
-    corrected = linear.evaluate(model.vertices, jnp.concatenate([z, _pose_feature(delta)]))
+    corrected = linear.evaluate(model.vertices, jnp.concatenate([z, pose_feature(delta)]))
     per_vertex = jnp.einsum("ijbn,bv->nijv", transforms, model.skin)
     posed = (per_vertex[:, :, :3] * jnp.moveaxis(corrected, -1, 0)[:, None]).sum(2) + per_vertex[:, :, 3]  # (N, 3, V)
     at_rest = jnp.broadcast_to(jnp.eye(3, dtype=model.dtype)[:, :, None, None], (3, 3, *rest_joints.shape[1:]))
@@ -478,12 +478,22 @@ def points_people_last(
 ) -> Float[Array, "3 point person"]:
     """`points` with people as the last axis: the form the solver differentiates."""
     z = shape_coefficients(mp.labels, betas, expression)
-    delta = skeleton.rotation_matrices(pose_rotvec)
+    return points_of_rotations(mp, z, root_rotvec, skeleton.rotation_matrices(pose_rotvec), translation)
+
+
+def points_of_rotations(
+    mp: SmplxPoints,
+    z: Float[Array, "shape person"],
+    root_rotvec: Float[Array, "3 person"],
+    delta: Float[Array, "54 3 3 person"],
+    translation: Float[Array, "3 person"],
+) -> Float[Array, "3 point person"]:
+    """`points_people_last` from the coefficients of `shape_coefficients` and rotation matrices."""
     joints = linear.evaluate(mp.joints, z)
     tree = mp.layout.tree
     turns = kinematics.gather(delta, tuple(b - 1 for b in tree.order[1:]), 0)
     transforms: tuple[Array, Array] = skeleton.chain(tree, turns, joints)
-    feature = _pose_feature(jnp.moveaxis(delta, 0, 2))
+    feature = pose_feature(jnp.moveaxis(delta, 0, 2))
     in_body = contraction.evaluate(mp.contraction, *transforms, jnp.concatenate([z, feature]))
     rotation = rotations.rotvec_to_matrix_axes_first(root_rotvec)
     return contraction.place(in_body, mp.contraction.weight_sum, joints[:, 0], rotation, translation)

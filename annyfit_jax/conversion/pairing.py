@@ -44,8 +44,35 @@ class Pairing:
     """C with T_source = T_target C, of each pair of bones turned by T from rest."""
 
 
+@dataclass(frozen=True)
+class Laid:
+    """SMPL-X laid upon Anny's average adult at rest, in the axes of SMPL-X, metres."""
+
+    anny: Float[np.ndarray, "A 3"]
+    """Anny's vertices."""
+    anny_keypoints: Float[np.ndarray, "17 3"]
+    """COCO-17 of Anny."""
+    smplx: Float[np.ndarray, "V 3"]
+    """Vertices of SMPL-X."""
+    smplx_keypoints: Float[np.ndarray, "17 3"]
+    """COCO-17 of SMPL-X."""
+    turns: Float[np.ndarray, "55 3 3"]
+    """C with T_anny = T_smplx C, of each pair of bones turned by T from the rest of its own body."""
+    axes: Float[np.ndarray, "3 3"]
+    """A point p of Anny's resting body is p @ axes here."""
+
+
 def pair(anny_body: Convertible, smplx_body: Convertible) -> tuple[Pairing, Pairing]:
     """The pairings from Anny to SMPL-X and from SMPL-X to Anny."""
+    laid = lay(anny_body, smplx_body)
+    return (
+        _places(smplx_body, laid.smplx, laid.anny, faces(anny_body), laid.turns),
+        _places(anny_body, laid.anny, laid.smplx, faces(smplx_body), np.swapaxes(laid.turns, 1, 2)),
+    )
+
+
+def lay(anny_body: Convertible, smplx_body: Convertible) -> Laid:
+    """SMPL-X in the pose and shape in which it lies best upon Anny at rest."""
     source = _at_rest(anny_body)
     rest = posed(anny_body, source)
     start = np.array(anny_body.facts.axes).T @ np.array(smplx_body.facts.axes)
@@ -72,13 +99,9 @@ def pair(anny_body: Convertible, smplx_body: Convertible) -> tuple[Pairing, Pair
         evidence = evidence._replace(surface=last(points), surface_weight=weight, head_weight=0.3 * one)
         x, _ = matching.fitted(smplx_body, evidence, x)
     there = posed(smplx_body, _people(smplx_body, x[:, :1]))
-    laid = there.vertices[0] + origin
     # In the axes of SMPL-X, Anny at rest is turned by the axes alone.
-    to_smplx = np.swapaxes(there.turns[0], 1, 2) @ (start.T @ rest.turns[0])
-    return (
-        _places(smplx_body, laid, local, triangles, to_smplx),
-        _places(anny_body, local, laid, faces(smplx_body), np.swapaxes(to_smplx, 1, 2)),
-    )
+    turns = np.swapaxes(there.turns[0], 1, 2) @ (start.T @ rest.turns[0])
+    return Laid(local, rest.keypoints[0] @ start, there.vertices[0] + origin, there.keypoints[0] + origin, turns, start)
 
 
 def _places(

@@ -27,6 +27,7 @@ from annyfit_jax.fit.problem import AnyArray, Variables
 from annyfit_jax.fit.second_order.linear_plan import NUM_RIGID, Plan
 from body_models import anny, kinematics, linear, rotations
 from body_models.anny import AnnyPoints
+from body_models.contraction import Contraction
 
 
 class Linearization(NamedTuple):
@@ -49,6 +50,24 @@ class Linearization(NamedTuple):
     """Root rotation."""
     root_axes: Float[Array, "3 3 N"]
     """Left Jacobian of the root's rotation vector."""
+
+
+class Posed(NamedTuple):
+    """Bodies in their poses and how they change with the shape, in the root's frame: what `assembled` makes points of. B bones
+    in tree order, Q pairs of a point and a bone."""
+
+    transforms: Float[Array, "3 4 B N"]
+    """Skinning transforms."""
+    heads: Float[Array, "3 B N"]
+    """Of the bones at rest."""
+    d_heads: Float[Array, "3 S B N"]
+    frames: Float[Array, "3 3 B-1 N"]
+    """Of all bones but the root: what stands to the left of a bone's own rotation, from the frame of its parent."""
+    joints: Float[Array, "3 B N"]
+    """Heads of the posed bones."""
+    parts: Float[Array, "3 Q N"]
+    """The parts of points that hang on one bone."""
+    d_parts: Float[Array, "3 S Q N"]
 
 
 def cross(a: Float[Array, "3 *#batch"], b: Float[Array, "3 *#batch"]) -> Float[Array, "3 *batch"]:
@@ -156,7 +175,7 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
     """Points and derivatives of all people. `variables` are inside the body's ranges (shape in [0, 1], pose within pi)."""
     layout, c = plan.layout, mp.contraction
     tree = mp.layout.tree
-    transl, root_rotvec, shape, pose = (jnp.asarray(v) for v in variables)
+    shape, pose = jnp.asarray(variables.shape), jnp.asarray(variables.pose)
     z = anny.coefficients(mp.rest, shape, None)
     dz = coefficient_slopes(mp.rest, shape)
 
@@ -188,11 +207,8 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
     summed = jax.lax.optimization_barrier(jnp.moveaxis(summed, 0, 2))  # (6, S, B, N)
 
     # Parts of points, and their change with the shape.
-    vertices = linear.evaluate(c.vertex, z)
-    moments = linear.evaluate(c.moment, z)
     weight = plan.vertex_weight[:, None]
-    rows = kinematics.gather(vertices, layout.pair_vertex, 1) * weight
-    parts_moment = jnp.concatenate([rows, kinematics.gather(moments, layout.pair_moment, 1)], axis=1)
+    parts_moment = moments_of(plan, c, z)
     d_rows = kinematics.gather(slope(c.vertex.basis), layout.pair_vertex, 2) * weight
     d_moment = jnp.concatenate([d_rows, kinematics.gather(slope(c.moment.basis), layout.pair_moment, 2)], axis=2)
     maps = kinematics.gather(transforms, layout.pair_bone, 2)
@@ -203,9 +219,23 @@ def linearize(plan: Plan, mp: AnnyPoints, variables: Variables) -> Linearization
 
     parts, d_parts = jax.lax.optimization_barrier((parts, d_parts))
 
-    # Free bones.
+    return assembled(plan, c, variables, Posed(transforms, heads, d_heads, orientation, joints, parts, d_parts))
+
+
+def moments_of(plan: Plan, c: Contraction, z: Float[Array, "rank N"]) -> Float[Array, "3 Q N"]:
+    """Of every pair of a point and a bone, at rest."""
+    rows = kinematics.gather(linear.evaluate(c.vertex, z), plan.layout.pair_vertex, 1) * plan.vertex_weight[:, None]
+    moments = kinematics.gather(linear.evaluate(c.moment, z), plan.layout.pair_moment, 1)
+    return jnp.concatenate([rows, moments], axis=1)
+
+
+def assembled(plan: Plan, c: Contraction, variables: Variables, posed: Posed) -> Linearization:
+    """Points and derivatives of all people, from the parts of their points."""
+    layout = plan.layout
+    transforms, heads, d_heads, frames, joints, parts, d_parts = posed
+    transl, root_rotvec, _, pose = (jnp.asarray(v) for v in variables)
     free_pose = pose[:, np.asarray(layout.bones, np.int32)]
-    turning = kinematics.gather(orientation, tuple(s - 1 for s in layout.slots), 2)
+    turning = kinematics.gather(frames, tuple(s - 1 for s in layout.slots), 2)
     above = kinematics.gather(transforms[:, :3], layout.parents, 2)
     free_axes = kinematics.matmul(kinematics.matmul(above, turning), left_jacobian(free_pose))
     pivots = kinematics.gather(joints, layout.slots, 1)

@@ -18,6 +18,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from body_models.anny import AnnyPoints
+from body_models.smplx import SmplxPoints
 
 NUM_RIGID = 6
 """Columns before the shape: translation, root rotation vector."""
@@ -113,7 +114,11 @@ class Plan:
 
 
 def make_plan(
-    points: AnnyPoints, parents: Sequence[int], free_bones: Sequence[int], kinds: Sequence[int], num_shape: int
+    points: AnnyPoints | SmplxPoints,
+    parents: Sequence[int],
+    free_bones: Sequence[int],
+    kinds: Sequence[int],
+    num_shape: int,
 ) -> Plan:
     """Plan of the Jacobian of all contracted points.
 
@@ -164,7 +169,7 @@ def make_plan(
         pair_moment=tuple(int(m) for m in pairs.moment),
         num_shape=num_shape,
     )
-    dtype = np.asarray(points.heads.mean).dtype
+    dtype = np.asarray(points.contraction.omega).dtype
     cast = lambda x: jnp.asarray(x.astype(dtype))  # noqa: E731
     return Plan(
         ancestors=cast(ancestors),
@@ -205,7 +210,7 @@ def _group_tables(
     return _Tables(cells, table, whole, moved), tuple(int(i) for i in spread.ravel())
 
 
-def _pairs(points: AnnyPoints) -> Pairs:
+def _pairs(points: AnnyPoints | SmplxPoints) -> Pairs:
     contraction = points.contraction
     skin = np.asarray(contraction.vertex_skin, np.float64)
     order = np.asarray(contraction.layout.point_order)  # original point -> position; vertices may serve several points

@@ -6,7 +6,7 @@ import functools
 import importlib.resources
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +14,10 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from annyfit_jax.fit.config import FitConfig
-from annyfit_jax.fit.fit_body import FitBody
+from annyfit_jax.fit.fit_body import FitBody, PointFunction
 from annyfit_jax.fit.problem import AnyArray
+from annyfit_jax.fit.second_order import jacobian
+from annyfit_jax.fit.second_order.jacobian import Linearization
 from annyfit_jax.fit.second_order.linear_plan import Plan, make_plan
 from annyfit_jax.lifting.lift import Lifter
 from annyfit_jax.lifting.lifter_weights import load_lifter
@@ -23,7 +25,7 @@ from annyfit_jax.people import dense_points
 from annyfit_jax.people.anthropometry import mean_height_phenotypes
 from annyfit_jax.people.scene import COCO17
 from body_models import anny, linear
-from body_models.anny import AnnyModel, AnnyPoints
+from body_models.anny import AnnyModel
 
 _J = {name: i for i, name in enumerate(COCO17)}
 _TORSO_SHARE = 0.3
@@ -62,6 +64,10 @@ class MapLayout:
     """Radius of each sphere as a share of body height."""
     keypoint_slots: tuple[int, ...]
     """Slot in the bone tree of the bone that each keypoint's offset turns with."""
+    place: PointFunction = anny.points_people_last
+    """Keypoints and dense points of the body."""
+    linearize: Callable[..., Linearization] = jacobian.linearize
+    """(plan, points, variables) -> the same points and their derivatives."""
 
 
 @struct.dataclass
@@ -82,7 +88,7 @@ class MapBody:
 
     fit: FitBody
     """Ranges of shape and pose; heights."""
-    points: AnnyPoints
+    points: Any
     """17 keypoints, then the dense points."""
     plan: Plan
     normals: Float[Array, "3 138"]
@@ -138,7 +144,7 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig, surface: bool =
         fit=body,
         points=points,
         plan=plan,
-        normals=array(_normals(template, np.asarray(model.faces))[:, dense]),
+        normals=array(normals(template, np.asarray(model.faces))[:, dense]),
         normal_skin=array(np.asarray(model.skin)[order][:, dense].T),
         pose_sd=array([_pose_sd(body.layout.bones[row], config) for row in free]),
         relaxed_pose=array(np.asarray(body.pose_rest)[:, free]),
@@ -151,7 +157,7 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig, surface: bool =
         pose_prior=_pose_prior(body, free, array),
         lifter=load_lifter(model) if config.map.lifted or config.map.lifter_nats else None,
         layout=MapLayout(
-            neighbours=_neighbours(template[:, dense]),
+            neighbours=neighbours(template[:, dense]),
             spheres=tuple(tuple(float(w) for w in row) for row in SPHERES),
             radii=tuple(float(radius) for radius in RADII),
             keypoint_slots=_keypoint_slots(model, [int(bone) for bone in order]),
@@ -161,7 +167,7 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig, surface: bool =
 
 def body_height(body: MapBody, shape: Float[AnyArray, "S N"]) -> Float[Array, "N"]:
     """Vertical extent of the resting body, metres: `FitBody.height` without its clamp, which hides slopes at bounds."""
-    up = linear.evaluate(body.fit.up, anny.coefficients(body.points.rest, jnp.asarray(shape), None))
+    up = linear.evaluate(body.fit.up, body.fit.layout.coefficients(body.points, jnp.asarray(shape)))
     return up.max(0) - up.min(0)
 
 
@@ -247,7 +253,8 @@ def _limits(body: FitBody, free: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     return axes, low, high
 
 
-def _normals(vertices: Float[np.ndarray, "3 V"], faces: np.ndarray) -> Float[np.ndarray, "3 V"]:
+def normals(vertices: Float[np.ndarray, "3 V"], faces: np.ndarray) -> Float[np.ndarray, "3 V"]:
+    """Outward unit normals of a mesh's vertices, weighted by the areas of their triangles."""
     a, b, c = (vertices[:, faces[:, k]] for k in range(3))
     face = np.cross((b - a).T, (c - a).T).T
     total = np.zeros_like(vertices)
@@ -257,6 +264,7 @@ def _normals(vertices: Float[np.ndarray, "3 V"], faces: np.ndarray) -> Float[np.
     return total / np.maximum(np.linalg.norm(total, axis=0), 1e-12)
 
 
-def _neighbours(points: Float[np.ndarray, "3 K"]) -> tuple[tuple[int, ...], ...]:
+def neighbours(points: Float[np.ndarray, "3 K"]) -> tuple[tuple[int, ...], ...]:
+    """For each point the nearest others."""
     distance = np.linalg.norm(points[:, :, None] - points[:, None], axis=0)
     return tuple(tuple(int(i) for i in row[1 : 1 + _NEIGHBOURS]) for row in distance.argsort(1, kind="stable"))

@@ -29,7 +29,6 @@ from annyfit_jax.fit.second_order.linear_plan import NUM_RIGID
 from annyfit_jax.fit.second_order.lm import System
 from annyfit_jax.fit.second_order.map_body import MapBody
 from annyfit_jax.fit.second_order.map_cues import MapCues
-from body_models import anny
 
 
 class Context(NamedTuple):
@@ -121,7 +120,7 @@ def energy(
     """Energy of each person in nats, up to a constant; padding has none. `points`: those of the body at x, if known."""
     if points is None:
         transl, root, shape, pose = (jnp.asarray(v) for v in unpack(context.body.plan.layout, x, context.base))
-        placed = anny.points_people_last(context.body.points, shape, root, pose, transl)
+        placed = context.body.layout.place(context.body.points, shape, root, pose, transl)
         points = jnp.split(placed, np.cumsum(context.body.plan.layout.kinds)[:-1], axis=1)
     view = _view(settings, context, frozen, x, scene_x, points)
     total = sum((cost.energy(view) for cost in active_costs(settings)), jnp.zeros_like(x[0]))
@@ -146,7 +145,7 @@ def evaluate(
     body, problem = context.body, context.problem
     plan = body.plan
     variables = unpack(plan.layout, x, context.base)
-    lin = jacobian.linearize(plan, body.points, variables)
+    lin = body.layout.linearize(plan, body.points, variables)
     scene = scene_x[problem.scene].T
     anew = freeze(settings, body, problem, context.cues, variables, lin, scene, frozen.roll_mode, progress)
     frozen = Frozen(*(jnp.where(refresh, new, old) for new, old in zip(anew, frozen, strict=True)))

@@ -181,6 +181,62 @@ class _Memory(NamedTuple):
     """Camera z of the root."""
 
 
+def search(
+    config: FitConfig,
+    context: Context,
+    x: Float[Array, "D N"],
+    scene_x: Float[Array, "G q"],
+    mode: Float[Array, "G"],
+    span: tuple[Array | int, Array | int],
+    extra: Float[Array, "N"] | float = 0.0,
+) -> lm.Minimum:
+    """Some of the iterations of a whole search (`lm.minimise`); it reports an `Uncertainty` and the depth of what is visible.
+
+    Args:
+      mode: roll of each scene's camera about which its own is counted, radians.
+      span: the first iteration, and the one before which it stops.
+      extra: what is added to each person's energy.
+    """
+    settings, schedule, body, problem = config.map, config.lm, context.body, context.problem
+    people, dtype = x.shape[1], x.dtype
+    iterations = schedule.rounds * schedule.iterations
+    zero = jnp.zeros((people,), dtype)
+    blank_memory = _Memory(nothing_frozen(body, mode[problem.scene]), jnp.zeros((3, len(COCO17), people), dtype), zero)
+
+    def evaluate(x: Array, scene_x: Array, memory: _Memory, index: Array) -> lm.Evaluation:
+        refresh = (index % schedule.iterations == 0) & (index < iterations)
+        model = map_objective.evaluate(settings, context, memory.frozen, x, scene_x, refresh, index / iterations)
+        return lm.Evaluation(
+            system=model.system._replace(energy=model.system.energy + extra),
+            memory=_Memory(model.frozen, model.tangents.lin.points[0], x[DEPTH]),
+            energy_at=lambda other: map_objective.energy(
+                settings, context, model.frozen, x, other, model.tangents.lin.points
+            ),
+            extra=(model.tangents, x),
+        )
+
+    def finish(end: lm.Evaluation, factor: small_linear.Factor, scale: Array) -> tuple[Uncertainty, Array]:
+        tangents, x = end.extra
+        frozen = end.memory.frozen
+        sd = uncertainty.estimate(
+            body, problem.scene, end.system, factor, scale, tangents.keypoints, frozen.height_slope, x
+        )
+        return sd, x[DEPTH] + frozen.visible_offset
+
+    state = lm.State(
+        x=x,
+        scene_x=scene_x,
+        damping=jnp.full((people,), schedule.damping, dtype),
+        promised=jnp.zeros((people,), dtype),
+    )
+    return lm.minimise(
+        evaluate,
+        lambda x, scene_x, memory: map_objective.energy(settings, context, memory.frozen, x, scene_x),
+        finish, state, blank_memory, problem.scene, bounds(body.plan.layout, body.fit), schedule, iterations, span,
+        turning.in_turns, turning.turned,
+    )  # fmt: skip
+
+
 class _Ends(NamedTuple):
     """What became of every start, after the first half of the iterations."""
 
@@ -213,47 +269,12 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
     iterations = schedule.rounds * schedule.iterations
     half = schedule.rounds // 2 * schedule.iterations
     mode = hypotheses.roll_mode(config, problem, cues, prepared[0], given.searched, found.roll_mode)
-    zero = jnp.zeros((people,), dtype)
-    blank_memory = _Memory(nothing_frozen(body, mode[problem.scene]), jnp.zeros((3, len(COCO17), people), dtype), zero)
 
     def run(x: Array, scene_x: Array, base: Variables, reading: Array, span: tuple) -> lm.Minimum:
         context = Context(
             body, hypotheses.read(problem, reading), cues, map_objective.reference_of(settings, body, cues, base), base
         )
-        swapped = settings.swap_nats * (reading > 0)
-
-        def evaluate(x: Array, scene_x: Array, memory: _Memory, index: Array) -> lm.Evaluation:
-            refresh = (index % schedule.iterations == 0) & (index < iterations)
-            model = map_objective.evaluate(settings, context, memory.frozen, x, scene_x, refresh, index / iterations)
-            return lm.Evaluation(
-                system=model.system._replace(energy=model.system.energy + swapped),
-                memory=_Memory(model.frozen, model.tangents.lin.points[0], x[DEPTH]),
-                energy_at=lambda other: map_objective.energy(
-                    settings, context, model.frozen, x, other, model.tangents.lin.points
-                ),
-                extra=(model.tangents, x),
-            )
-
-        def finish(end: lm.Evaluation, factor: small_linear.Factor, scale: Array) -> tuple[Uncertainty, Array]:
-            tangents, x = end.extra
-            frozen = end.memory.frozen
-            sd = uncertainty.estimate(
-                body, problem.scene, end.system, factor, scale, tangents.keypoints, frozen.height_slope, x
-            )
-            return sd, x[DEPTH] + frozen.visible_offset
-
-        state = lm.State(
-            x=x,
-            scene_x=scene_x,
-            damping=jnp.full((people,), schedule.damping, dtype),
-            promised=jnp.zeros((people,), dtype),
-        )
-        return lm.minimise(
-            evaluate,
-            lambda x, scene_x, memory: map_objective.energy(settings, context, memory.frozen, x, scene_x),
-            finish, state, blank_memory, problem.scene, bounds(layout, body.fit), schedule, iterations, span,
-            turning.in_turns, turning.turned,
-        )  # fmt: skip
+        return search(config, context, x, scene_x, mode, span, settings.swap_nats * (reading > 0))
 
     def judged(ends: _Ends) -> Array:
         """What every start's end costs where the best is chosen."""
@@ -338,10 +359,10 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
     return SecondOrderFit(
         variables=final,
         losses=({"map": _by_scene(problem, energies)},),
-        reprojection_px=_reprojection_error(
+        reprojection_px=reprojection_error(
             config, problem, keypoints + end.memory.frozen.keypoint_shift, camera[FOCAL], _take(found.reading, chosen)
         ),
-        start_reprojection_px=_reprojection_error(config, problem, _take(prepared, chosen)),
+        start_reprojection_px=reprojection_error(config, problem, _take(prepared, chosen)),
         stage_variables=(start, final),
         keypoints=keypoints,
         height=body.fit.height(final.shape),
@@ -438,7 +459,7 @@ def _solve_released(config: FitConfig, body: ReleasedBody, problem: Problem, var
     return SecondOrderFit(
         variables=outcome.variables,
         losses=(*before.losses, {"released": _by_scene(problem, outcome.energies)}),
-        reprojection_px=_reprojection_error(config, problem, outcome.keypoints),
+        reprojection_px=reprojection_error(config, problem, outcome.keypoints),
         start_reprojection_px=before.start_reprojection_px,
         stage_variables=(*before.stage_variables, outcome.variables),
         keypoints=outcome.keypoints,
@@ -458,7 +479,7 @@ def _by_scene(problem: Problem, energies: Float[Array, "step N"]) -> Float[Array
     return sums.T
 
 
-def _reprojection_error(
+def reprojection_error(
     config: FitConfig,
     problem: Problem,
     keypoints: Float[Array, "3 17 N"],
