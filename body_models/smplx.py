@@ -100,6 +100,12 @@ class Labels:
     kid: bool = False
     """Whether the last beta is a blend between the template (0) and a child (1)."""
 
+    @property
+    def shape(self) -> tuple[str, ...]:
+        """Names of the betas: `beta0`, ..., and `kid` for the blend with a child."""
+        names = tuple(f"beta{i}" for i in range(self.num_betas))
+        return (*names[:-1], "kid") if self.kid else names
+
     @functools.cached_property
     def tree(self) -> BoneTree:
         """The joints in the order in which chains are evaluated."""

@@ -76,7 +76,7 @@ def read(path: str | Path) -> SmplxArrays:
       SmplxFileError: not a SMPL-X file, a missing key, a wrong shape, or a pickle that wants more than arrays.
     """
     path = Path(path).expanduser()
-    _check_exists(path)
+    check_exists(path)
     raw = _read_npz(path) if zipfile.is_zipfile(path) else _read_pickle(path)
     missing = [key for key in _KEYS if key not in raw]
     if missing:
@@ -117,7 +117,8 @@ def read_kid_template(path: str | Path) -> Float[np.ndarray, "10475 3"]:
     return child.astype(np.float64)
 
 
-def _check_exists(path: Path) -> None:
+def check_exists(path: Path) -> None:
+    """Raises FileNotFoundError where there is no file, saying what to download, or which files the directory holds."""
     if path.is_file():
         return
     if path.is_dir():

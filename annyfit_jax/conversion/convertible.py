@@ -258,7 +258,7 @@ def convertible_smplx(model: smplx.SmplxModel) -> Convertible:
             version=labels.asset_version,
             bones=labels.bones,
             parents=labels.parents,
-            shape_labels=tuple("kid" if blend[i] else f"beta{i}" for i in range(count)),
+            shape_labels=labels.shape,
             free=tuple(range(54)),
             chosen=tuple(int(v) for v in chosen),
             fine=fine,

@@ -196,13 +196,14 @@ def smplx_body(
     sideways = 3.0 * np.asarray(model.vertices.basis[:num_shape, 1], np.float64)
     tall = extreme_vertices(template[:, 1] + np.concatenate([sideways, -sideways]))
     num_betas = model.labels.num_betas
+    blend = model.labels.kid & (np.arange(num_betas) == num_betas - 1)
     regressor = np.concatenate([np.asarray(model.keypoint_regressor), dense_regressor, smplx.vertex_regressor(index)])
     return FitBody(
         points=smplx.contract(model, regressor),
         model=None,
         mesh_weights=cast(weights),
-        shape_low=cast(np.full(num_betas, -_BETA_LIMIT)),
-        shape_high=cast(np.full(num_betas, _BETA_LIMIT)),
+        shape_low=cast(np.where(blend, 0.0, -_BETA_LIMIT)),
+        shape_high=cast(np.where(blend, 1.0, _BETA_LIMIT)),
         pose_limit=cast(np.pi),
         limit_axes=cast(np.zeros((3, 0))),
         limit_low=cast(np.zeros(0)),
@@ -214,7 +215,7 @@ def smplx_body(
             counts=(17, len(dense_regressor), len(weights)),
             bones=model.labels.bones[1:],
             free_bones=free_bones(model.labels.bones[1:], config.frozen_bones),
-            shape_labels=tuple(f"beta{i}" for i in range(num_betas)),
+            shape_labels=model.labels.shape,
             word_columns=tuple(-1 for _ in ATTRIBUTES),
             limit_bones=(),
             points=smplx.points_people_last,

@@ -43,7 +43,7 @@ ACCELERATOR_LENGTHS = (64, 512, 4096)
 from about 48 people on; accelerators want as many as there are."""
 Device = Any
 """`jax.Device`, which type checkers cannot resolve."""
-_AXIS = "lists"
+LIST_AXIS = "lists"
 _LAST_STEPS, _LITTLE_GAIN, _NO_LOSS = 20, 0.02, 1e-3
 """First-order fits have converged where the last steps save less than this share of the loss, or next to nothing."""
 CAMERA = [PITCH, ROLL, GROUND]
@@ -225,7 +225,7 @@ class Fitter:
         known = isinstance(outcome, second_order.SecondOrderFit)
         log_focal = np.nan_to_num(np.asarray(outcome.camera)[:, FOCAL]) if known else np.zeros(points.shape[::3], dtype)
         cues = problem.problem.cues if self.second_order else problem.cues
-        spread = jax.NamedSharding(_mesh(self.devices), jax.P(_AXIS))
+        spread = jax.NamedSharding(device_mesh(self.devices), jax.P(LIST_AXIS))
         given = part_fit.PartCues(jax.device_put(points, spread), cues.intrinsics)
         began, new = time.monotonic(), ("parts", length, body.shown) not in self._compiled
         if new:
@@ -246,7 +246,7 @@ class Fitter:
         filled = [chosen or lists[0] for chosen in lists]
         assembled = [self._assemble([batch[i] for i in chosen], capacity) for chosen in filled]
         stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *assembled)
-        problem, variables = jax.device_put(stacked, jax.NamedSharding(_mesh(self.devices), jax.P(_AXIS)))
+        problem, variables = jax.device_put(stacked, jax.NamedSharding(device_mesh(self.devices), jax.P(LIST_AXIS)))
         return lists, problem, variables
 
     def _assemble(self, prepared: Sequence[PreparedScene], capacity: Capacity) -> tuple[Any, problems.Variables]:
@@ -373,8 +373,9 @@ class Fitter:
 
 
 @functools.lru_cache(maxsize=8)
-def _mesh(devices: tuple[Device, ...]) -> jax.sharding.Mesh:
-    return jax.make_mesh((len(devices),), (_AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+def device_mesh(devices: tuple[Device, ...]) -> jax.sharding.Mesh:
+    """One list per device."""
+    return jax.make_mesh((len(devices),), (LIST_AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
 
 
 @functools.lru_cache(maxsize=8)
@@ -382,38 +383,38 @@ def fit_lists(config: FitConfig, devices: tuple[Device, ...]) -> jax.stages.Wrap
     """The compiled fit of one list per device: (body, problem, variables) -> `adam.BatchFit` or
     `second_order.SecondOrderFit`, arrays with a leading axis of lists. One compilation per length of list; `variables` are
     donated.
-
-    `shard_map` without its check of replication: with it, the gradient of a value that is the same on all devices would be
-    summed over them, without a word. The body is the only such value, and no gradient is taken for it.
     """
 
     solve: Any = second_order.solve if config.solver == "lm" else adam.solve
-
-    def one_list(body: Any, problem: Any, variables: problems.Variables) -> Any:
-        problem, variables = jax.tree.map(lambda x: x[0], (problem, variables))
-        return jax.tree.map(lambda x: x[None], solve(config, body, problem, variables))
-
-    lists = jax.P(_AXIS)
-    spread = jax.shard_map(
-        one_list, mesh=_mesh(devices), in_specs=(jax.P(), lists, lists), out_specs=lists, check_vma=False
-    )
-    options = _compiler_options(devices) if config.solver == "lm" else None
-    return jax.jit(spread, donate_argnames=("variables",), compiler_options=options)
+    spread = each_list(functools.partial(solve, config), devices, common=1, own=2)
+    options = compiler_options(devices) if config.solver == "lm" else None
+    return jax.jit(spread, donate_argnums=(2,), compiler_options=options)
 
 
 @functools.lru_cache(maxsize=8)
 def fit_parts(settings: PartFit, devices: tuple[Device, ...]) -> jax.stages.Wrapped:
     """The compiled fit of the parts of one list per device, as `fit_lists` is that of the bodies."""
 
-    def one_list(fit_body: Any, body: PartsBody, *lists: Any) -> part_fit.PartsFit:
-        own = jax.tree.map(lambda x: x[0], lists)
-        return jax.tree.map(lambda x: x[None], part_fit.solve(settings, fit_body, body, *own))
+    spread = each_list(functools.partial(part_fit.solve, settings), devices, common=2, own=4)
+    return jax.jit(spread, compiler_options=compiler_options(devices))
 
-    lists = jax.P(_AXIS)
-    spread = jax.shard_map(
-        one_list, mesh=_mesh(devices), in_specs=(jax.P(), jax.P(), *4 * (lists,)), out_specs=lists, check_vma=False
+
+def each_list(solve: Callable[..., Any], devices: tuple[Device, ...], *, common: int, own: int) -> Callable[..., Any]:
+    """`solve` of one list, for a list per device: its first arguments are `common` to all, every array of the `own` ones that
+    follow and of the result has a leading axis of lists.
+
+    `shard_map` without its check of replication: with it, the gradient of a value that is the same on all devices would be
+    summed over them, without a word. No gradient is taken for those here.
+    """
+
+    def one_list(*given: Any) -> Any:
+        lists = jax.tree.map(lambda x: x[0], given[common:])
+        return jax.tree.map(lambda x: x[None], solve(*given[:common], *lists))
+
+    specs = (*common * (jax.P(),), *own * (jax.P(LIST_AXIS),))
+    return jax.shard_map(
+        one_list, mesh=device_mesh(devices), in_specs=specs, out_specs=jax.P(LIST_AXIS), check_vma=False
     )
-    return jax.jit(spread, compiler_options=_compiler_options(devices))
 
 
 def _with_parts(fit: SceneFit, kept: np.ndarray, own: dict[str, np.ndarray]) -> SceneFit:
@@ -431,7 +432,7 @@ _PART_FIELDS = {
 """Fields of `part_fit.PartsFit` and of `SceneFit`."""
 
 
-def _compiler_options(devices: tuple[Device, ...]) -> dict[str, Any] | None:
+def compiler_options(devices: tuple[Device, ...]) -> dict[str, Any] | None:
     """A second-order program is a thousand small kernels: the older emitters of XLA's CPU backend compile it in half the time
     of the new ones, to code that is as fast."""
     return {"xla_cpu_use_fusion_emitters": False} if devices[0].platform == "cpu" else None

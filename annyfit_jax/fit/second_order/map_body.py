@@ -146,7 +146,7 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig, surface: bool =
         plan=plan,
         normals=array(normals(template, np.asarray(model.faces))[:, dense]),
         normal_skin=array(np.asarray(model.skin)[order][:, dense].T),
-        pose_sd=array([_pose_sd(body.layout.bones[row], config) for row in free]),
+        pose_sd=array([pose_sd(body.layout.bones[row], config) for row in free]),
         relaxed_pose=array(np.asarray(body.pose_rest)[:, free]),
         relaxed_sd=array(1.0 / np.sqrt(np.asarray(body.pose_precision)[free])),
         limit_axes=array(axes),
@@ -225,17 +225,22 @@ _KEYPOINT_BONES = {
 }  # fmt: skip
 
 
-def _keypoint_slots(model: AnnyModel, order: list[int]) -> tuple[int, ...]:
-    slots = []
+def keypoint_bones() -> list[str]:
+    """Per COCO-17 keypoint the bone of Anny that its offset turns with."""
+    bones = []
     for name in COCO17:
         side, _, part = name.rpartition("_")
         bone = _KEYPOINT_BONES[part]
-        bone = bone if bone == "head" else f"{bone}.{side[0].upper()}"
-        slots.append(order.index(model.labels.bones.index(bone)))
-    return tuple(slots)
+        bones.append(bone if bone == "head" else f"{bone}.{side[0].upper()}")
+    return bones
 
 
-def _pose_sd(bone: str, config: FitConfig) -> float:
+def _keypoint_slots(model: AnnyModel, order: list[int]) -> tuple[int, ...]:
+    return tuple(order.index(model.labels.bones.index(bone)) for bone in keypoint_bones())
+
+
+def pose_sd(bone: str, config: FitConfig) -> float:
+    """Error of the rotation of a bone where the start is a feed-forward estimate, radians per axis."""
     table = cast("dict[str, float]", config.map.pose_sd)
     stems = [stem for stem in table if bone.startswith(stem)]
     return table[max(stems, key=len) if stems else "limb"]

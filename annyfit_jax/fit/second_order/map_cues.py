@@ -86,6 +86,7 @@ class MapCues(NamedTuple):
 
 KEYPOINT_OFFSETS_M: dict[str, dict[str, tuple[float, float, float]]] = {
     "anny": {},
+    "smplx": {},
     "coco": {
         "shoulder": (-0.006, 0.011, 0.001), "hip": (0.003, 0.004, -0.010), "ear": (0.001, -0.001, -0.011),
         "nose": (0.0, -0.005, 0.008), "eye": (-0.003, -0.005, 0.002),
@@ -93,7 +94,8 @@ KEYPOINT_OFFSETS_M: dict[str, dict[str, tuple[float, float, float]]] = {
 }  # fmt: skip
 """Keypoints as annotators and detectors place them, less the body's regressors: metres for a body of `_OFFSET_HEIGHT_M`, left
 side, in the rest axes of the joint's bone (x outwards, y back, z up). Mean over three sets of real people fitted in 3D; elbows
-and knees (confounded with the pose), wrists and ankles (under 5 mm) are left where they are."""
+and knees (confounded with the pose), wrists and ankles (under 5 mm) are left where they are. Where `smplx` has its keypoints is
+known with the user's file only: Anny is fitted as if they were its own, and SMPL-X as it is."""
 _OFFSET_HEIGHT_M = 1.72
 
 
