@@ -6,7 +6,7 @@
     annyfit fit --input=KEYPOINTS --images=DIR --output=OUT         # OpenPose, MMPose, Ultralytics, MediaPipe: file or folder
     annyfit fit --input=ROOT --output=OUT                           # official anny-fit preprocessing
     annyfit fit --input=DATASET --output=OUT                        # cue dataset (annyfit pack, annyfit precompute)
-    annyfit fit --input=... --output=OUT --body=smplx --body_file=SMPLX_NEUTRAL.npz   # and as SMPL-X, in OUT/smplx
+    annyfit fit --input=... --output=OUT --body=smplx --body_file=SMPLX_NEUTRAL.npz   # and SMPL-X, in OUT/smplx
     ... --set=stages.pose.lr.pose=0.002 --set=stages.pose.weights.depth_order=50
 
 OUT is a job (`annyfit_jax.jobs`), a folder or a place in a bucket (s3://, gs://). You may kill it at any time and run the same
@@ -81,7 +81,7 @@ def main() -> None:
     from experts.cue_pictures import found_in_photo
     from experts.photos_to_cues import are_photos, scenes_of_photos
 
-    smplx_flags.check()
+    smplx = smplx_flags.choice()
     photos = are_photos(FLAGS.input)
     config = one_config(_config(FLAGS.config))
     with program.stopping() as stop:
@@ -94,7 +94,7 @@ def main() -> None:
             engine=program.engine_from_flags(), retry_failed=FLAGS.retry_failed, overwrite=FLAGS.overwrite,
             log_every_s=FLAGS.log_every_s, tensorboard=FLAGS.tensorboard, profile=FLAGS.profile, identity=identity,
         )  # fmt: skip
-        state = fit_job(source, FLAGS.output, config, options, stop, found.before if found else None)
+        state = fit_job(source, FLAGS.output, config, options, stop, found.before if found else None, smplx)
         if found:
             found.finish()
     folder = place(FLAGS.output)
@@ -108,8 +108,8 @@ def main() -> None:
         raise ValueError(
             f"nobody was fitted; the reasons are in {folder / 'scenes_set_aside.jsonl'} and {folder / 'people.jsonl'}"
         )
-    if FLAGS.body == "smplx":
-        smplx_flags.write_smplx(folder.path)
+    if smplx is not None:
+        print(smplx_flags.summary(folder))
     if FLAGS.pictures:
         page = write_scene_pages(
             folder, source.names[: options.limit], annotations=FLAGS.credits or FLAGS.input, compare=FLAGS.compare,

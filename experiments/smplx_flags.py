@@ -1,14 +1,19 @@
-"""Flags of `annyfit fit` about SMPL-X bodies beside the fits, and what they ask for."""
+"""Flags of `annyfit fit` about SMPL-X bodies, and what they ask for."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from annyfit_jax.store.locations import is_remote
+from annyfit_jax.store.locations import Location
+
+if TYPE_CHECKING:
+    from annyfit_jax.smplx_fit.smplx_fitter import SmplxChoice
 
 FLAGS = flags.FLAGS
+_COUNTED_SCENES = 5000
+"""Of larger jobs the files are not read again to count people."""
 
 
 def define_flags() -> tuple[flags.FlagHolder, ...]:
@@ -16,7 +21,7 @@ def define_flags() -> tuple[flags.FlagHolder, ...]:
     return (
         flags.DEFINE_enum(
             "body", "anny", ["anny", "smplx"],
-            "smplx: people are also written as SMPL-X, into OUT/smplx (docs/exports.md says how).",
+            "smplx: SMPL-X is fitted to the same cues as well, into OUT/smplx (docs/smplx.md).",
         ),
         flags.DEFINE_string("body_file", "", "With --body=smplx: SMPLX_NEUTRAL.npz or another SMPL-X file."),
         flags.DEFINE_integer("num_betas", 10, "With --body=smplx: betas.", lower_bound=1, upper_bound=300),
@@ -24,24 +29,30 @@ def define_flags() -> tuple[flags.FlagHolder, ...]:
     )  # fmt: skip
 
 
-def check() -> None:
-    """Raises ValueError where the flags do not go together."""
+def choice() -> SmplxChoice | None:
+    """The SMPL-X that was asked for. Raises ValueError or FileNotFoundError where flags or files are not right."""
     if (FLAGS.body == "smplx") != bool(FLAGS.body_file):
         raise ValueError("--body=smplx and --body_file belong together")
-    if FLAGS.body == "smplx" and is_remote(FLAGS.output):
-        raise ValueError("--body=smplx writes to a disk: fit without it, then run annyfit convert --to_keypoints")
+    if FLAGS.body != "smplx":
+        return None
+    from annyfit_jax.smplx_fit.smplx_fitter import SmplxChoice
+    from body_models import smplx
+
+    # Read once here, so that a file that is none stops the program before any fit.
+    smplx.load(FLAGS.body_file, num_betas=FLAGS.num_betas, kid_template=FLAGS.kid_template or None)
+    return SmplxChoice(FLAGS.body_file, FLAGS.num_betas, FLAGS.kid_template)
 
 
-def write_smplx(folder: Path) -> None:
-    """The people of a finished job as SMPL-X, fitted to the keypoints as well."""
-    from annyfit_jax.conversion.convert_fits import FitConverter, write_converted
-    from annyfit_jax.exports.exported_people import with_progress
+def summary(folder: Location) -> str:
+    """What became of the people as SMPL-X, for the end of a job."""
     from annyfit_jax.jobs.fit_source import open_fits
+    from annyfit_jax.smplx_fit.smplx_fitter import NO_CHILD
 
-    kid = FLAGS.kid_template or None
-    convert = FitConverter("smplx", FLAGS.body_file, num_betas=FLAGS.num_betas, kid_template=kid, to_keypoints=True)
-    source = open_fits(folder, details=False)
-    done = write_converted(with_progress(source, source.total, "scenes"), folder / "smplx", convert)
-    print(
-        f"{done.people} people as SMPL-X: {folder / 'smplx'}; mean distance from Anny's surface {done.surface_mm:.2f} mm"
-    )
+    fits = open_fits(folder / "smplx")
+    where = f"{folder / 'smplx'}"
+    if fits.total > _COUNTED_SCENES:
+        return f"SMPL-X: {fits.total} scenes: {where}"
+    status = [str(word) for fit in fits for word in fit.status]
+    children = sum(word == f"skipped:{NO_CHILD}" for word in status)
+    left = f", {children} children left out, who need --kid_template" if children else ""
+    return f"SMPL-X: {status.count('ok')} of {len(status)} people{left}: {where}"

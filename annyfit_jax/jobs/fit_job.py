@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from annyfit_jax.jobs import fit_store
 from annyfit_jax.jobs.job_driver import Before, JobOptions, JobState, run_job
 from annyfit_jax.people.scene import Scene
 from annyfit_jax.records.settings import config_hash, to_json
+from annyfit_jax.smplx_fit.smplx_fitter import SmplxChoice, SmplxFitter, config_for_smplx
 from annyfit_jax.store.locations import Location, place
 from body_models import anny, anny_asset
 
@@ -62,6 +64,7 @@ def fit_job(
     options: JobOptions | None = None,
     stop: threading.Event | None = None,
     before: Before | None = None,
+    smplx: SmplxChoice | None = None,
 ) -> JobState:
     """Fits the scenes that are not fitted yet, and finishes the job.
 
@@ -69,11 +72,16 @@ def fit_job(
       folder: of the job, made or continued.
       stop: set it to have the function raise Interrupted after the batch under way.
       before: stages that make the scenes, where they are not there yet.
+      smplx: people are fitted as SMPL-X too, into `folder/smplx/fits`; it decides a job as its configs do.
 
-    Raises StoreError where the folder is that of another job or another process is at work on it, JobWriteError where it cannot
-    be written, Interrupted, EngineError.
+    Raises ValueError where a config is not for SMPL-X, StoreError where the folder is that of another job or another process is
+    at work on it, JobWriteError where it cannot be written, Interrupted, EngineError.
     """
     options, folder = options or JobOptions(), place(folder)
+    if smplx is not None:
+        for config in configs.by_hash.values():
+            config_for_smplx(config)
+        options = replace(options, identity=options.identity | smplx.identity())
     total = min(len(source), options.limit or len(source))
     logging.info("%s: %d scenes (%s)", source.location, total, source.kind)
     if options.overwrite:
@@ -84,12 +92,13 @@ def fit_job(
         source.kind, source.names[:total], stored, asset_version=version, package_version=annyfit_jax.__version__,
         options=options.identity, scenes_per_shard=options.scenes_per_shard, stamp=source.stamp,
     )  # fmt: skip
-    return run_job(
-        folder, plan, source, configs.choose, functools.partial(_fitter, configs.by_hash), options, stop, before
-    )
+    make_fitter = functools.partial(_fitter, configs.by_hash, smplx)
+    return run_job(folder, plan, source, configs.choose, make_fitter, options, stop, before)
 
 
-def _fitter(configs: dict[str, FitConfig], name: str) -> Fitter:
+def _fitter(configs: dict[str, FitConfig], smplx: SmplxChoice | None, name: str) -> Fitter:
+    if smplx is not None:
+        return SmplxFitter(configs[name], smplx, _model())
     return Fitter(configs[name], _model())
 
 

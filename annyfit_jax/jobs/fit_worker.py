@@ -17,7 +17,8 @@ from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records import fit_files as results
 from annyfit_jax.records.file_names import file_stem
 from annyfit_jax.records.fit_files import SceneFit
-from annyfit_jax.store.locations import writing
+from annyfit_jax.smplx_fit.smplx_fitter import BothBodies
+from annyfit_jax.store.locations import Location, writing
 from annyfit_jax.store.units import Entry
 
 
@@ -111,19 +112,26 @@ class FitWorker:
             logging.exception("%s: the fit failed", batch.infos[0].name)
             made = [(failed_row(batch.infos[0], "exception", error, self._job.asset_version), None)]
         for row, fit in made:
-            if self._put(batch.unit, row) and fit is not None and self._job.fit_files:
-                self._save(batch, fit)
+            if self._put(batch.unit, row) and fit is not None:
+                folder = self._job.store.folder
+                if self._job.fit_files:
+                    self._save(batch, fit, folder / "fits")
+                if isinstance(fit, BothBodies) and fit.smplx is not None:
+                    self._write_fit(fit.smplx, folder / "smplx" / "fits")
 
     def _rows(self, batch: Batch, fits: list[SceneFit]) -> list[tuple[job_rows.SceneRow, SceneFit | None]]:
         if len(fits) != len(batch.infos):
             raise RuntimeError(f"the fitter returned {len(fits)} scenes for a batch of {len(batch.infos)}")
         return [(job_rows.row_of_fit(info, fit), fit) for info, fit in zip(batch.infos, fits, strict=True)]
 
-    def _save(self, batch: Batch, fit: SceneFit) -> None:
-        target = self._job.store.folder / "fits" / f"{file_stem(fit.name)}.npz"
+    def _save(self, batch: Batch, fit: SceneFit, folder: Location) -> None:
         if self._job.save_vertices:
             people = BodyParameters(fit.root_rotvec, fit.transl, fit.pose, fit.shape)
             fit.vertices = batch.fitter.vertices(people)  # pyright: ignore[reportAttributeAccessIssue]
+        self._write_fit(fit, folder)
+
+    def _write_fit(self, fit: SceneFit, folder: Location) -> None:
+        target = folder / f"{file_stem(fit.name)}.npz"
         with writing(target), target.replacing() as temporary:
             results.save(fit, temporary)
 
