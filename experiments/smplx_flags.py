@@ -48,8 +48,8 @@ def summary(folder: Location) -> str:
     from annyfit_jax.jobs.fit_source import open_fits
     from annyfit_jax.smplx_fit.smplx_fitter import NO_CHILD
 
-    fits = open_fits(folder / "smplx")
-    where = f"{folder / 'smplx'}"
+    where = str(folder / "smplx")
+    fits = open_fits(where)
     if fits.total > _COUNTED_SCENES:
         return f"SMPL-X: {fits.total} scenes: {where}"
     status = [str(word) for fit in fits for word in fit.status]

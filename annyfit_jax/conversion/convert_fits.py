@@ -25,7 +25,7 @@ REPORT = "conversion.jsonl"
 """A line for each person: scene, person_id, status, and how near the two bodies are."""
 CHILD_NOTE = "child_as_adult_shape"
 """Note of a person whom SMPL-X has no shape for: a child, where there is no kid template."""
-_AGE, _CHILD = anny.PHENOTYPE_LABELS.index("age"), 0.45
+_AGE, CHILD_AGE = anny.PHENOTYPE_LABELS.index("age"), 0.45
 """Column of the phenotypes, and the age phenotype of some eleven years."""
 _PARAMETERS = ("root_rotvec", "transl", "pose", "shape")
 _WINDOW = 4 * BATCH
@@ -119,7 +119,7 @@ class FitConverter:
         target = converter.target.facts
         notes = np.array(fit.notes, "U256")
         if self.to == "smplx" and self._kid is None:
-            for row in rows[fit.shape[rows, _AGE] < _CHILD]:
+            for row in rows[fit.shape[rows, _AGE] < CHILD_AGE]:
                 notes[row] = ";".join(filter(None, [str(notes[row]), CHILD_NOTE]))
         people = {name: spread(getattr(converted.people, name)) for name in _PARAMETERS}
         points = spread(converted.keypoints)

@@ -41,7 +41,7 @@ from annyfit_jax.fit.second_order import hypotheses, uncertainty
 from annyfit_jax.fit.second_order.columns import DEPTH_SCALE, FOCAL, ROLL, pack, unpack
 from annyfit_jax.fit.second_order.costs.base import Reference
 from annyfit_jax.fit.second_order.map_body import MapBody
-from annyfit_jax.fit.second_order.map_cues import MapCues, assemble_cues
+from annyfit_jax.fit.second_order.map_cues import FIXED, MapCues, assemble_cues
 from annyfit_jax.fit.second_order.map_objective import Context
 from annyfit_jax.fit.second_order.solve import reprojection_error, search
 from annyfit_jax.fit.second_order.uncertainty import Uncertainty
@@ -125,6 +125,11 @@ def solve_map(config: FitConfig, body: MapBody, problem: Problem, cues: MapCues,
     mode = jnp.asarray(begin.roll_mode)
     mode = jnp.where(jnp.isfinite(mode), mode, hypotheses.roll_of_bodies(config.map, problem, cues, begun))
     scene_x = jnp.where(jnp.isfinite(begin.scene), begin.scene, cues.scene_mean)
+    # One photo, one camera: its focal length is the one that the fit of Anny has found.
+    cues = cues._replace(
+        scene_mean=jnp.asarray(cues.scene_mean).at[:, FOCAL].set(scene_x[:, FOCAL]),
+        scene_precision=jnp.asarray(cues.scene_precision).at[:, FOCAL].set(FIXED),
+    )
     context = Context(body, hypotheses.read(problem, jnp.asarray(begin.reading)), cues, reference, variables)
     iterations = schedule.rounds * schedule.iterations
     span = (schedule.rounds // 2 * schedule.iterations, iterations + 1)
@@ -172,7 +177,8 @@ def config_for_smplx(config: FitConfig) -> FitConfig:
     if config.solver == "lm" and config.lm.objective != "map":
         raise ValueError("--body=smplx: lm.objective='released' is for Anny; take lm.objective='map' or solver='adam'")
     objective: MapObjective = dataclasses.replace(config.map, class_words=False, anthropometry=False, known_facts=True)
-    return dataclasses.replace(config, map=objective, mesh="sampled")
+    schedule = dataclasses.replace(config.lm, rounds=2 * config.lm.rounds)
+    return dataclasses.replace(config, map=objective, lm=schedule, mesh="sampled")
 
 
 class SmplxFitter(Fitter):
@@ -184,29 +190,37 @@ class SmplxFitter(Fitter):
         choice: SmplxChoice,
         model: anny.AnnyModel | None = None,
         devices: Sequence[Device] | None = None,
+        *,
+        smplx_config: FitConfig | None = None,
     ) -> None:
-        """Reads the file and lays the body upon Anny. Raises FileNotFoundError, ValueError as `smplx.load`."""
+        """Reads the file and lays the body upon Anny.
+
+        Args:
+          smplx_config: of the fit of SMPL-X, by the same solver; default `config_for_smplx` of the config.
+
+        Raises FileNotFoundError, ValueError as `smplx.load`, ValueError for a config that is not for SMPL-X.
+        """
         super().__init__(config, model, devices)
-        self._smplx_config = config_for_smplx(config)
-        self._laying = lay_upon_anny(
+        self.smplx_config = smplx_config or config_for_smplx(config)
+        self.laying = lay_upon_anny(
             self.model,
             smplx.load(choice.body_file, num_betas=choice.num_betas, kid_template=choice.kid_template or None),
         )
-        self._fit_body = fit_body_of(self._laying, self._smplx_config)
+        self._fit_body = fit_body_of(self.laying, self.smplx_config)
         self._map_bodies: dict[bool, MapBody] = {}
-        self._smplx_starter = SmplxStarter(self._laying, self.body, self._fit_body, self._smplx_config)
-        self._laid_height = float(np.ptp(self._laying.laid.anny[:, 1]))
+        self._smplx_starter = SmplxStarter(self.laying, self.body, self._fit_body, self.smplx_config)
+        self._laid_height = float(np.ptp(self.laying.laid.anny[:, 1]))
 
     def collect(self, pending: PendingBatch) -> list[SceneFit]:
         """As `Fitter.collect`, with SMPL-X beside."""
         fits = super().collect(pending)
         begun = [self._smplx_starter(ready, fit) for ready, fit in zip(pending.batch, fits, strict=True)]
         made: list[SceneFit] = [self._nobody(fit) for fit in fits]
-        held = [i for i, start in enumerate(begun) if start is not None]
+        held = {i: start for i, start in enumerate(begun) if start is not None}
         if held:
-            found = self._solve([begun[i] for i in held])
-            for i, parts in zip(held, found, strict=True):
-                made[i] = self._smplx_fit(made[i], fits[i], begun[i], parts)
+            found = self._solve(list(held.values()))
+            for (i, start), outcome in zip(held.items(), found, strict=True):
+                made[i] = self._smplx_fit(made[i], fits[i], start, outcome)
         values = [{f.name: getattr(fit, f.name) for f in dataclasses.fields(fit)} for fit in fits]
         return [BothBodies(**own, smplx=other) for own, other in zip(values, made, strict=True)]
 
@@ -220,12 +234,12 @@ class SmplxFitter(Fitter):
         assembled = [self._assemble_smplx([starts[i] for i in chosen], capacity) for chosen in filled]
         stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *assembled)
         problem, cues, begin = jax.device_put(stacked, jax.NamedSharding(device_mesh(self.devices), jax.P(LIST_AXIS)))
-        body = self._solver_body_of(second_order.kind_of(ready[0], self._smplx_config).surface)
+        body = self._solver_body_of(second_order.kind_of(ready[0], self.smplx_config).surface)
         program = ("smplx", *(leaf.shape for leaf in jax.tree.leaves(begin)), body is self._map_bodies.get(True))
         new, since = program not in self._compiled, time.monotonic()
         if new:
             logging.info("compiling the fit of SMPL-X for lists of %d people ...", begin.reading.shape[1])
-        outcome = _fit_lists(self._smplx_config, self.devices)(body, problem, cues, begin)
+        outcome = _fit_lists(self.smplx_config, self.devices)(body, problem, cues, begin)
         if new:
             self._compiled.add(program)
             self.compile_s += time.monotonic() - since
@@ -243,7 +257,7 @@ class SmplxFitter(Fitter):
         if not self.second_order:
             return self._fit_body
         if surface not in self._map_bodies:
-            self._map_bodies[surface] = smplx_map_body(self._laying, self._fit_body, self._smplx_config, surface)
+            self._map_bodies[surface] = smplx_map_body(self.laying, self._fit_body, self.smplx_config, surface)
         return self._map_bodies[surface]
 
     def _assemble_smplx(self, starts: Sequence[SmplxStart], capacity: Capacity) -> tuple[Problem, MapCues, Begin]:
@@ -251,7 +265,7 @@ class SmplxFitter(Fitter):
         dtype = np.dtype(self.model.dtype)
         ready = [start.ready for start in starts]
         scenes = [each.scene for each in ready]
-        config = self._smplx_config
+        config = self.smplx_config
         problem, variables = problems.assemble(scenes, [start.start for start in starts], config, capacity, dtype)
         room = capacity.people - sum(map(len, scenes))
 
@@ -266,7 +280,7 @@ class SmplxFitter(Fitter):
         cues = assemble_cues(ready, config, capacity, dtype)
         offsets = np.moveaxis(np.asarray(cues.keypoint_shift, np.float64), -1, 0)
         own = [np.full(len(s), s.keypoint_convention == "smplx") for s in scenes]
-        carried = carried_offsets(self._laying, offsets, self._laid_height)
+        carried = carried_offsets(self.laying, offsets, self._laid_height)
         carried[last(own) > 0] = 0.0
         cues = cues._replace(
             keypoint_shift=np.ascontiguousarray(np.moveaxis(carried, 0, -1).astype(dtype)),
@@ -295,7 +309,7 @@ class SmplxFitter(Fitter):
 
     def _nobody(self, fit: SceneFit) -> SceneFit:
         """The fit with SMPL-X's names and nobody in it; children without a shape say so."""
-        labels, n = self._laying.model.labels, len(fit)
+        labels, n = self.laying.model.labels, len(fit)
         _, refused = self._smplx_starter.can_be_fitted(fit)
         status = np.array(fit.status, "U64")
         status[refused] = f"skipped:{NO_CHILD}"
@@ -314,7 +328,7 @@ class SmplxFitter(Fitter):
         )  # fmt: skip
 
     def _smplx_fit(self, empty: SceneFit, fit: SceneFit, start: SmplxStart, outcome: SmplxFit) -> SceneFit:
-        frames = self._laying.frames
+        frames = self.laying.frames
         people_first = lambda a: np.asarray(a, np.float64).T  # noqa: E731
         low, high = np.asarray(self._fit_body.shape_low), np.asarray(self._fit_body.shape_high)
         end = BodyParameters(
@@ -353,10 +367,7 @@ class SmplxFitter(Fitter):
         ):  # fmt: skip
             changed[name] = no_less(name, np.asarray(values))
         camera = np.asarray(outcome.camera, np.float64)
-        if np.isfinite(camera[FOCAL, 0]):
-            intrinsics = np.array(start.ready.scene.intrinsics, np.float32)
-            intrinsics[:2, :2] *= np.exp(camera[FOCAL, 0])
-            changed["K"] = intrinsics
+        if np.isfinite(camera).all():
             changed["camera"] = np.where(np.isfinite(fit.camera), camera[CAMERA, 0], np.nan).astype(np.float32)
             changed["depth_scale"] = np.where(
                 np.isfinite(fit.depth_scale), np.exp(camera[DEPTH_SCALE, 0]), np.nan

@@ -126,5 +126,9 @@ def linearize(plan: Plan, points: FramedPoints, variables: Variables) -> Lineari
 
 def _own_rotations(points: FramedPoints, pose: Float[Array, "3 54 N"]) -> Float[Array, "3 3 54 N"]:
     turned = rotations.rotvec_to_matrix_axes_first(pose)
-    half = sum(points.left[:, j, None, :, None] * turned[None, j] for j in range(3))
-    return sum(half[:, j, None] * points.right[None, j, :, :, None] for j in range(3))
+    half = _product(points.left[..., None], turned)
+    return _product(half, points.right[..., None])
+
+
+def _product(a: Float[Array, "3 3 *#batch"], b: Float[Array, "3 3 *#batch"]) -> Float[Array, "3 3 *batch"]:
+    return jnp.stack([a[:, 0] * b[0, k] + a[:, 1] * b[1, k] + a[:, 2] * b[2, k] for k in range(3)], axis=1)

@@ -84,7 +84,7 @@ def retargeted(anny_model: anny.AnnyModel, frames: BoneFrames) -> Retargeted:
     return Retargeted(limit_axes, low, high, relaxed, np.array([_together(path, spread) for path in frames.paths]))
 
 
-def _together(path: Sequence[int], sd: Sequence[float]) -> float:
+def _together(path: Sequence[int], sd: Sequence[float] | np.ndarray) -> float:
     """Spread of a joint that stands for several bones."""
     return float(np.linalg.norm([sd[row] for row in path]))
 
@@ -108,7 +108,8 @@ def fit_body_of(laying: Laying, config: FitConfig) -> FitBody:
     known = retargeted(laying.anny_model, laying.frames)
     limited = np.flatnonzero(np.isfinite(known.limit_low).all(1))
     cast = lambda x: jnp.asarray(np.asarray(x, laying.model.dtype))  # noqa: E731
-    return body.replace(
+    return dataclasses.replace(
+        body,
         points=framed(body.points, laying.frames),
         limit_axes=cast(known.limit_axes[limited].reshape(-1, 3).T),
         limit_low=cast(known.limit_low[limited].ravel()),

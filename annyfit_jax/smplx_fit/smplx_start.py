@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +13,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial.transform import Rotation
 
+from annyfit_jax.conversion.convert_fits import CHILD_AGE
 from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.fit_body import FitBody
 from annyfit_jax.fit.keypoint_start import calibrated_phenotypes
 from annyfit_jax.fit.second_order import hypotheses
 from annyfit_jax.fit.second_order.columns import DEPTH_SCALE, FOCAL, GROUND, PITCH, ROLL
 from annyfit_jax.fit.second_order.costs.shape import AGE, GENDER, HEIGHT
+from annyfit_jax.fit.second_order.map_body import pose_sd
 from annyfit_jax.fit.second_order.map_cues import Facts
 from annyfit_jax.fit.starts import PreparedScene, select_people
 from annyfit_jax.people.camera import project
@@ -25,8 +29,6 @@ from annyfit_jax.people.scene import COCO17, BodyParameters, Scene
 from annyfit_jax.smplx_fit.smplx_map_body import Laying
 from body_models import smplx
 
-CHILD_AGE = 0.45
-"""Age phenotype of some eleven years, under which somebody is a child for SMPL-X."""
 _HIPS = [COCO17.index("left_hip"), COCO17.index("right_hip")]
 _JOINT = {name: row for row, name in enumerate(smplx.JOINTS[1:])}
 _FINGERS = {
@@ -81,7 +83,7 @@ class SmplxStarter:
         Args:
           anny_body, body: Anny and SMPL-X as the objective takes them.
         """
-        self._laying, self._config = laying, config
+        self.laying, self._config = laying, config
         self._kid = laying.model.labels.kid
         heights = jax.jit(lambda body, shape: body.height(shape))
         self._anny_height = lambda shapes: _in_chunks(
@@ -117,7 +119,7 @@ class SmplxStarter:
             ready, scene=select_people(ready.scene, index), start=ready.start.select(index), kept=rows,
             notes=[ready.notes[i] for i in index], from_cue=ready.knows_pose[index], landmarks=None,
         )  # fmt: skip
-        frames, count = self._laying.frames, len(index)
+        frames, count = self.laying.frames, len(index)
         pose = frames.of_anny(fit.pose[rows])
         seen = np.nan_to_num(fit.parts_seen[rows]) > 0
         for part, joints in (
@@ -126,7 +128,7 @@ class SmplxStarter:
             ("left_foot", [_JOINT["left_foot"]]), ("right_foot", [_JOINT["right_foot"]]),
         ):  # fmt: skip
             unseen = np.flatnonzero(~seen[:, PARTS.index(part)])
-            pose[np.ix_(unseen, joints)] = self._at_ease[joints]
+            pose[unseen[:, None], np.array(joints)] = self._at_ease[joints]
         root = frames.root_of_anny(fit.root_rotvec[rows])
         height = np.asarray(fit.height_m, np.float64)[rows]
         child = fit.shape[rows, AGE] < CHILD_AGE
@@ -152,10 +154,8 @@ class SmplxStarter:
         )  # fmt: skip
 
     def _start_precision(self) -> np.ndarray:
-        from annyfit_jax.fit.second_order.map_body import pose_sd
-
-        names = self._laying.anny_model.labels.bones[1:]
-        variance = [sum(pose_sd(names[row], self._config) ** 2 for row in path) for path in self._laying.frames.paths]
+        names = self.laying.anny_model.labels.bones[1:]
+        variance = [sum(pose_sd(names[row], self._config) ** 2 for row in path) for path in self.laying.frames.paths]
         return 1.0 / np.array(variance)
 
     def _betas(self, height: np.ndarray, child: np.ndarray) -> np.ndarray:
@@ -228,7 +228,7 @@ def _scene_of(scene: Scene, fit: SceneFit) -> tuple[Float[np.ndarray, "q"], floa
     return out, float(mode)
 
 
-def _in_chunks(heights, shapes: np.ndarray, dtype) -> np.ndarray:
+def _in_chunks(heights: Callable[[jax.Array], jax.Array], shapes: np.ndarray, dtype: Any) -> np.ndarray:
     """Of any number of shapes (n, 6), by one compiled program."""
     out = []
     for start in range(0, len(shapes), _CHUNK):

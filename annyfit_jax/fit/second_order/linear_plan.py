@@ -10,15 +10,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from body_models.anny import AnnyPoints
-from body_models.smplx import SmplxPoints
+from body_models.contraction import Contraction, PointLayout
 
 NUM_RIGID = 6
 """Columns before the shape: translation, root rotation vector."""
@@ -26,6 +25,25 @@ _GROUP_COST = 200_000.0
 """Cost of one more group, in multiply-adds: a few small kernels."""
 _EMBED_COST = 6.0
 """Cost of adding an entry of a group's block to the person's matrix, in multiply-adds."""
+
+
+class ContractedPoints(Protocol):
+    """Points of a body, contracted with its skinning weights."""
+
+    @property
+    def contraction(self) -> Contraction:
+        """The tables."""
+        ...
+
+    @property
+    def layout(self) -> PointLayout:
+        """Which bones move which points."""
+        ...
+
+    @property
+    def num_points(self) -> int:
+        """How many points."""
+        ...
 
 
 class Pairs(NamedTuple):
@@ -114,7 +132,7 @@ class Plan:
 
 
 def make_plan(
-    points: AnnyPoints | SmplxPoints,
+    points: ContractedPoints,
     parents: Sequence[int],
     free_bones: Sequence[int],
     kinds: Sequence[int],
@@ -210,7 +228,7 @@ def _group_tables(
     return _Tables(cells, table, whole, moved), tuple(int(i) for i in spread.ravel())
 
 
-def _pairs(points: AnnyPoints | SmplxPoints) -> Pairs:
+def _pairs(points: ContractedPoints) -> Pairs:
     contraction = points.contraction
     skin = np.asarray(contraction.vertex_skin, np.float64)
     order = np.asarray(contraction.layout.point_order)  # original point -> position; vertices may serve several points
