@@ -47,7 +47,9 @@ fitter.default_devices = lambda: jax.local_devices()[:1]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--parity", action="store_true", help="run the live comparisons with torch peers as well")
-    parser.addoption("--compile-quickly", action="store_true", help="compile every program of every test as cheaply as can be")
+    parser.addoption(
+        "--compile-quickly", action="store_true", help="compile every program of every test as cheaply as can be"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
