@@ -49,7 +49,7 @@ def main(_: list[str]) -> None:
     rng, done = random.Random(FLAGS.seed), []
     began = time.monotonic()
     process = start("killed")
-    for _ in range(FLAGS.kills):
+    for _kill in range(FLAGS.kills):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(rng.uniform(0.5, 1.5) * seconds / (FLAGS.kills + 1))
             break  # it came to its end
