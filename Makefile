@@ -62,7 +62,7 @@ demo: $(RUN_STAMP)
 	@echo "The demo is in $(CURDIR)/$(DEMO_OUTPUT): open $(CURDIR)/$(DEMO_OUTPUT)/index.html"
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow" $(SPREAD) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" --compile-quickly $(SPREAD) $(PYTEST_ARGS)
 
 test-all: setup
 	$(BIN)/python -m pytest $(SPREAD) $(PYTEST_ARGS)

@@ -196,11 +196,11 @@ def load(
         raise ValueError(f"anny.load: phenotypes must be 'default' or 'all', got {phenotypes!r}")
     arrays = _arrays(phenotypes, local_changes, path)
     labels = arrays["labels"]
-    cast = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731  (numpy casts without compiling)
+    cast = lambda x: linear.on_device(x, dtype)  # noqa: E731
     field = lambda name: linear.field(arrays[f"{name}_mean"], arrays[f"{name}_basis"], dtype)  # noqa: E731
     rest = RestBasis(
         corner_map=None if arrays["corner_map"] is None else linear.matrix(arrays["corner_map"].T, dtype),
-        row_columns=None if arrays["row_columns"] is None else jnp.asarray(arrays["row_columns"], jnp.int32),
+        row_columns=None if arrays["row_columns"] is None else linear.on_device(arrays["row_columns"], np.int32),
         row_map=None if arrays["row_map"] is None else linear.matrix(arrays["row_map"].T, dtype),
         phenotypes=labels.phenotypes,
         num_local=len(labels.local_changes),
@@ -210,7 +210,7 @@ def load(
     return AnnyModel(
         rest=rest,
         blocks=skinning.blocked(arrays["skin"][order].T, [slot[labels.parents[b]] for b in order], dtype, 256, 24),
-        faces=jnp.asarray(arrays["faces"], jnp.int32),
+        faces=linear.on_device(arrays["faces"], np.int32),
         labels=labels,
         vertices=field("vertices"),
         heads=field("heads"),
@@ -709,7 +709,7 @@ def contract(model: AnnyModel, regressor: np.ndarray | Array) -> AnnyPoints:
         contraction=contracted,
         heads=model.heads.select((slice(None), order)),
         axes=model.axes.select((slice(None), order[1:])),
-        roll=jnp.asarray(np.asarray(model.roll)[:, order[1:]]),
+        roll=linear.on_device(np.asarray(model.roll)[:, order[1:]], model.dtype),
     )
 
 

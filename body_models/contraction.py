@@ -109,7 +109,7 @@ def contract(
     position = np.empty(len(weights), int)
     position[single], position[many] = slots.ravel(), len(vertex) + np.asarray(order, int)
 
-    cast = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
+    cast = lambda x: linear.on_device(x, dtype)  # noqa: E731
     # One large product: numpy would run one small one per basis vector.
     flat = basis[:, :, used].astype(np.float64).reshape(basis.shape[0] * basis.shape[1], len(used))
     vertex_skin = (skin[bones][:, vertex] * scale).T

@@ -47,14 +47,19 @@ class Field:
 
     def select(self, index: Any) -> Field:
         """The field of `mean[index]`; on the host."""
-        basis = np.asarray(self.basis)[(slice(None), *(index if isinstance(index, tuple) else (index,)))]
+        whole = np.asarray(self.matrix.columns).reshape(self.rank, *self.mean.shape)
+        basis = whole[(slice(None), *(index if isinstance(index, tuple) else (index,)))]
         return field(np.asarray(self.mean)[index], basis, self.mean.dtype)
+
+
+def on_device(values: Any, dtype: Any) -> jax.Array:
+    """Host values as a contiguous device array. `jnp.asarray` would compile a program of its own for every shape."""
+    return jax.device_put(np.ascontiguousarray(np.asarray(values, dtype)).reshape(np.shape(values)))
 
 
 def matrix(rows: Float[np.ndarray, "out in"], dtype: Any) -> Matrix:
     """From a host array."""
-    rows = np.asarray(rows, dtype)
-    return Matrix(jnp.asarray(np.ascontiguousarray(rows)), jnp.asarray(np.ascontiguousarray(rows.T)))
+    return Matrix(on_device(rows, dtype), on_device(np.transpose(rows), dtype))
 
 
 def field(mean: Float[np.ndarray, "*shape"], basis: Float[np.ndarray, "rank *shape"], dtype: Any) -> Field:
@@ -62,7 +67,7 @@ def field(mean: Float[np.ndarray, "*shape"], basis: Float[np.ndarray, "rank *sha
     mean, basis = np.asarray(mean), np.asarray(basis)
     if basis.shape[1:] != mean.shape:
         raise ValueError(f"linear field: basis must be (rank, {', '.join(map(str, mean.shape))}), got {basis.shape}")
-    return Field(jnp.asarray(mean.astype(dtype)), matrix(basis.reshape(len(basis), math.prod(mean.shape)).T, dtype))
+    return Field(on_device(mean, dtype), matrix(basis.reshape(len(basis), math.prod(mean.shape)).T, dtype))
 
 
 @jax.custom_vjp

@@ -17,7 +17,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from body_models import kinematics, skeleton
+from body_models import kinematics, linear, skeleton
 from body_models.linear import PRECISION
 
 
@@ -85,7 +85,7 @@ def blocked(
         vertices[k, : len(rows)] = rows
         position[rows] = k * height + np.arange(len(rows))
     blocks = Blocks(*(tuple(int(i) for i in x.ravel()) for x in (bones, vertices, position)))
-    return BlockedSkin(jnp.asarray(np.asarray(table, dtype)), blocks)
+    return BlockedSkin(linear.on_device(table, dtype), blocks)
 
 
 def _depth_first_rank(parents: Sequence[int]) -> np.ndarray:

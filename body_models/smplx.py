@@ -212,7 +212,7 @@ def load(
     regressor = arrays.joint_regressor.astype(np.float64)
     # Columns of the file are (joint, row, column); (row, column, joint) is how rotations lie in memory here.
     correctives = arrays.pose_directions.reshape(NUM_VERTICES, 3, NUM_JOINTS - 1, 9).transpose(3, 2, 1, 0)
-    cast = lambda x: jnp.asarray(x, dtype)  # noqa: E731
+    cast = lambda x: linear.on_device(x, dtype)  # noqa: E731
     return SmplxModel(
         vertices=linear.field(
             arrays.template.T,
@@ -226,7 +226,7 @@ def load(
         keypoint_regressor=cast(_keypoint_regressor()),
         hand_means=cast(arrays.hand_means * (0.0 if flat_hand_mean else 1.0)),
         hand_components=cast(arrays.hand_components),
-        faces=jnp.asarray(arrays.faces, jnp.int32),
+        faces=linear.on_device(arrays.faces, np.int32),
         labels=Labels(
             asset_version=Path(path).name,
             bones=JOINTS,

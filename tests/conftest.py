@@ -16,6 +16,7 @@ import pytest
 import typechecking
 from absl import flags
 from hypothesis import HealthCheck, settings
+from jax._src.core import stage_p
 
 from annyfit_jax.fit import fitter
 from body_models import anny
@@ -47,6 +48,19 @@ fitter.default_devices = lambda: jax.local_devices()[:1]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--parity", action="store_true", help="run the live comparisons with torch peers as well")
+    parser.addoption(
+        "--compile-quickly", action="store_true", help="compile every program of every test as cheaply as can be"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With --compile-quickly no file is compiled as users compile: see `_programs_of_a_file`."""
+    if config.getoption("--compile-quickly"):
+        os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
+        # `jnp.asarray` compiles a program for every shape of a host array; here it only moves the array.
+        stage_p.def_impl(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x))
 
 
 def _wants_parity(config: pytest.Config) -> bool:
@@ -114,13 +128,17 @@ def _programs_of_a_file(request: pytest.FixtureRequest) -> Iterator[None]:
     Programs of a file with the mark `unoptimised` are compiled without the compiler's costly passes, in the processes that it
     starts as well. They are the same programs, their machine code is slower: right for a file that compiles for a minute and
     then computes for a second. With ANNYFIT_OPTIMISED_TESTS in the environment the mark says nothing.
+
+    With --compile-quickly the programs of all files are compiled like that, and without XLA's own emitters of fused loops for
+    the CPU, which take two thirds of what is left. `make test` asks for it; `make test-all` compiles as users do.
     """
-    if request.node.get_closest_marker("unoptimised") is None or "ANNYFIT_OPTIMISED_TESTS" in os.environ:
-        yield
-    else:
+    quickly = request.config.getoption("--compile-quickly")
+    marked = request.node.get_closest_marker("unoptimised") is not None and "ANNYFIT_OPTIMISED_TESTS" not in os.environ
+    if marked and not quickly:
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        yield
+    yield
+    if marked and not quickly:
         del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
         jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()

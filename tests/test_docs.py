@@ -27,7 +27,9 @@ from annyfit_jax.distillation import distillation_config as distillation_configs
 from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.fit import config as fit_configs
 from annyfit_jax.fit import objective
+from annyfit_jax.inputs import keypoint_files, open_input
 from annyfit_jax.jobs.fit_source import open_fits
+from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records import fit_files
 from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.synthetic import world_config as worlds
@@ -333,7 +335,7 @@ def test_pictures_are_small_and_used():
 
 
 def runnable(page: str) -> list[tuple[str, str]]:
-    """(name of a file to save it as, code) of the blocks that are marked to be run."""
+    """(name of a file to save it as, code) of the blocks that are marked to be run; the path is from the tutorials."""
     found = []
     for rest, code in blocks((TUTORIALS / page).read_text(), "python"):
         if rest.startswith("run"):
@@ -404,6 +406,17 @@ def test_the_value_of_that_term(degrees, monkeypatch):
     person = SimpleNamespace(variables=SimpleNamespace(root_rotvec=jnp.asarray(turned.as_rotvec())))
     value = names["upright"](person, None, None)
     np.testing.assert_allclose(value, 1 - np.cos(np.radians(degrees)), atol=1e-6)
+
+
+def test_an_input_format_of_the_readers_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(keypoint_files, "FAMILIES", dict(keypoint_files.FAMILIES))
+    scene = run_page("../inputs.md", tmp_path)["scene"]
+    assert capsys.readouterr().out == "ours photo (1, 17, 3)\n"
+    np.testing.assert_allclose(scene.keypoints[0, 3], [115.0, 227.0, 0.9])
+    (tmp_path / "photo.json").write_text('{"made_by": "our detector", "size": [640, 480], "poses": [[[1, 2, 3]]]}')
+    with pytest.raises(SceneError, match=r"photo\.json: nobody .*pose 0: expected 17 x 3 numbers"):
+        open_input("photo.json")
 
 
 def test_blocks_and_joined_lines():

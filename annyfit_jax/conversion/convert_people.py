@@ -145,11 +145,8 @@ class Converter:
             camera=jnp.asarray(camera.transpose(1, 2, 0), dtype),
         )
         for _ in range(_TIMES):
-            here = self.target.pose(*self.target.unpack(x))
-            off = (
-                np.asarray(matching.projected(self.target, here, evidence.camera), np.float64).transpose(2, 1, 0)
-                - pixels
-            )
+            seen = matching.projected_of(self.target, x, evidence.camera)
+            off = np.asarray(seen, np.float64).transpose(2, 1, 0) - pixels
             squared = (off**2).sum(-1) / (_OUTLIER_SD * sd) ** 2
             weight = np.where(known, confidence / sd / (1.0 + squared), 0.0)
             x, _ = matching.fitted(self.target, evidence._replace(pixel_weight=jnp.asarray(weight.T, dtype)), x)

@@ -89,6 +89,12 @@ def projected(body: Convertible, here: Posed, camera: Float[Array, "3 4 N"]) -> 
 
 
 @jax.jit
+def projected_of(body: Convertible, x: Float[Array, "D N"], camera: Float[Array, "3 4 N"]) -> Float[Array, "2 17 N"]:
+    """`projected` of the variables of people."""
+    return projected(body, body.pose(*body.unpack(x)), camera)
+
+
+@jax.jit
 def fitted(
     body: Convertible, evidence: Evidence, x: Float[Array, "D N"]
 ) -> tuple[Float[Array, "D N"], Float[Array, "N"]]:

@@ -136,9 +136,9 @@ def anny_body(
     limits = limits or anatomy.joint_limits(model)
     rest = anatomy.relaxed_pose(model) if pose_rest is None else pose_rest
     assert model.rest.corner_map is not None  # of six phenotypes
-    corners = np.asarray(model.rest.corner_map.columns, np.float64) @ np.asarray(model.vertices.basis[:, 2], np.float64)
-    tall = extreme_vertices(np.asarray(model.vertices.mean[2], np.float64) + corners)
-    cast = lambda x: jnp.asarray(np.asarray(x, model.dtype))  # noqa: E731
+    corners = np.asarray(model.rest.corner_map.columns, np.float64) @ np.asarray(model.vertices.basis, np.float64)[:, 2]
+    tall = extreme_vertices(np.asarray(model.vertices.mean, np.float64)[2] + corners)
+    cast = lambda x: linear.on_device(x, model.dtype)  # noqa: E731
     labels = model.labels
     return FitBody(
         points=anny.contract(model, np.concatenate([keypoint_regressor, dense_regressor, rows])),
@@ -190,7 +190,7 @@ def smplx_body(
     width = smplx.NUM_VERTICES + smplx.NUM_JOINTS
     dense_regressor = np.pad(dense_regressor, ((0, 0), (0, width - dense_regressor.shape[1])))
     index, weights = sample_mesh(template, config.mesh_samples)
-    cast = lambda x: jnp.asarray(np.asarray(x, model.dtype))  # noqa: E731
+    cast = lambda x: linear.on_device(x, model.dtype)  # noqa: E731
     num_bones = len(model.labels.bones) - 1
     num_shape = model.labels.num_betas + model.labels.num_expression
     sideways = 3.0 * np.asarray(model.vertices.basis[:num_shape, 1], np.float64)

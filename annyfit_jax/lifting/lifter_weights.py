@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -22,6 +21,7 @@ from annyfit_jax.lifting import lifter_network
 from annyfit_jax.lifting.lift import Lifter
 from annyfit_jax.lifting.lifter_config import LifterConfig
 from annyfit_jax.lifting.lifter_rig import load_rig
+from body_models import linear
 from body_models.anny import AnnyModel
 
 _ABOUT = "about"
@@ -52,7 +52,7 @@ def read_weights(path: str | Path) -> tuple[LifterConfig, nnx.State, dict[str, A
         found = arrays.get(_name(at))
         if found is None or found.shape != leaf.shape:
             raise ValueError(f"{path}: expected {_name(at)} of shape {leaf.shape}")
-        flat.append((at, leaf.replace(jnp.asarray(found, jnp.float32))))
+        flat.append((at, leaf.replace(linear.on_device(found, np.float32))))
     return config, nnx.from_flat_state(flat), about
 
 

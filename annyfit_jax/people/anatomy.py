@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -72,7 +71,7 @@ def joint_axes(model: anny.AnnyModel) -> tuple[list[int], Float[np.ndarray, "bon
 
     Axes are taken from the mean of the shape space at rest; they turn by at most a few degrees with the phenotypes.
     """
-    matrices = jax.jit(anny.rest_orientations)(jnp.asarray(np.asarray(model.axes.mean)[..., None]), model.roll)
+    matrices = jax.jit(anny.rest_orientations)(np.asarray(model.axes.mean)[..., None], model.roll)
     orientation = np.moveaxis(np.asarray(matrices, np.float64)[..., 0], -1, 0)
     names = model.labels.bones
     bones, axes, ranges = [], [], []

@@ -55,7 +55,7 @@ class FramedPoints:
 def framed(points: smplx.SmplxPoints, frames: BoneFrames) -> FramedPoints:
     """Points of SMPL-X in the frames of Anny's bones."""
     dtype = points.joints.mean.dtype
-    last = lambda matrices: jnp.asarray(np.moveaxis(matrices, 0, -1), dtype)  # noqa: E731
+    last = lambda matrices: linear.on_device(np.moveaxis(matrices, 0, -1), dtype)  # noqa: E731
     return FramedPoints(points, last(frames.left), last(frames.right))
 
 

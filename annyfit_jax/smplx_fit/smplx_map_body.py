@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -25,7 +24,7 @@ from annyfit_jax.people.scene import COCO17
 from annyfit_jax.smplx_fit import smplx_jacobian
 from annyfit_jax.smplx_fit.bone_frames import BoneFrames, bone_frames
 from annyfit_jax.smplx_fit.smplx_jacobian import framed
-from body_models import anny, body_pairs, smplx
+from body_models import anny, body_pairs, linear, smplx
 from body_models.batching import AnyArray
 
 _LEAST_SPREAD = 0.02
@@ -107,7 +106,7 @@ def fit_body_of(laying: Laying, config: FitConfig) -> FitBody:
     )
     known = retargeted(laying.anny_model, laying.frames)
     limited = np.flatnonzero(np.isfinite(known.limit_low).all(1))
-    cast = lambda x: jnp.asarray(np.asarray(x, laying.model.dtype))  # noqa: E731
+    cast = lambda x: linear.on_device(x, laying.model.dtype)  # noqa: E731
     return dataclasses.replace(
         body,
         points=framed(body.points, laying.frames),
@@ -143,7 +142,7 @@ def smplx_map_body(laying: Laying, body: FitBody, config: FitConfig, surface: bo
     plan = make_plan(points, model.labels.parents, body.layout.free_bones, kinds, num_shape)
     free = np.asarray(plan.layout.bones)
     order = np.asarray(points.layout.tree.order)
-    array: Callable[..., Array] = lambda x: jnp.asarray(np.asarray(x, model.dtype))  # noqa: E731
+    array: Callable[..., Array] = lambda x: linear.on_device(x, model.dtype)  # noqa: E731
     known = retargeted(laying.anny_model, laying.frames)
     names = laying.anny_model.labels.bones[1:]
     start_sd = [

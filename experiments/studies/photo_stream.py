@@ -26,6 +26,7 @@ from annyfit_jax.inputs.photos import list_photos, read_photo
 from annyfit_jax.jobs import job_status
 from annyfit_jax.records import files
 from annyfit_jax.store.locations import place
+from experiments.studies.photo_copies import window
 
 FLAGS = flags.FLAGS
 
@@ -81,17 +82,12 @@ def make_photos(originals: list[Path], count: int, folder: Path, seed: int = 0) 
     rng = random.Random(seed)
     for index in range(count):
         path = originals[index % len(originals)]
-        target = folder / f"{index:04d}_{path.stem}.jpg"
         photo = Image.fromarray(read_photo(path))
-        width, height = photo.size
-        size = [rng.uniform(0.7, 1.0) * side for side in (width, height)]
-        left, top = (rng.uniform(0, side - part) for side, part in zip((width, height), size, strict=True))
-        scale = rng.uniform(0.6, 1.2)
+        size = [int(rng.uniform(0.7, 1.0) * side) for side in photo.size]
+        left, top = (rng.randint(0, side - part) for side, part in zip(photo.size, size, strict=True))
         box = (left, top, left + size[0], top + size[1])
-        part = photo.resize((round(size[0] * scale), round(size[1] * scale)), box=box)
-        if index % 2:
-            part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        part.save(target, quality=92)
+        part, _ = window(photo, [], box, rng.uniform(0.6, 1.2), mirror=index % 2 == 1)
+        part.save(folder / f"{index:04d}_{path.stem}.jpg", quality=92)
     return count
 
 

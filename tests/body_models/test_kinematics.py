@@ -96,8 +96,8 @@ def test_chain_against_walking_up_the_tree(parents, seed):
     local[..., 3, :] = [0, 0, 0, 1]
     tree = kinematics.bone_tree(parents)
     with jax.enable_x64(True):
-        axes_first = jnp.asarray(local[:, :, :3].transpose(2, 3, 1, 0))
-        got = np.asarray(kinematics.chain(tree, axes_first[:, :, np.asarray(tree.order, np.int32)]))[:, :, tree.inverse]
+        axes_first = local[:, :, :3].transpose(2, 3, 1, 0)[:, :, np.asarray(tree.order)]
+        got = np.asarray(jax.jit(lambda maps: kinematics.chain(tree, maps))(axes_first))[:, :, tree.inverse]
     for person in range(people):
         expected = numpy_chain(parents, local[person])[:, :3]
         np.testing.assert_allclose(got[..., person].transpose(2, 0, 1), expected, rtol=1e-12, atol=1e-12)

@@ -58,7 +58,7 @@ def test_robust_function_of_a_residual(case):
     def robust(x):
         return objective.geman_mcclure(x * x, float(z[p + "sigma"]))
 
-    value, pull = jax.vjp(robust, jnp.asarray(z[p + "x"]))
+    value, pull = jax.vjp(jax.jit(robust), jnp.asarray(z[p + "x"]))
     assert max_abs(value, z[p + "value"]) < 1e-11  # values up to 1e4
     assert max_abs(pull(jnp.ones_like(value))[0], z[p + "grad"]) < TOLERANCE
 
@@ -76,7 +76,7 @@ def test_reprojection(case):
             float(z[p + "min_conf"]),
         )
 
-    value, pull = jax.vjp(every_person, jnp.asarray(z[p + "est"]))
+    value, pull = jax.vjp(jax.jit(every_person), jnp.asarray(z[p + "est"]))
     assert max_abs(value, z[p + "per_person"]) < 1e-11  # values up to 1e4
     assert max_abs(pull(jnp.asarray(z[p + "cotangent"]))[0], z[p + "grad_est"]) < TOLERANCE
 
@@ -92,7 +92,7 @@ def test_projection(case):
     def project(x):
         return jnp.moveaxis(objective.project(jnp.moveaxis(x, -1, 0), jnp.asarray(z[p + "K"][0])), 0, -1)
 
-    value, pull = jax.vjp(project, jnp.asarray(z[p + "x"]))
+    value, pull = jax.vjp(jax.jit(project), jnp.asarray(z[p + "x"]))
     np.testing.assert_allclose(value, z[p + "value"], rtol=1e-13, atol=1e-10)
     np.testing.assert_allclose(pull(jnp.asarray(z[p + "cotangent"]))[0], z[p + "grad_x"], rtol=1e-12, atol=1e-10)
 
@@ -110,7 +110,7 @@ def test_clamp_passes_gradients_that_do_not_push_out(case, cotangent):
 
 def test_joint_rotation():
     z = fit_cases.golden("unit_rotation")
-    value, pull = jax.vjp(rotations.rotvec_to_matrix, jnp.asarray(z["joint_rotvec"]))
+    value, pull = jax.vjp(jax.jit(rotations.rotvec_to_matrix), jnp.asarray(z["joint_rotvec"]))
     assert max_abs(value, z["joint_value"]) < TOLERANCE
     # 1 - cos is taken as 2 sin^2 here: at 1.1e-6 rad the recorded derivative has lost digits.
     assert max_abs(pull(jnp.asarray(z["joint_cotangent"]))[0], z["joint_grad"]) < 1e-9
@@ -118,7 +118,7 @@ def test_joint_rotation():
 
 def test_the_nearest_rotation_step_of_the_root_can_be_dropped():
     z = fit_cases.golden("unit_rotation")
-    value, pull = jax.vjp(rotations.rotvec_to_matrix, jnp.asarray(z["root_rotvec"]))
+    value, pull = jax.vjp(jax.jit(rotations.rotvec_to_matrix), jnp.asarray(z["root_rotvec"]))
     assert max_abs(value, z["root_value"]) < 1e-12
     gradient = pull(jnp.asarray(z["root_cotangent"]))[0]
     first_order = np.linalg.norm(z["root_rotvec"], axis=-1) < rotations.SMALL_ANGLE
@@ -193,7 +193,8 @@ def test_depth_ranking_of_several_scenes_is_each_scene_alone():
     parts = [all_pairs(c, k, offsets[k]) for k, c in enumerate(cue)]
     padding = Pairs(*(jnp.asarray(x) for x in ([0, 3], [9, 9], [0.0, 5.0], [0.0, 0.0], [0, 2])))  # type: ignore[arg-type]
     pairs = Pairs(*(jnp.concatenate(columns) for columns in zip(*parts, padding)))
-    got = objective.ranking(jnp.asarray(np.concatenate(depth)), pairs, len(counts), 0.1, 0.05)
+    ranking = jax.jit(objective.ranking, static_argnums=2)
+    got = ranking(jnp.asarray(np.concatenate(depth)), pairs, len(counts), 0.1, 0.05)
     want = [brute_force_ranking(d, c) for d, c in zip(depth, cue)]
     assert want[0] > 0
     assert want[2] > 0

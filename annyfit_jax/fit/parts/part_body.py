@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
@@ -116,7 +115,7 @@ def parts_body(model: AnnyModel) -> PartsBody:
         bodies.setdefault(body.layout.kind, []).append(body)
         places.setdefault(body.layout.kind, []).append(place)
         first += len(names)
-    stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *alike) for alike in bodies.values()]
+    stacked = [jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *alike) for alike in bodies.values()]
     return PartsBody(joints, tuple(stacked), tuple(tuple(alike) for alike in places.values()))
 
 
@@ -147,7 +146,7 @@ def _part_body(
     collect = (np.arange(len(points))[:, None] == bones[:, 0]).astype(np.float64)
     hangs = np.array([[_is_below(labels.parents, order[b], order[t]) for b in pair_bone] for t, _, _ in turns])
     dtype = model.dtype
-    array = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
+    array = lambda x: linear.on_device(x, dtype)  # noqa: E731
     index = np.asarray(order, np.int32)
     place = PartPlace(
         rows=tuple(int(b) - 1 for b in order),

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from body_models import linear
 from body_models.contraction import Contraction, PointLayout
 
 NUM_RIGID = 6
@@ -188,7 +188,7 @@ def make_plan(
         num_shape=num_shape,
     )
     dtype = np.asarray(points.contraction.omega).dtype
-    cast = lambda x: jnp.asarray(x.astype(dtype))  # noqa: E731
+    cast = lambda x: linear.on_device(x, dtype)  # noqa: E731
     return Plan(
         ancestors=cast(ancestors),
         pair_weight=cast(pairs.weight),
@@ -265,27 +265,24 @@ def _ancestors(order: np.ndarray, parents: Sequence[int], slot_of: dict[int, int
 def _group_points(linked: Bool[np.ndarray, "point bone"], rigid: int) -> list[Int[np.ndarray, "members"]]:
     """Merge points while that makes the blocks cheaper: greedy from the distinct sets of bones."""
     patterns, which = np.unique(linked, axis=0, return_inverse=True)
-    sets = [np.array(p) for p in patterns]
+    sets = patterns.astype(int)
     members = [np.flatnonzero(which.ravel() == i) for i in range(len(patterns))]
 
-    def cost(bones: np.ndarray, count: int) -> float:
-        columns = rigid + 3 * int(bones.sum())
-        return columns**2 * (2.0 * count + _EMBED_COST) + _GROUP_COST
+    def cost(bones: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        return (rigid + 3 * bones) ** 2 * (2.0 * counts + _EMBED_COST) + _GROUP_COST
 
     while len(sets) > 1:
-        best, choice = 0.0, None
-        for i in range(len(sets)):
-            for j in range(i):
-                apart = cost(sets[i], len(members[i])) + cost(sets[j], len(members[j]))
-                gain = apart - cost(sets[i] | sets[j], len(members[i]) + len(members[j]))
-                if gain > best:
-                    best, choice = gain, (j, i)
-        if choice is None:
+        bones, counts = sets.sum(1), np.array([len(own) for own in members])
+        apart = cost(bones, counts)
+        together = cost(bones[:, None] + bones - sets @ sets.T, counts[:, None] + counts)
+        gain = np.tril(apart[:, None] + apart - together, -1)
+        i, j = np.unravel_index(gain.argmax(), gain.shape)
+        if gain[i, j] <= 0.0:
             break
-        j, i = choice
-        sets[j] = sets[j] | sets[i]
+        sets[j] |= sets[i]
         members[j] = np.sort(np.concatenate([members[j], members[i]]))
-        del sets[i], members[i]
+        sets = np.delete(sets, i, axis=0)
+        del members[i]
     return members
 
 

@@ -138,7 +138,7 @@ def map_body(model: AnnyModel, body: FitBody, config: FitConfig, surface: bool =
     order = np.asarray(points.layout.tree.order)
     ages, male, female = mean_height_phenotypes()
     dtype = model.dtype
-    array = lambda x: jnp.asarray(np.asarray(x, dtype))  # noqa: E731
+    array = lambda x: linear.on_device(x, dtype)  # noqa: E731
     template = np.asarray(model.vertices.mean, np.float64)
     return MapBody(
         fit=body,

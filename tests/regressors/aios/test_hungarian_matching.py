@@ -45,7 +45,7 @@ def recorded_match(case: str, joints: bool) -> tuple[LayerOutput, Targets, list[
     return output, targets, counts
 
 
-MATCH = jax.jit(hungarian_matching.match)
+MATCH, COSTS = jax.jit(hungarian_matching.match), jax.jit(hungarian_matching.costs)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_matching(case, joints):
     found = golden.under(f"{case}/", golden.arrays("matcher"))
     output, targets, counts = recorded_match(case, joints)
     prefix = "" if joints or case == "box" else "naive_"
-    cost = hungarian_matching.costs(output, targets)
+    cost = np.asarray(COSTS(output, targets))
     query = np.asarray(MATCH(output, targets))
     for image, count in enumerate(counts):
         expected = found[f"{prefix}cost{image}"]

@@ -17,12 +17,15 @@ from body_models.rotations import rotvec_to_matrix
 pytestmark = pytest.mark.unoptimised
 
 
+PEOPLE, MATRICES = jax.jit(postprocess.people, static_argnums=(3, 4)), jax.jit(rotvec_to_matrix)
+
+
 def test_people_of_the_recorded_outputs():
     """Choice, boxes, rotations and translation of the recorded last layer."""
     found = golden.under("post_in/", golden.arrays("prep_post"))
     full = found["pred_smpl_fullpose"].reshape(2, 9, 53, 3)
     parts = (full[:, :, :22], full[:, :, 22:37], full[:, :, 37:52], full[:, :, 52:])
-    rotations = PartRotations(*(rotvec_to_matrix(jnp.asarray(part)) for part in parts))
+    rotations = PartRotations(*(MATRICES(part) for part in parts))
     shape, camera, expression = (jnp.asarray(found[f"pred_smpl_{key}"]) for key in ("beta", "cam", "expr"))
     body = BodyPrediction(rotations, shape, camera, expression)
     sides = {f"{name}_boxes": jnp.asarray(found[f"pred_{side}_boxes"]) for name, side in
@@ -30,7 +33,7 @@ def test_people_of_the_recorded_outputs():
     output = LayerOutput(jnp.asarray(found["pred_logits"]), jnp.asarray(found["pred_boxes"]), **sides, body=body)
     size = jnp.asarray(found["img_hw"][:, ::-1].astype(np.float32))
     count = int(golden.arrays("prep_post")["post_num_select"])
-    got = jax.jit(postprocess.people, static_argnums=(3, 4))(output, size, jnp.ones((2, 2)), 0.0, count)
+    got = jax.device_get(PEOPLE(output, size, np.ones((2, 2), np.float32), 0.0, count))
     for image in range(2):
         expected = golden.under(f"post_out{image}/", golden.arrays("prep_post"))
         np.testing.assert_allclose(got.scores[image], expected["scores"], rtol=1e-5)
@@ -43,8 +46,7 @@ def test_people_of_the_recorded_outputs():
             (got.rotvecs.left_hand[image], "smplx_lhand_pose"), (got.rotvecs.right_hand[image], "smplx_rhand_pose"),
             (got.rotvecs.face[image], "smplx_jaw_pose"),
         ):  # fmt: skip
-            theirs = rotvec_to_matrix(jnp.asarray(expected[key]).reshape(ours.shape))
-            assert max_abs(rotvec_to_matrix(ours), theirs) < 1e-4, key
+            assert max_abs(MATRICES(ours), MATRICES(expected[key].reshape(ours.shape))) < 1e-4, key
         assert max_abs(got.shape[image], expected["smplx_shape"]) < 1e-5
         np.testing.assert_allclose(got.transl[image], expected["cam_trans"], rtol=1e-4)
 
@@ -59,7 +61,7 @@ def test_the_camera_is_that_of_the_original_picture():
     output = LayerOutput(
         jnp.array([[[-9.0, 3.0]]]), box, left_hand_boxes=box, right_hand_boxes=box, face_boxes=box, body=body
     )
-    got = postprocess.people(output, jnp.array([[400.0, 300.0]]), jnp.array([[0.5, 0.25]]))
+    got = jax.device_get(PEOPLE(output, jnp.array([[400.0, 300.0]]), jnp.array([[0.5, 0.25]])))
     point = np.asarray(got.intrinsics[0] @ got.transl[0, 0])
     pixel = point[:2] / point[2]
     resized = np.array([5000 * 0.02 + 200, 5000 * -0.03 + 150])
