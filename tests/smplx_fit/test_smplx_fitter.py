@@ -143,7 +143,7 @@ def test_jobs_write_smplx_beside_anny(fitters, made_file, made_child, tmp_path):
         second_order_cases.scene(index, name=f"scene{index}", person_ids=list("abc"[: 2 * index + 1]))
         for index in (0, 1)
     ]
-    source = SceneSource("recorded", tuple(s.name for s in scenes), scenes.__getitem__, "", lambda index: str(index))
+    source = SceneSource("recorded", tuple(s.name for s in scenes), scenes.__getitem__, "")
     config = dataclasses.replace(fit_cases.short_config(), person_lengths=(4,))
     choice = SmplxChoice(str(made_file), kid_template=str(made_child))
     out = tmp_path / "out"

@@ -72,7 +72,7 @@ def test_points_are_those_of_the_forward_pass(laying, variables, x64):
     points, plan = prepared(laying, correctives=True)
     lin = jax.jit(smplx_jacobian.linearize)(plan, points, variables)
     own = laying.frames.own(np.asarray(variables.pose).transpose(2, 1, 0))
-    transl, root, shape = (np.asarray(v).T for v in variables[:3])
+    transl, root, shape = (jnp.asarray(v).T for v in variables[:3])
     out = compiled_bodies.smplx_forward(laying.model, smplx.Params(shape, root, jnp.asarray(own), transl))
     assert max_abs(np.moveaxis(np.asarray(lin.points[0]), -1, 0).transpose(0, 2, 1), out.keypoints) < 1e-10
     placed = jax.jit(smplx_jacobian.place)(points, *(getattr(variables, n) for n in ARGUMENTS))
