@@ -45,8 +45,8 @@ def test_host_arrays_come_to_the_device_without_a_program():
     """Also transposed ones, of another type, and numbers."""
     compiled: list[str] = []
 
-    def listen(name: str, seconds: float, **_: object) -> None:
-        compiled.append(name)
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        compiled.append(event)
 
     monitoring.register_event_duration_secs_listener(listen)
     try:
