@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -147,4 +148,7 @@ def join_bedlam(parts: Sequence[Path], path: str | Path) -> int:
 def _vertices(model: smplx.SmplxModel, people: BodyParameters) -> Float[np.ndarray, "n 10475 3"]:
     arrays = (people.shape, people.root_rotvec, people.pose, people.transl)
     params = smplx.Params(*(jnp.asarray(x, model.dtype) for x in arrays))
-    return np.asarray(smplx.forward(model, params).vertices)
+    return np.asarray(_posed(model, params))
+
+
+_posed = jax.jit(lambda model, people: smplx.forward(model, people).vertices)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from annyfit_jax.people.scene import COCO17, BodyParameters
 from body_models import anny
@@ -25,7 +25,7 @@ class BodyMeshes:
     def __init__(self, model: anny.AnnyModel | None = None) -> None:
         self.model = anny.load() if model is None else model
         self._forward = jax.jit(anny.forward)
-        self._rest_height = jax.jit(_rest_height)
+        self._rest_height = jax.jit(rest_height)
 
     @property
     def faces(self) -> np.ndarray:
@@ -56,6 +56,7 @@ class BodyMeshes:
         return np.concatenate(out)
 
 
-def _rest_height(model: anny.AnnyModel, phenotypes: jax.Array) -> jax.Array:
+def rest_height(model: anny.AnnyModel, phenotypes: Float[Array, "n S"]) -> Float[Array, "n"]:
+    """Vertical extent of resting bodies, metres; not compiled."""
     up = anny.rest(model, phenotypes)[0][..., 2]
     return up.max(-1) - up.min(-1)

@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from annyfit_jax.inputs.point_sets import WHOLE_BODY
 from annyfit_jax.people import part_motion
+from annyfit_jax.people.body_meshes import rest_height
 from annyfit_jax.people.camera import project
 from annyfit_jax.people.fitted import PARTS
 from annyfit_jax.people.named_points import named_points
@@ -56,7 +57,7 @@ class WholeBodies:
 
     def __init__(self, model: anny.AnnyModel) -> None:
         self._model, self._points = model, named_points(model.labels).select(WHOLE_BODY[17:])
-        self._forward = jax.jit(anny.forward)
+        self._forward, self._rest_height = jax.jit(anny.forward), jax.jit(rest_height)
         anatomy = part_motion.Anatomy(model)
         rows = {name: i - 1 for i, name in enumerate(model.labels.bones)}
         self._motions = {part: anatomy.motions(part) for part in PARTS}
@@ -110,9 +111,7 @@ class WholeBodies:
         pixels = project(at, scene.intrinsics)
         seen, inside = self.visible(scene, vertices, at, pixels)
         focal = 0.5 * (scene.intrinsics[0, 0] + scene.intrinsics[1, 1])
-        height = np.ptp(
-            np.asarray(anny.rest(self._model, jnp.asarray(truth.shape, self._model.dtype))[0])[..., 2], axis=1
-        )
+        height = np.asarray(self._rest_height(self._model, truth.shape.astype(self._model.dtype)))
         share = np.array([_SIZE_OF_PERSON[k] for k in self._kinds])
         size = focal * height[:, None] * share / at[..., 2]
         sigma = np.maximum(noise.share * size, noise.floor_px) * np.where(seen, 1.0, _HIDDEN_FACTOR)

@@ -34,7 +34,7 @@ class AnnyPeople:
 
     def __init__(self, model: anny.AnnyModel | None = None) -> None:
         self._model = anny.load() if model is None else model
-        rest = np.asarray(anny.rest(self._model, jnp.full(6, 0.5, self._model.dtype))[0])
+        rest = np.asarray(jax.jit(anny.rest)(self._model, np.full(6, 0.5, self._model.dtype))[0])
         crown = int(rest[..., 2].argmax())  # Anny rests with Z up
         neck = self._model.labels.bones.index("neck01")
         self._points = jax.jit(functools.partial(_body_points, neck=neck, crown=crown))

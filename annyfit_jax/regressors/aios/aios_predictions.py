@@ -159,8 +159,8 @@ class Predictor:
             return np.zeros((0, _JOINTS, 3)), np.zeros(0)
         params = _smplx_params(people)
         rest = params._replace(root_rotvec=np.zeros_like(people.root_rotvec), pose_rotvec=np.zeros_like(people.pose))
-        up = np.asarray(smplx.forward(self._smplx, rest).vertices)[..., 1]
-        return np.asarray(smplx.forward(self._smplx, params).keypoints), up.max(1) - up.min(1)
+        up = np.asarray(_posed(self._smplx, rest).vertices)[..., 1]
+        return np.asarray(_posed(self._smplx, params).keypoints), up.max(1) - up.min(1)
 
     def _vertices(
         self, people: BodyParameters, expression: Float[np.ndarray, "n e"] | None
@@ -171,7 +171,10 @@ class Predictor:
         assert self._smplx is not None
         if not len(people):
             return np.zeros((0, smplx.NUM_VERTICES, 3), np.float32)
-        return np.asarray(smplx.forward(self._smplx, _smplx_params(people, expression)).vertices, np.float32)
+        return np.asarray(_posed(self._smplx, _smplx_params(people, expression)).vertices, np.float32)
+
+
+_posed = jax.jit(smplx.forward)
 
 
 def _smplx_params(people: BodyParameters, expression: np.ndarray | None = None) -> smplx.Params:

@@ -199,6 +199,8 @@ class Mirror(NamedTuple):
 def mirror() -> Mirror:
     """How rotation vectors change sides. With resting frames R, R' of a bone and its twin and S the reflection in x, the twin
     turns by M q M^T, M = R'^T S R; a rotation vector w becomes det(M) M w. Frames are those of the average body."""
+    import jax
+
     from body_models import anny
 
     model = anny.load()
@@ -206,7 +208,8 @@ def mirror() -> Mirror:
     other = {".L": ".R", ".R": ".L"}
     twin = np.array([bones.index(n[:-2] + other[n[-2:]] if n[-2:] in other else n) for n in bones])
     resting: Any = anny.Params(*(np.full(s, 0.5 * (k == 0), np.float32) for k, s in enumerate(_SHAPES)))  # pyright: ignore
-    frames = np.asarray(anny.forward(model, resting).bone_poses, np.float64)[0, 1:, :3, :3]
+    bones_of = jax.jit(lambda model, people: anny.forward(model, people).bone_poses)
+    frames = np.asarray(bones_of(model, resting), np.float64)[0, 1:, :3, :3]
     change = frames.transpose(0, 2, 1) @ np.diag([-1.0, 1.0, 1.0]) @ frames[twin]
     return Mirror(twin, np.linalg.det(change)[:, None, None] * change)
 

@@ -27,10 +27,13 @@ def body(side: str) -> multihmr_losses.Body:
     return multihmr_losses.Body(**values, raw_distance=jnp.asarray(distance)[None], pelvis=jnp.asarray(pelvis))
 
 
+TERMS = jax.jit(multihmr_losses.terms, static_argnums=5)
+
+
 def evaluate(predicted: multihmr_losses.Body, true: multihmr_losses.Body, valid) -> dict:
     found = arrays("losses")
     scores, positive = jnp.asarray(found["pred/scores"][..., 0]), jnp.asarray(found["target/scores"])
-    return multihmr_losses.terms(scores, positive, predicted, true, jnp.asarray(valid), SIZE)
+    return TERMS(scores, positive, predicted, true, jnp.asarray(valid), SIZE)
 
 
 def test_terms_and_totals():
@@ -67,7 +70,7 @@ def test_padded_people_count_nothing():
     for name, value in evaluate(wide, wide_true, valid).items():
         assert float(value) == pytest.approx(float(plain[name]), rel=1e-6), name
 
-    gradient = jax.grad(lambda p: multihmr_losses.total(evaluate(p, wide_true, valid), LossConfig()))(wide)
+    gradient = jax.jit(jax.grad(lambda p: multihmr_losses.total(evaluate(p, wide_true, valid), LossConfig())))(wide)
     for part in gradient:
         assert not np.asarray(part)[0, 4:].any()
         assert np.isfinite(np.asarray(part)).all()
@@ -79,8 +82,8 @@ def test_weights_of_people():
     found = arrays("losses")
     scores, positive = jnp.asarray(found["pred/scores"][..., 0]), jnp.asarray(found["target/scores"])
     valid, weight = jnp.ones((1, 4), bool), jnp.array([[2.0, 1.0, 1.0, 1.0]])
-    plain = multihmr_losses.terms(scores, positive, predicted, true, valid, SIZE)
-    heavier = multihmr_losses.terms(scores, positive, predicted, true, valid, SIZE, weight)
+    plain = TERMS(scores, positive, predicted, true, valid, SIZE)
+    heavier = TERMS(scores, positive, predicted, true, valid, SIZE, weight)
     first = float(jnp.abs(predicted.transl[0, 0] - true.transl[0, 0]).sum()) / 4
     assert float(heavier["transl"] - plain["transl"]) == pytest.approx(first, rel=1e-4)
 
