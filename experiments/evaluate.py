@@ -58,6 +58,9 @@ def define_flags() -> program.Usage:
                     "ehf, ubody, arctic, egobody, fits of SMPL-X: the model file, or a folder with one per gender.",
                 ),
                 flags.DEFINE_string(
+                    "kid_template", "", "synthetic, layers: AGORA's file, for fits of SMPL-X that blend with a child."
+                ),
+                flags.DEFINE_string(
                     "parts", None,
                     "agora, ehf, ubody, arctic, egobody: folder with the vertex numbers of hands, face and body.",
                 ),
@@ -83,6 +86,7 @@ def main() -> None:
     report = evaluate(
         FLAGS.fits, FLAGS.truth, FLAGS.protocol, options=options, predictions=FLAGS.predictions, parts=FLAGS.parts,
         without_fit=FLAGS.without_fit, bootstrap=FLAGS.bootstrap, seed=FLAGS.seed,
+        kid_template=FLAGS.kid_template,
     )  # fmt: skip
     print(table(report["pooled"], report.get("intervals")))
     print(f"people not fitted: {report['not_fitted']}; scenes without a fit: {len(report['scenes_without_fit'])}")

@@ -74,7 +74,10 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_integer("people_per_file", 10_000, "humandata: people per file.", lower_bound=1),
                 flags.DEFINE_string(
                     "smplx_model", "",
-                    "SMPLX_NEUTRAL.npz. humandata, amass, bedlam: fits of Anny are converted to it; bones, bvh: of SMPL-X.",
+                    "SMPLX_NEUTRAL.npz, for fits of SMPL-X. humandata, amass, bedlam: fits of Anny are converted to it.",
+                ),
+                flags.DEFINE_string(
+                    "kid_template", "", "AGORA's smplx_kid_template.npy, where SMPL-X's last beta blends with a child.",
                 ),
                 flags.DEFINE_float("log_every_s", 10.0, "Seconds between progress lines.", lower_bound=0.0),
             ),
@@ -111,6 +114,7 @@ def _export(stop: threading.Event) -> tuple[list[Path], list[str]]:
     return export_fits(
         FLAGS.fits, FLAGS.output, FLAGS.format, FLAGS.scenes, FLAGS.frame, images=FLAGS.images,
         scenes_per_shard=FLAGS.scenes_per_shard, people_per_file=FLAGS.people_per_file, smplx_model=FLAGS.smplx_model,
+        kid_template=FLAGS.kid_template,
         log_every_s=FLAGS.log_every_s, program=getattr(FLAGS, "for"), skinned=_skinned(), engine=program.engine_from_flags(),
         stop=stop, partition_by=FLAGS.partition_by,
     )  # fmt: skip

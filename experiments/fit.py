@@ -77,6 +77,7 @@ def define_flags() -> program.Usage:
 def main() -> None:
     from annyfit_jax.jobs.fit_job import fit_job, one_config
     from annyfit_jax.jobs.job_driver import JobOptions, identity_of
+    from annyfit_jax.people.fit_meshes import FitMeshes
     from annyfit_jax.report.scene_pages import write_scene_pages
     from experts.cue_pictures import found_in_photo
     from experts.photos_to_cues import are_photos, scenes_of_photos
@@ -116,6 +117,11 @@ def main() -> None:
             cue_pictures=found_in_photo(source.location) if photos else None,
         )  # fmt: skip
         print(f"open {page}")
+        if smplx is not None:
+            bodies = FitMeshes(smplx.body_file, smplx.kid_template)
+            names = source.names[: options.limit]
+            page = write_scene_pages(folder / "smplx", names, annotations=FLAGS.credits or FLAGS.input, bodies=bodies)
+            print(f"open {page}")
 
 
 def _config(name: str) -> FitConfig:

@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags
 
 from annyfit_jax.store.locations import place
-from experiments import input_flags, program
+from experiments import input_flags, program, smplx_flags
 
 FLAGS = flags.FLAGS
 
@@ -32,6 +32,7 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_string("fits", None, "Output of `annyfit fit`, its `fits` folder, or one fit."),
                 flags.DEFINE_string("truth", None, "Synthetic scenes with exact truth."),
             ),
+            "SMPL-X": smplx_flags.define_fit_flags(),
             "Photos, where the fits do not name them": input_flags.define_flags(),
             "Report": (
                 flags.DEFINE_string("output", None, "Folder of the report."),
@@ -61,6 +62,7 @@ def main() -> None:
         truth=scenes_by_name(open_input(FLAGS.truth)) if FLAGS.truth else None,
         truth_location=FLAGS.truth or "",
         photo=photos_by_name(input_flags.open_from_flags()) if FLAGS.input else None,
+        bodies=smplx_flags.bodies(),
     )  # fmt: skip
     print(f"open {page}")
 

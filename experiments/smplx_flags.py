@@ -1,4 +1,4 @@
-"""Flags of `annyfit fit` about SMPL-X bodies, and what they ask for."""
+"""Flags about SMPL-X bodies: of `annyfit fit`, and of programs that show its fits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from absl import flags
 from annyfit_jax.store.locations import Location
 
 if TYPE_CHECKING:
+    from annyfit_jax.people.fit_meshes import FitMeshes
     from annyfit_jax.smplx_fit.smplx_fitter import SmplxChoice
 
 FLAGS = flags.FLAGS
@@ -27,6 +28,23 @@ def define_flags() -> tuple[flags.FlagHolder, ...]:
         flags.DEFINE_integer("num_betas", 10, "With --body=smplx: betas.", lower_bound=1, upper_bound=300),
         flags.DEFINE_string("kid_template", "", "With --body=smplx: AGORA's smplx_kid_template.npy, for children."),
     )  # fmt: skip
+
+
+def define_fit_flags() -> tuple[flags.FlagHolder, ...]:
+    """`--smplx_model` and `--kid_template`, of programs that draw or pose fits of either body."""
+    return (
+        flags.DEFINE_string("smplx_model", "", "SMPLX_NEUTRAL.npz, for fits of SMPL-X."),
+        flags.DEFINE_string(
+            "kid_template", "", "AGORA's smplx_kid_template.npy, where their last beta blends with a child."
+        ),
+    )
+
+
+def bodies() -> FitMeshes:
+    """The bodies that `define_fit_flags` names."""
+    from annyfit_jax.people.fit_meshes import FitMeshes
+
+    return FitMeshes(FLAGS.smplx_model, FLAGS.kid_template)
 
 
 def choice() -> SmplxChoice | None:

@@ -15,7 +15,7 @@ import time
 
 from absl import flags
 
-from experiments import program
+from experiments import program, smplx_flags
 
 FLAGS = flags.FLAGS
 
@@ -28,6 +28,7 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_string("scene", None, "Scene to begin with. Default: the first."),
                 flags.DEFINE_bool("start", False, "Also show the start."),
             ),
+            "SMPL-X": smplx_flags.define_fit_flags(),
             "Server": (
                 flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 lets other machines look."),
                 flags.DEFINE_integer("port", 8080, "Port to listen at."),
@@ -52,7 +53,13 @@ def main() -> None:
         near = program.nearest(FLAGS.scene, fits.names)
         raise ValueError(f"--scene={FLAGS.scene}: no fit of that name in {FLAGS.fits}" + (f"; {near}" if near else ""))
     first = fits.names.index(FLAGS.scene) if FLAGS.scene else 0
-    Viewer(viser.ViserServer(host=FLAGS.host, port=FLAGS.port), fits, first, with_start=FLAGS.start).show(first)
+    Viewer(
+        viser.ViserServer(host=FLAGS.host, port=FLAGS.port),
+        fits,
+        first,
+        with_start=FLAGS.start,
+        bodies=smplx_flags.bodies(),
+    ).show(first)
     print(f"open http://{FLAGS.host}:{FLAGS.port}; Ctrl+C ends", flush=True)
     while True:
         time.sleep(3600)

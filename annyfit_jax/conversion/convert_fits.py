@@ -14,7 +14,7 @@ from annyfit_jax.conversion.convert_people import Converted, Converter, Cues
 from annyfit_jax.conversion.convertible import Convertible, convertible_anny, convertible_smplx
 from annyfit_jax.conversion.matching import BATCH
 from annyfit_jax.people.camera import project
-from annyfit_jax.people.fitted import SceneFit, check_body, drawable
+from annyfit_jax.people.fitted import SceneFit, check_body, drawable, is_smplx
 from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records import files, fit_files
 from annyfit_jax.records.file_names import file_stem, write_table
@@ -96,17 +96,17 @@ class FitConverter:
 
     def _converter(self, fits: Sequence[SceneFit], where: str) -> Converter:
         """The converter for fits of one body. Raises ValueError where they are not what it converts."""
-        kinds = {(tuple(fit.bone_labels.tolist()) == smplx.JOINTS[1:], fit.shape.shape[1]) for fit in fits}
-        (is_smplx, count), name = next(iter(kinds)), where or fits[0].name
+        kinds = {(is_smplx(fit), fit.shape.shape[1]) for fit in fits}
+        (of_smplx, count), name = next(iter(kinds)), where or fits[0].name
         if len(kinds) > 1:
             raise ValueError(f"{name}, ...: fits of different bodies; convert them one after another")
-        if is_smplx == (self.to == "smplx"):
+        if of_smplx == (self.to == "smplx"):
             raise ValueError(f"{name}: is a fit of {self.to} already")
-        betas = count - ("kid" in fits[0].phenotype_labels.tolist()) if is_smplx else self._num_betas
+        betas = count - ("kid" in fits[0].phenotype_labels.tolist()) if of_smplx else self._num_betas
         if betas not in self._converters:
             self._converters[betas] = self._made(betas)
         converter = self._converters[betas]
-        for fit in () if is_smplx else fits:
+        for fit in () if of_smplx else fits:
             check_body(where or fit.name, fit, converter.source.facts.version)
         return converter
 

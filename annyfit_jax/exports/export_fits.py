@@ -24,13 +24,15 @@ from annyfit_jax.exports.data_card import CARD, Counts, write_card
 from annyfit_jax.exports.other_programs import PROGRAMS
 from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
 from annyfit_jax.jobs.progress import duration
-from annyfit_jax.people.fitted import check_body, drawable
+from annyfit_jax.people.fitted import check_body, drawable, is_smplx
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.store.locations import Location, place
 from annyfit_jax.store.parts import LEDGER, Made, Parts, Record, Write
 
 if TYPE_CHECKING:
     from annyfit_jax.exports.skinned_export import Skinned
+    from annyfit_jax.people.fit_meshes import FitMeshes
+    from body_models.smplx import SmplxModel
 
 _TABLE_NAMES = {"parquet": "people.parquet", "coco": "annotations.json", "bedlam": "bedlam.npz"}
 """Formats of one file, and its name where --output is a folder."""
@@ -38,6 +40,8 @@ FORMATS = (
     *scene_files.FORMATS, "bvh", "parquet", "coco", "humandata", "amass", "bedlam", "tfds", "webdataset",
 )  # fmt: skip
 _NAMES_SHOWN = 20
+_CONVERTED_BETAS = 10
+"""Of SMPL-X that fits of Anny are converted to."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class _Wanted:
     frame: str = "camera"
     images: str = ""
     smplx_model: str = ""
+    kid_template: str = ""
     program: str = "blender"
     skinned: Skinned | None = None
     partition_by: tuple[str, ...] = ()
@@ -145,6 +150,7 @@ def export_fits(
     scenes_per_shard: int = 512,
     people_per_file: int = 10_000,
     smplx_model: str = "",
+    kid_template: str = "",
     program: str = "blender",
     skinned: Skinned | None = None,
     partition_by: Sequence[str] = (),
@@ -163,7 +169,8 @@ def export_fits(
       frame: `npz`, `glb`, `ply`, `obj`, `bvh`: origin at the camera or on the floor.
       images: folder of the photos, or for `tfds`, `webdataset` and `photo_plane` a cue dataset that has them.
       scenes_per_shard: scenes that a worker writes at a time, and of a shard of `tfds`, `webdataset` and partitioned `parquet`.
-      smplx_model: `humandata`, `amass`, `bedlam`: the user's model file, for fits of SMPL-X, and for those of Anny as SMPL-X.
+      smplx_model: the user's model file, for fits of SMPL-X; `humandata`, `amass`, `bedlam`: and for those of Anny as SMPL-X.
+      kid_template: AGORA's file, where SMPL-X's last beta blends with a child, and for children of Anny as SMPL-X.
       program: one of `other_programs.PROGRAMS`, for which `glb` with bones, `bvh` and `obj` are.
       skinned: `glb` with bones, and how.
       partition_by: `parquet`: columns whose values become folders (`tables.PARTITIONS`), or `part` for files alone.
@@ -194,7 +201,7 @@ def export_fits(
         raise ValueError(f"--scenes: no fit of {', '.join(unknown)} in {fits}; there are {shown}")
     if source.unfinished:
         logging.warning("%s: %d scenes of the job are not done yet and left out", fits, source.unfinished)
-    wanted = _Wanted(file_format, frame, images, smplx_model, program, skinned, tuple(partition_by))
+    wanted = _Wanted(file_format, frame, images, smplx_model, kid_template, program, skinned, tuple(partition_by))
     export = _Export(source, tuple(scenes), wanted, scenes_per_shard, engine, stop, log_every_s)
     folder, empty, card = place(output), [], CARD
     if file_format == "tfds":
@@ -279,7 +286,7 @@ def _skinned(
 
     kept = (outcome for outcome in outcomes if outcome.fitted)
     program = PROGRAMS[wanted.program]
-    files, empty = export_skinned(source, kept, folder, wanted.frame, program, wanted.skinned, wanted.smplx_model)
+    files, empty = export_skinned(source, kept, folder, wanted.frame, program, wanted.skinned, _bodies(wanted))
     return files, {"empty": empty}
 
 
@@ -289,13 +296,14 @@ def _scene_files(
     from annyfit_jax.records.file_names import file_stem, write_table
 
     file_format, frame = wanted.file_format, wanted.frame
-    meshes = _body_meshes() if file_format != "npz" or frame == "world" else None
+    bodies = _bodies(wanted) if file_format != "npz" or frame == "world" else None
     written: list[Path] = []
     empty: list[str] = []
     odd: list[str] = []
     for fit in _fitted(outcomes):
-        rows, vertices = drawable(fit), None
-        if meshes is not None:
+        rows, vertices, meshes = drawable(fit), None, None
+        if bodies is not None:
+            meshes = bodies.of(fit, source.where(fit.name))
             check_body(source.where(fit.name), fit, meshes.model.labels.asset_version)
             vertices = meshes.vertices(fit.parameters.select(rows))
         transform = scene_files.camera_to_frame(frame, vertices)
@@ -319,11 +327,15 @@ def _scene_files(
     return written, {"empty": empty}
 
 
-@functools.lru_cache(maxsize=1)
-def _body_meshes() -> Any:
-    from annyfit_jax.people.body_meshes import BodyMeshes
+def _bodies(wanted: _Wanted) -> FitMeshes:
+    return _kept_bodies(wanted.smplx_model, wanted.kid_template)
 
-    return BodyMeshes()
+
+@functools.lru_cache(maxsize=1)
+def _kept_bodies(smplx_model: str, kid_template: str) -> FitMeshes:
+    from annyfit_jax.people.fit_meshes import FitMeshes
+
+    return FitMeshes(smplx_model, kid_template)
 
 
 def _parquet(source: FitSource, wanted: _Wanted) -> _Part:
@@ -349,14 +361,13 @@ def _coco(source: FitSource, wanted: _Wanted) -> _Part:
 
 def _humandata(source: FitSource, wanted: _Wanted) -> _Part:
     from annyfit_jax.exports import humandata_export
-    from body_models import smplx
 
-    model = smplx.load(wanted.smplx_model) if wanted.smplx_model else None
-    to_smplx = _to_smplx(source, wanted.smplx_model) if wanted.smplx_model else None
+    to_smplx = _to_smplx(source, wanted) if wanted.smplx_model else None
 
     def write(outcomes: Iterable[Outcome], folder: Path, part: int) -> tuple[list[Path], dict[str, Any]]:
         fits, path = [fit for fit in _fitted(outcomes) if len(humandata_export.kept_people(fit))], folder
         path = folder / f"humandata-{part:05d}.npz"
+        model = _smplx_model(wanted, fits) if wanted.smplx_model else None
         content = humandata_export.entries(fits, wanted.images or None, model, to_smplx)
         humandata_export.write_entries(path, content)
         return [path], {"rows": len(content["annot_valid"])}
@@ -378,16 +389,16 @@ def _humandata_spans(export: _Export, output: Location, people_per_file: int) ->
 
 def _smplx(source: FitSource, wanted: _Wanted) -> _Part:
     from annyfit_jax.exports import smplx_export
-    from body_models import smplx
 
-    model, to_smplx = smplx.load(wanted.smplx_model), _to_smplx(source, wanted.smplx_model)
+    to_smplx = _to_smplx(source, wanted)
 
     def write(outcomes: Iterable[Outcome], folder: Path, part: int) -> tuple[list[Path], dict[str, Any]]:
-        fits = _fitted(outcomes)
-        bodies = (fit if tuple(fit.bone_labels.tolist()) == smplx.JOINTS[1:] else to_smplx(fit) for fit in fits)
+        fits = list(_fitted(outcomes))
+        model = _smplx_model(wanted, fits)
+        people = (fit if is_smplx(fit) else to_smplx(fit) for fit in fits)
         if wanted.file_format == "amass":
-            return smplx_export.write_amass(bodies, folder, model, wanted.frame), {}
-        somebody = [fit for fit in bodies if len(drawable(fit))]
+            return smplx_export.write_amass(people, folder, model, wanted.frame), {}
+        somebody = [fit for fit in people if len(drawable(fit))]
         path = folder / f"part-{part:05d}.npz"
         files = smplx_export.write_bedlam(somebody, path, model, wanted.images or None) if somebody else []
         return files, {"rows": sum(len(drawable(fit)) for fit in somebody)}
@@ -395,11 +406,21 @@ def _smplx(source: FitSource, wanted: _Wanted) -> _Part:
     return write
 
 
-def _to_smplx(source: FitSource, body_file: str) -> Callable[[SceneFit], SceneFit]:
+def _smplx_model(wanted: _Wanted, fits: Sequence[SceneFit]) -> SmplxModel:
+    """The model of fits of SMPL-X, or of what `_to_smplx` makes of fits of Anny."""
+    bodies = _bodies(wanted)
+    if fits and is_smplx(fits[0]):
+        return bodies.smplx_of(fits[0])
+    return bodies.smplx_with(_CONVERTED_BETAS, bool(wanted.kid_template))
+
+
+def _to_smplx(source: FitSource, wanted: _Wanted) -> Callable[[SceneFit], SceneFit]:
     """Makes fits of SMPL-X from fits of Anny."""
     from annyfit_jax.conversion.convert_fits import FitConverter
 
-    convert = FitConverter("smplx", body_file)
+    convert = FitConverter(
+        "smplx", wanted.smplx_model, num_betas=_CONVERTED_BETAS, kid_template=wanted.kid_template or None
+    )
     return lambda fit: convert(fit, source.where(fit.name))[0]
 
 

@@ -14,7 +14,8 @@ from annyfit_jax.exports.other_programs import OtherProgram
 from annyfit_jax.exports.training_set import photos_from
 from annyfit_jax.jobs.fit_source import FitSource, Outcome
 from annyfit_jax.people.body_meshes import BodyMeshes
-from annyfit_jax.people.fitted import SceneFit, check_body, drawable
+from annyfit_jax.people.fit_meshes import FitMeshes
+from annyfit_jax.people.fitted import SceneFit, check_body, drawable, is_smplx
 from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records.file_names import file_stem, write_table
 from body_models import smplx
@@ -39,13 +40,14 @@ def export_skinned(
     frame: str,
     program: OtherProgram,
     skinned: Skinned | None,
-    smplx_model: str = "",
+    meshes: FitMeshes | None = None,
 ) -> tuple[list[Path], list[str]]:
-    """Writes skinned `.glb` files, or with None for `skinned` a `.bvh` for each person; `smplx_model` is for fits of SMPL-X.
+    """Writes skinned `.glb` files, or with None for `skinned` a `.bvh` for each person; `meshes` have SMPL-X for its fits.
 
     Returns the files and the names of scenes without a body. Raises ValueError for fits of another body and for a number of
     influences that no mesh has, FileNotFoundError for photos that are no folder, SceneError for a photo that is missing.
     """
+    known = meshes or FitMeshes()
     influences = (skinned.influences if skinned else 0) or program.influences
     photo = photos_from(skinned.photos) if skinned and skinned.photos else None
     written: list[Path] = []
@@ -54,7 +56,7 @@ def export_skinned(
     for outcome in outcomes:
         fit = outcome.fit
         rows = drawable(fit)
-        body = _body_of(fit, influences, smplx_model, source.where(fit.name))
+        body = _body_of(fit, influences, known, source.where(fit.name))
         check_body(source.where(fit.name), fit, body.version)
         if not len(rows):
             empty.append(fit.name)
@@ -90,12 +92,8 @@ class _Body:
     vertices: Callable[[BodyParameters], np.ndarray]
 
 
-def _body_of(fit: SceneFit, influences: int, smplx_model: str, where: str) -> _Body:
-    if tuple(fit.bone_labels.tolist()) != smplx.JOINTS[1:]:
-        return _anny(influences)
-    if not smplx_model:
-        raise ValueError(f"{where}: is a fit of SMPL-X; give its file with --smplx_model")
-    return _smplx(influences, smplx_model, fit.shape.shape[1])
+def _body_of(fit: SceneFit, influences: int, bodies: FitMeshes, where: str) -> _Body:
+    return _smplx(influences, bodies.smplx_of(fit, where)) if is_smplx(fit) else _anny(influences)
 
 
 @functools.lru_cache(maxsize=1)
@@ -107,9 +105,19 @@ def _anny(influences: int) -> _Body:
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _smplx(influences: int, path: str, num_betas: int) -> _Body:
-    model = smplx.load(path, num_betas=num_betas)
+def _smplx(influences: int, model: smplx.SmplxModel) -> _Body:
+    key = (id(model), influences)
+    if key not in _RIGS:
+        _RIGS.clear()
+        _RIGS[key] = _rigged_smplx(influences, model)
+    return _RIGS[key]
+
+
+_RIGS: dict[tuple[int, int], _Body] = {}
+"""Of the SMPL-X model that was exported last, which `FitMeshes` keeps."""
+
+
+def _rigged_smplx(influences: int, model: smplx.SmplxModel) -> _Body:
     rig = rigs.smplx_rig(model, influences)
 
     def vertices(people: BodyParameters) -> np.ndarray:

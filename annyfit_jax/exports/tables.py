@@ -204,7 +204,9 @@ def person_rows(outcome: Outcome) -> list[dict[str, Any]]:
                 part: number
                 for name, fact in FACTS.items()
                 if fact.table
-                for part, number in columns(name, getattr(fit, name)[i]).items()
+                for part, number in columns(
+                    name, (fit.phenotypes if name == "shape" else getattr(fit, name))[i]
+                ).items()
             },
             "mean_confidence": confidence.mean() if len(confidence) else np.nan,
             **dict(zip(("box_x0", "box_y0", "box_x1", "box_y1"), box[i])),

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from annyfit_jax.people.scene import BodyParameters
+from body_models import smplx
 from body_models.anny import PHENOTYPE_LABELS
 
 FRAME = "camera axes: x right, y down, z forward; metres; radians; transl = head of the root bone"
@@ -380,9 +381,19 @@ class SceneFit:
         return BodyParameters(self.root_rotvec, self.transl, self.pose, self.shape)
 
     @property
+    def phenotypes(self) -> np.ndarray:
+        """(n, 6) the shape of a fit of Anny; NaN for another body, of whose shape no column is an age."""
+        return np.full((len(self), NUM_PHENOTYPES), np.nan, np.float32) if is_smplx(self) else self.shape
+
+    @property
     def start(self) -> BodyParameters:
         """The parameters that the fit started from; words have already overwritten age and gender."""
         return BodyParameters(self.start_root_rotvec, self.start_transl, self.start_pose, self.start_shape)
+
+
+def is_smplx(fit: SceneFit) -> bool:
+    """Whether it is a fit of SMPL-X, by the names of its joints."""
+    return tuple(fit.bone_labels.tolist()) == smplx.JOINTS[1:]
 
 
 def drawable(fit: SceneFit) -> np.ndarray:

@@ -11,6 +11,7 @@ from annyfit_jax.exports.scene_files import Y_UP, node_names
 from annyfit_jax.jobs.fit_source import FitSource
 from annyfit_jax.metrics.word_scores import age_group
 from annyfit_jax.people.body_meshes import BodyMeshes
+from annyfit_jax.people.fit_meshes import FitMeshes, SmplxMeshes
 from annyfit_jax.people.fitted import drawable
 from annyfit_jax.people.lens import straightened
 from annyfit_jax.records.fit_files import SceneFit
@@ -30,7 +31,7 @@ class Body(NamedTuple):
     colour: tuple[int, int, int]
 
 
-def bodies_of(fit: SceneFit, meshes: BodyMeshes, *, start: bool = False) -> list[Body]:
+def bodies_of(fit: SceneFit, meshes: BodyMeshes | SmplxMeshes, *, start: bool = False) -> list[Body]:
     """The fitted bodies of a scene, and with `start` those they started from where they are known."""
     rows = drawable(fit)
     names, colours = node_names(fit, rows), palette(len(fit))[rows]
@@ -50,7 +51,8 @@ def table_of(fit: SceneFit) -> str:
     for i in range(len(fit)):
         if fit.status[i] == "ok":
             trust = f"{fit.trust[i]:.2f}" if np.isfinite(fit.trust[i]) else ""
-            size = f"{age_group(float(fit.shape[i, 1]))} | {fit.height_m[i]:.2f} m | {fit.depth_m[i]:.2f} m"
+            age = float(fit.phenotypes[i, 1])
+            size = f"{age_group(age) if np.isfinite(age) else ''} | {fit.height_m[i]:.2f} m | {fit.depth_m[i]:.2f} m"
             cells = f"{size} | {fit.reprojection_px[i]:.1f} | {trust}"
         else:
             cells = f"{fit.status[i]} | | | |"
@@ -61,9 +63,11 @@ def table_of(fit: SceneFit) -> str:
 class Viewer:
     """A viser server that shows one scene at a time."""
 
-    def __init__(self, server: Any, fits: FitSource, first: int = 0, *, with_start: bool = False) -> None:
+    def __init__(
+        self, server: Any, fits: FitSource, first: int = 0, *, with_start: bool = False, bodies: FitMeshes | None = None
+    ) -> None:
         self.server, self.fits, self.names, self.with_start = server, fits, fits.names, with_start
-        self.meshes = BodyMeshes()
+        self.bodies = bodies or FitMeshes()
         self._lock = threading.Lock()
         self._current = -1
         self._shown: list[Any] = []
@@ -90,10 +94,11 @@ class Viewer:
                 handle.remove()
             self._shown, self._switches = [], []
             fit = self.fits.load(self.names[index])
-            bodies = bodies_of(fit, self.meshes, start=self.with_start)
+            meshes = self.bodies.of(fit, self.fits.where(fit.name))
+            bodies = bodies_of(fit, meshes, start=self.with_start)
             for body in bodies:
                 handle = self.server.scene.add_mesh_simple(
-                    f"/{body.name}", body.vertices.astype(np.float32), self.meshes.faces, color=body.colour
+                    f"/{body.name}", body.vertices.astype(np.float32), meshes.faces, color=body.colour
                 )
                 switch = self.server.gui.add_checkbox(body.name, initial_value=True)
                 switch.on_update(lambda _, handle=handle, switch=switch: setattr(handle, "visible", switch.value))

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.camera import project
+from annyfit_jax.people.fit_meshes import SmplxMeshes
 from annyfit_jax.people.fitted import PARTS
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.viz import drawing, rasterise
@@ -23,12 +24,18 @@ _BONES = {
     "head": ("head", "jaw", "oris", "levator"),
     "foot": ("foot", "toe"),
 }
+_JOINTS = {
+    "hand": ("wrist", "index", "middle", "ring", "pinky", "thumb"),
+    "head": ("head", "jaw", "left_eye", "right_eye"),
+    "foot": ("ankle", "foot"),
+}
+"""The same of SMPL-X, without the side."""
 _LEAST_PX = 8.0
 
 Photo = UInt8[np.ndarray, "H W 3"]
 
 
-def part_sheet(fit: SceneFit, photo: Photo, meshes: BodyMeshes) -> Photo | None:
+def part_sheet(fit: SceneFit, photo: Photo, meshes: BodyMeshes | SmplxMeshes) -> Photo | None:
     """All fitted parts of a scene beside each other, photo above body; None where no part was fitted.
 
     Args:
@@ -76,10 +83,15 @@ def _tile(
     return np.asarray(picture)
 
 
-def _vertices_of(meshes: BodyMeshes, part: str) -> np.ndarray:
+def _vertices_of(meshes: BodyMeshes | SmplxMeshes, part: str) -> np.ndarray:
     """Which vertices a part has."""
     side, _, kind = part.rpartition("_")
     ending = {"left": ".L", "right": ".R"}.get(side, "")
     bones = meshes.model.labels.bones
-    rows = [i for i, bone in enumerate(bones) if bone.startswith(_BONES[kind]) and bone.endswith(ending)]
+    if isinstance(meshes, SmplxMeshes):
+        sided = [bone.removeprefix(f"{side}_") if bone.startswith(f"{side}_") else "" for bone in bones]
+        names = bones if kind == "head" else sided
+        rows = [i for i, name in enumerate(names) if name.startswith(_JOINTS[kind])]
+    else:
+        rows = [i for i, bone in enumerate(bones) if bone.startswith(_BONES[kind]) and bone.endswith(ending)]
     return np.asarray(meshes.model.skin)[rows].sum(0) > 0.5

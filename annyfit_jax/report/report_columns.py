@@ -101,11 +101,12 @@ def fit_columns(fit: SceneFit) -> Columns:
     x0, y0, x1, y1 = boxes(fit).T
     with np.errstate(invalid="ignore", divide="ignore"):
         share = 100.0 * fit.reprojection_px / np.maximum(np.maximum(x1 - x0, y1 - y0), 1.0)
-    known = np.isfinite(fit.shape[:, 1])
+    gender, age = fit.phenotypes[:, 0], fit.phenotypes[:, 1]
+    known = np.isfinite(age)
     columns = {
         "trust": fit.trust,
-        "age_years": np.where(known, age_years(fit.shape[:, 1]), np.nan),
-        "gender": fit.shape[:, 0],
+        "age_years": np.where(known, age_years(age), np.nan),
+        "gender": gender,
         "height_m": fit.height_m,
         "depth_m": fit.depth_m,
         "x_m": fit.transl[:, 0],
@@ -133,15 +134,14 @@ def error_columns(fit: SceneFit, scene: Scene) -> Columns:
         raise SceneError(f"{scene.name}: person_ids: the truth has {ids}, the fit {fit.person_ids.tolist()}")
     rows = np.flatnonzero(fit.ok)
     truth = truth_of(scene).select(rows)
-    people = People(
-        fit.fitted_keypoints_3d[rows], fit.depth_m[rows], fit.shape[rows, 0], fit.shape[rows, 1], fit.height_m[rows]
-    )
+    shape = fit.phenotypes[rows]
+    people = People(fit.fitted_keypoints_3d[rows], fit.depth_m[rows], shape[:, 0], shape[:, 1], fit.height_m[rows])
     errors = scene_errors(people, truth, np.asarray(scene.intrinsics, np.float64))
     age = np.asarray(truth.age_phenotype, np.float64)
     values = {name: errors[name] for name in ("mpjpe_root", "pa_mpjpe", "mpjpe_abs")}
     values["depth_err"] = fit.depth_m[rows] - truth.depth
     values["height_err"] = fit.height_m[rows] - truth.height
-    values["age_err"] = age_years(fit.shape[rows, 1]) - age_years(age)
+    values["age_err"] = age_years(shape[:, 1]) - age_years(age)
     return {key: _spread(value, rows, len(fit)) for key, value in values.items()}
 
 

@@ -1,8 +1,9 @@
-"""The pictures and the 3D model of one scene, drawn with the reduced mesh of the body (3000 vertices)."""
+"""The pictures and the 3D model of one scene, drawn with Anny's reduced mesh (3000 vertices), or the whole one of SMPL-X."""
 
 from __future__ import annotations
 
 import base64
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from PIL import Image
 
 from annyfit_jax.exports.scene_files import camera_to_frame, export_glb
 from annyfit_jax.people.body_meshes import BodyMeshes
-from annyfit_jax.people.fitted import drawable
+from annyfit_jax.people.fit_meshes import FitMeshes, SmplxMeshes
+from annyfit_jax.people.fitted import drawable, is_smplx
 from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.report.part_pictures import part_sheet
@@ -36,26 +38,38 @@ Photo = UInt8[np.ndarray, "H W 3"]
 
 
 class Painter:
-    """Draws fits; holds the body's reduced mesh and its compiled points."""
+    """Draws fits; holds the bodies' meshes, Anny's reduced one and its compiled points."""
 
-    def __init__(self, model: anny.AnnyModel | None = None) -> None:
-        model = anny.load() if model is None else model
-        mesh = load_render_mesh(model)
-        self.meshes = BodyMeshes(model)
-        self.faces = mesh.faces
-        nothing = np.zeros((0, model.skin.shape[1]))
+    def __init__(self, model: anny.AnnyModel | None = None, bodies: FitMeshes | None = None) -> None:
+        """`bodies`: with SMPL-X, for its fits."""
+        self._bodies = FitMeshes() if bodies is None else bodies
+        self._model = model
         self._points: Callable = jax.jit(anny.points)
-        self._surface = surface_points(model, nothing, mesh.vertices)
 
-    def vertices(self, fit: SceneFit, *, start: bool = False) -> Float[np.ndarray, "n 3000 3"]:
+    @functools.cached_property
+    def _reduced(self) -> tuple[np.ndarray, anny.AnnyPoints]:
+        """Triangles of Anny's reduced mesh and its points."""
+        model = self._bodies.anny.model if self._model is None else self._model
+        mesh = load_render_mesh(model)
+        return mesh.faces, surface_points(model, np.zeros((0, model.skin.shape[1])), mesh.vertices)
+
+    def faces(self, fit: SceneFit) -> np.ndarray:
+        """(F, 3) triangles of what `vertices` gives."""
+        return self._bodies.of(fit).faces if is_smplx(fit) else self._reduced[0]
+
+    def vertices(self, fit: SceneFit, *, start: bool = False) -> Float[np.ndarray, "n V 3"]:
         """Of the fitted bodies, or of those they started from. Camera space, metres; NaN for people without a fit."""
         rows = drawable(fit)
-        out = np.full((len(fit), int(self.faces.max()) + 1, 3), np.nan)
-        if len(rows):
-            out[rows] = in_chunks(
-                lambda p: self._points(self._surface, p), (fit.start if start else fit.parameters).select(rows)
-            )
+        people = (fit.start if start else fit.parameters).select(rows)
+        out = np.full((len(fit), int(self.faces(fit).max()) + 1, 3), np.nan)
+        if len(rows) and is_smplx(fit):
+            out[rows] = self._bodies.of(fit).vertices(people)
+        elif len(rows):
+            out[rows] = in_chunks(lambda p: self._points(self._reduced[1], p), people)
         return out
+
+    def _meshes(self, fit: SceneFit) -> BodyMeshes | SmplxMeshes:
+        return self._bodies.of(fit) if is_smplx(fit) else self._bodies.anny
 
     def files(self, fit: SceneFit, photo: Photo | None) -> dict[str, bytes]:
         """Content by file name: what there is to see of a scene in which somebody is fitted.
@@ -63,14 +77,14 @@ class Painter:
         `overlay.jpg`, `keypoints.jpg`, `top.png`, `side.png`, `thumb.jpg`, `model.js` (see `model_script`), where there is one
         `photo.jpg`, where the start is known `start.jpg`, and where hands, faces or feet were fitted `parts.jpg`.
         """
-        vertices = self.vertices(fit)
-        page = scene_page(fit, vertices, self.faces, packed=photo)
+        vertices, faces = self.vertices(fit), self.faces(fit)
+        page = scene_page(fit, vertices, faces, packed=photo)
         out = _drawings(page, vertices)
         if np.isfinite(fit.start.transl[drawable(fit)]).all():
             out["start.jpg"] = encoded(_start_picture(page, self.vertices(fit, start=True)))
-        if page.photo is not None and (sheet := part_sheet(fit, page.photo, self.meshes)) is not None:
+        if page.photo is not None and (sheet := part_sheet(fit, page.photo, self._meshes(fit))) is not None:
             out["parts.jpg"] = encoded(sheet)
-        out["model.js"] = model_script(fit, vertices[drawable(fit)], self.faces).encode()
+        out["model.js"] = model_script(fit, vertices[drawable(fit)], faces).encode()
         return out
 
 

@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 
 from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.metrics.word_scores import age_group
-from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.camera import project
+from annyfit_jax.people.fit_meshes import FitMeshes
 from annyfit_jax.people.lens import straightened
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.people.words import gender_class
@@ -43,6 +43,7 @@ def write_scene_pages(
     annotations: str = "",
     compare: str | Path | Location | None = None,
     cue_pictures: Callable[[str, np.ndarray], Pictures] | None = None,
+    bodies: FitMeshes | None = None,
 ) -> Location:
     """Writes `index.html` into the folder of a job, with pictures of its fit files; returns where it is.
 
@@ -51,11 +52,13 @@ def write_scene_pages(
       annotations: COCO file that credits the photos.
       compare: folder of another job, whose fits of the same scenes stand beside.
       cue_pictures: what to show of a scene's cues, from its name and its (H, W, 3) photo.
+      bodies: with SMPL-X where they are fits of SMPL-X.
     """
-    meshes, credits, pages, folder = BodyMeshes(), coco_credits(annotations), [], place(folder)
+    bodies, credits, pages, folder = bodies or FitMeshes(), coco_credits(annotations), [], place(folder)
 
     def page_of(path: Location) -> ScenePage:
         fit = fit_files.load(path.fetched())
+        meshes = bodies.of(fit, str(path))
         vertices = meshes.vertices(fit.parameters) if fit.vertices is None else fit.vertices
         return scene_page(fit, vertices, meshes.faces, credits.get(Path(fit.image_path).name, ""))
 
@@ -106,12 +109,13 @@ def scene_page(
         projected = project(keypoints, np.asarray(fit.K, np.float64))
     people = []
     for i in range(len(fit)):
-        fitted = np.isfinite(fit.shape[i]).all()
+        gender, age = (float(value) for value in fit.phenotypes[i, :2])
+        fitted = np.isfinite(age)
         people.append(
             {
                 "id": str(fit.person_ids[i]),
-                "age": age_group(float(fit.shape[i, 1])) if fitted else "",
-                "gender": f"{fit.shape[i, 0]:.2f} ({gender_class(float(fit.shape[i, 0]))})" if fitted else "",
+                "age": age_group(age) if fitted else "",
+                "gender": f"{gender:.2f} ({gender_class(gender)})" if fitted else "",
                 "height_m": float(fit.height_m[i]),
                 "depth_m": float(fit.depth_m[i]),
                 "reprojection_px": float(fit.reprojection_px[i]),

@@ -14,6 +14,7 @@ from absl import logging
 
 from annyfit_jax.inputs.photos import read_photo
 from annyfit_jax.jobs.fit_source import FitSource
+from annyfit_jax.people.fit_meshes import FitMeshes
 from annyfit_jax.people.fitted import drawable
 from annyfit_jax.people.scene import Scene, SceneError
 from annyfit_jax.records.files import write_bytes, write_text
@@ -53,6 +54,7 @@ def write_report(
     truth: Callable[[str], Scene | None] | None = None,
     photo: Callable[[str], bytes] | None = None,
     truth_location: str = "",
+    bodies: FitMeshes | None = None,
 ) -> Location:
     """Reads the fits once for the numbers and the chosen ones again for the pictures; returns where index.html is.
 
@@ -61,13 +63,14 @@ def write_report(
       truth: a scene with exact truth by name, None where there is none.
       photo: an encoded photo by scene name, empty where there is none; the fits' own photos are used first.
       truth_location: where the truth is from, for the page.
+      bodies: with SMPL-X, for pictures of its fits.
 
     Raises ValueError on a folder with other content or an unknown `worst_by`, FitFileError and SceneError on broken files.
     """
     folder = place(folder)
     _make_room(folder)
     with filled(folder) as local:
-        _write(fits, local, options or ReportOptions(), truth, photo, truth_location)
+        _write(fits, local, options or ReportOptions(), truth, photo, truth_location, bodies or FitMeshes())
     return folder / "index.html"
 
 
@@ -78,6 +81,7 @@ def _write(
     truth: Callable[[str], Scene | None] | None,
     photo: Callable[[str], bytes] | None,
     truth_location: str,
+    bodies: FitMeshes,
 ) -> None:
     """As `write_report`, into a local folder."""
     table, judged = _collect(fits, truth)
@@ -92,7 +96,7 @@ def _write(
     for index, content in table.files(columns, options.scenes_per_file):
         write_text(folder / "data" / f"scenes-{index:05d}.js", content)
         count = index + 1
-    drawn = _draw(fits, table, [*worst.tolist(), *random.tolist()], folder, photo)
+    drawn = _draw(fits, table, [*worst.tolist(), *random.tolist()], folder, photo, bodies)
     summary = {
         "title": options.title,
         "fits": Path(fits.location).name,
@@ -155,14 +159,19 @@ def _somebody(table: Table) -> np.ndarray:
 
 
 def _draw(
-    fits: FitSource, table: Table, chosen: list[int], folder: Path, photo: Callable[[str], bytes] | None
+    fits: FitSource,
+    table: Table,
+    chosen: list[int],
+    folder: Path,
+    photo: Callable[[str], bytes] | None,
+    bodies: FitMeshes,
 ) -> dict[int, list[str]]:
     """Pictures of the chosen scenes; file names by scene, without those that have nobody to draw."""
     if not chosen:
         return {}
     from annyfit_jax.report.report_pictures import Painter
 
-    painter, drawn, without_photo = Painter(), {}, 0
+    painter, drawn, without_photo = Painter(bodies=bodies), {}, 0
     for position, index in enumerate(chosen):
         fit = fits.load(table.name[index])
         if not len(drawable(fit)):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from annyfit_jax import metrics
+from annyfit_jax.people.fit_meshes import FitMeshes
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.truth.image_evaluation import judge_images
 from annyfit_jax.truth.scene_evaluation import Columns, judge_scenes
@@ -45,6 +46,7 @@ def evaluate(
     without_fit: str = "missed",
     bootstrap: int = 0,
     seed: int = 0,
+    kid_template: str = "",
 ) -> dict[str, Any]:
     """Metrics of the start and of the fit: `pooled`, `per_scene`, `intervals`, `settings`, and what was left out.
 
@@ -53,6 +55,7 @@ def evaluate(
       options: choices of the truth readers.
       predictions: what `fits` holds (`truth.protocols.KINDS`); anything but `fits` has one column, `fit`.
       parts: folder with the vertex numbers of hands, face and body.
+      kid_template: `synthetic`, `layers`: AGORA's file, for fits of SMPL-X whose last beta blends with a child.
       bootstrap: rounds of the confidence intervals; 0 = none.
 
     Raises FileNotFoundError without fits, SceneError where the truth cannot be read or lacks what the protocol needs,
@@ -64,7 +67,8 @@ def evaluate(
         if predictions != "fits":
             raise SceneError(f"protocol {protocol}: predictions of kind {predictions} cannot be judged")
         pool = {"synthetic": metrics.pool, "layers": metrics.pool_labelled}[protocol]
-        left_out = judge_scenes(fits, truth, protocol, collected) | {"settings": dict(SCENE_SETTINGS[protocol])}
+        bodies = FitMeshes((options or TruthOptions()).smplx or "", kid_template)
+        left_out = judge_scenes(fits, truth, protocol, collected, bodies) | {"settings": dict(SCENE_SETTINGS[protocol])}
     else:
         figures = judge_images(
             fits, truth, protocol, options or TruthOptions(), predictions, parts, without_fit, collected

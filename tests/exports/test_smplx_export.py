@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import smplx_synthetic
-from fitted_people import make_fit
+from fitted_people import make_smplx_fit
 from helpers import max_abs
 from scipy.spatial.transform import Rotation
 
@@ -37,20 +36,7 @@ def file(data, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def fit() -> SceneFit:
     """Two people of SMPL-X with a fit and one without."""
-    drawn = smplx_synthetic.parameters(3)
-    values = {
-        "root_rotvec": drawn["root_rotvec"], "transl": drawn["translation"], "pose": drawn["pose_rotvec"],
-        "shape": drawn["betas"],
-    }  # fmt: skip
-    values = {name: value.astype(np.float32) for name, value in values.items()}
-    for value in values.values():
-        value[2] = np.nan
-    starts = {f"start_{name}": value for name, value in values.items()}
-    return replace(
-        make_fit(), **values, **starts, shape_raw=values["shape"], bone_labels=np.array(smplx.JOINTS[1:]),
-        phenotype_labels=np.array([f"beta{i}" for i in range(10)]), asset_version="SMPLX_NEUTRAL.npz",
-        image_path="photos/a.jpg",
-    )  # fmt: skip
+    return make_smplx_fit()
 
 
 def official(data: dict[str, np.ndarray], poses: np.ndarray, betas: np.ndarray, trans: np.ndarray) -> np.ndarray:

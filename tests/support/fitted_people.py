@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import smplx_synthetic
 
 from annyfit_jax.records.fit_files import SceneFit
+from body_models import smplx
 
 UPRIGHT = (np.pi / 2, 0.0, 0.0)
 """Root rotation of a person who stands and faces the camera."""
@@ -56,3 +60,21 @@ def make_fit(name: str = "photo", **changes) -> SceneFit:
         "set_aside": np.array([("12", "crowd")]),
     }
     return SceneFit(**{**content, **changes})
+
+
+def make_smplx_fit() -> SceneFit:
+    """The same people as SMPL-X with 10 betas, two with a fit and one without."""
+    drawn = smplx_synthetic.parameters(3)
+    values = {
+        "root_rotvec": drawn["root_rotvec"], "transl": drawn["translation"], "pose": drawn["pose_rotvec"],
+        "shape": drawn["betas"],
+    }  # fmt: skip
+    values = {name: value.astype(np.float32) for name, value in values.items()}
+    for value in values.values():
+        value[2] = np.nan
+    starts = {f"start_{name}": value for name, value in values.items()}
+    return dataclasses.replace(
+        make_fit(), **values, **starts, shape_raw=values["shape"], bone_labels=np.array(smplx.JOINTS[1:]),
+        phenotype_labels=np.array([f"beta{i}" for i in range(10)]), asset_version="SMPLX_NEUTRAL.npz",
+        image_path="photos/a.jpg",
+    )  # fmt: skip
