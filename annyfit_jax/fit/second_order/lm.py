@@ -149,6 +149,7 @@ def minimise(
     span: tuple[Array | int, Array | int] | None = None,
     local: Callable[[System, Array], System] = lambda system, x: system,
     moved: Callable[[Array, Array], Array] = jnp.add,
+    report: Any = None,
 ) -> Minimum:
     """A fixed number of iterations, and a last look at where they ended.
 
@@ -161,6 +162,7 @@ def minimise(
       iterations: of a whole search.
       span: only the evaluations from the first number up to before the second; number `iterations` is the last look.
       local, moved: the model at x in the variables of a step, and x after a step; they are x and its sum by default.
+      report: zeros of the shapes that `finish` returns; without it `evaluate` is traced once more to find them.
     """
     low, high = bounds
     eps = float(jnp.finfo(state.x.dtype).eps)
@@ -201,8 +203,8 @@ def minimise(
         here = evaluate(state.x, state.scene_x, memory, jnp.int32(0))
         return finish(here, *factorize(here.system, jnp.ones_like(state.x), state.damping))
 
-    shapes = jax.eval_shape(look)
-    report = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    if report is None:
+        report = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(look))
     energies = jnp.zeros((iterations + 1, state.x.shape[1]), state.x.dtype)
     first, after = span or (0, iterations + 1)
     carry = Minimum(state, memory, report, energies)

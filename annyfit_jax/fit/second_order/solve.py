@@ -198,10 +198,8 @@ def search(
       extra: what is added to each person's energy.
     """
     settings, schedule, body, problem = config.map, config.lm, context.body, context.problem
-    people, dtype = x.shape[1], x.dtype
     iterations = schedule.rounds * schedule.iterations
-    zero = jnp.zeros((people,), dtype)
-    blank_memory = _Memory(nothing_frozen(body, mode[problem.scene]), jnp.zeros((3, len(COCO17), people), dtype), zero)
+    begin = _begin(config, body, problem, x, scene_x, mode)
 
     def evaluate(x: Array, scene_x: Array, memory: _Memory, index: Array) -> lm.Evaluation:
         refresh = (index % schedule.iterations == 0) & (index < iterations)
@@ -223,18 +221,31 @@ def search(
         )
         return sd, x[DEPTH] + frozen.visible_offset
 
-    state = lm.State(
-        x=x,
-        scene_x=scene_x,
-        damping=jnp.full((people,), schedule.damping, dtype),
-        promised=jnp.zeros((people,), dtype),
-    )
     return lm.minimise(
         evaluate,
         lambda x, scene_x, memory: map_objective.energy(settings, context, memory.frozen, x, scene_x),
-        finish, state, blank_memory, problem.scene, bounds(body.plan.layout, body.fit), schedule, iterations, span,
-        turning.in_turns, turning.turned,
+        finish, begin.state, begin.memory, problem.scene, bounds(body.plan.layout, body.fit), schedule, iterations, span,
+        turning.in_turns, turning.turned, begin.report,
     )  # fmt: skip
+
+
+def _begin(
+    config: FitConfig,
+    body: MapBody,
+    problem: Problem,
+    x: Float[Array, "D N"],
+    scene_x: Float[Array, "G q"],
+    mode: Array,
+) -> lm.Minimum:
+    """A search before its first iteration."""
+    zero = jnp.zeros_like(x[0])
+    by_keypoint = jnp.broadcast_to(zero, (len(COCO17), *zero.shape))
+    return lm.Minimum(
+        state=lm.State(x, scene_x, damping=zero + config.lm.damping, promised=zero),
+        memory=_Memory(nothing_frozen(body, mode[problem.scene]), jnp.stack(3 * [by_keypoint]), zero),
+        report=(Uncertainty(zero, zero, by_keypoint), zero),
+        energies=jnp.broadcast_to(zero, (config.lm.rounds * config.lm.iterations + 1, *zero.shape)),
+    )
 
 
 class _Ends(NamedTuple):
@@ -337,10 +348,7 @@ def _solve_map(config: FitConfig, body: MapBody, given: MapProblem, variables: V
             height=nothing,
             origin=jnp.zeros((slots, people), jnp.int32),
         )
-        shape = jax.eval_shape(
-            lambda: run(packed[0], begin, Variables(*(v[0] for v in placed)), found.reading[0], (0, 1))
-        )
-        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+        blank = _begin(config, body, problem, packed[0], begin, mode)
         history = jnp.zeros((iterations + 1, slots, people), dtype)
         (ends, history, end), _ = jax.lax.scan(attempt, (empty, history, blank), jnp.arange(slots + 1))
         best, _ = hypotheses.best(judged(ends), problem, cues)

@@ -52,6 +52,7 @@ def test_photos_through_tiny_models_to_fits(tmp_path):
     options = photos_to_cues.PrecomputeOptions(
         str(require_shared("data/real")),
         str(tmp_path / "out"),
+        experts="large",
         assignments=[*assignments, "words.max_side=80"],
         limit=2,
     )

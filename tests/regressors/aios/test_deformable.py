@@ -21,7 +21,8 @@ from annyfit_jax.regressors.aios import (
 def test_sampling_and_its_gradients(step_bytes):
     found = golden.arrays("msda")
     inputs = [jnp.asarray(found[f"core_{key}"]) for key in ("value", "loc", "attn")]
-    result, vjp = jax.vjp(lambda v, x, a: deformable.sample(v, x, a, sizes_of(found), step_bytes), *inputs)
+    sample = jax.jit(lambda v, x, a: deformable.sample(v, x, a, sizes_of(found), step_bytes))
+    result, vjp = jax.vjp(sample, *inputs)
     assert max_abs(result.reshape(2, 6, 32), found["core_out"]) < TOLERANCE
     for gradient, key in zip(vjp(jnp.asarray(found["core_grad_out"]).reshape(result.shape)), ("value", "loc", "attn")):
         expected = found[f"core_grad_{key}"]
@@ -44,10 +45,9 @@ def test_sampling_equals_plain_bilinear_interpolation():
             (1 - b) * ((1 - a) * framed[i, j] + a * framed[i, j + 1])
             + b * ((1 - a) * framed[i + 1, j] + a * framed[i + 1, j + 1])
         )
-    got = deformable.sample(
-        jnp.asarray(value).reshape(1, -1, 1, 1), jnp.asarray(where).reshape(1, 40, 1, 1, 1, 2), jnp.ones((1, 40, 1, 1, 1)),
-        [(h, w)],
-    )  # fmt: skip
+    got = jax.jit(lambda *given: deformable.sample(*given, [(h, w)]))(
+        value.reshape(1, -1, 1, 1), where.reshape(1, 40, 1, 1, 1, 2), np.ones((1, 40, 1, 1, 1), np.float32)
+    )
     np.testing.assert_allclose(got.ravel(), expected, atol=1e-5)
 
 

@@ -32,7 +32,8 @@ def test_denoising_queries(case):
     )  # fmt: skip
     table = np.random.default_rng(0).normal(size=(101, 256)).astype(np.float32)
     people = jnp.array([[True, True, True], [True, True, False]])
-    queries, clean = denoising.make(AiosConfig(), draws, jnp.asarray(table), people, jnp.asarray(boxes))
+    make = jax.jit(denoising.make, static_argnums=0)
+    queries, clean = make(AiosConfig(), draws, jnp.asarray(table), people, jnp.asarray(boxes))
     assert max_abs(queries.reference, found["dn_refpoint_unsig"]) < 1e-5
     assert max_abs(clean.boxes, found["dn_known_boxes"]) < 1e-6
     np.testing.assert_array_equal(clean.labels, found["dn_known_labels"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import aios_golden as golden
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_proposals(case):
     else:  # one tall level without padding, whose first and last rows are invalid
         sizes, padding = [(60, 4)], jnp.zeros((1, 240), bool)
         valid = jnp.array([[[4.0, 60.0]]])
-    got, usable = positions.proposals(valid, padding, sizes)
+    got, usable = jax.jit(lambda *given: positions.proposals(*given, sizes))(valid, padding)
     expected = found[f"{case}_out"]
     np.testing.assert_array_equal(np.isinf(got), np.isinf(expected))
     np.testing.assert_array_equal(usable, np.isfinite(expected).all(-1))
@@ -53,7 +54,6 @@ def test_encoder_layer():
         lambda: EncoderLayer(config, rngs=no_draws()), golden.under("w/", found), ("encoder", "layers", 0),
         "transformer.encoder.layers.0.",
     )  # fmt: skip
-    got = module(
-        *(jnp.asarray(found[key]) for key in ("src", "pos", "ref_points", "padding_mask")), sizes=sizes_of(found)
-    )
+    layer = jax.jit(lambda *given: module(*given, sizes=sizes_of(found)))
+    got = layer(*(found[key] for key in ("src", "pos", "ref_points", "padding_mask")))
     assert max_abs(got, found["out"]) < TOLERANCE
