@@ -47,7 +47,13 @@ from annyfit_jax.fit.second_order.solve import reprojection_error, search
 from annyfit_jax.fit.second_order.uncertainty import Uncertainty
 from annyfit_jax.people.fitted import SceneFit
 from annyfit_jax.people.scene import BodyParameters
-from annyfit_jax.smplx_fit.smplx_map_body import carried_offsets, fit_body_of, lay_upon_anny, smplx_map_body
+from annyfit_jax.smplx_fit.smplx_map_body import (
+    Laying,
+    carried_offsets,
+    fit_body_of,
+    lay_upon_anny,
+    smplx_map_body,
+)
 from annyfit_jax.smplx_fit.smplx_start import SmplxStart, SmplxStarter, with_expected_heights
 from body_models import anny, smplx, smplx_file
 
@@ -192,20 +198,23 @@ class SmplxFitter(Fitter):
         devices: Sequence[Device] | None = None,
         *,
         smplx_config: FitConfig | None = None,
+        laying: Laying | None = None,
     ) -> None:
         """Reads the file and lays the body upon Anny.
 
         Args:
           smplx_config: of the fit of SMPL-X, by the same solver; default `config_for_smplx` of the config.
+          laying: of the same choice and model, where it is there already.
 
         Raises FileNotFoundError, ValueError as `smplx.load`, ValueError for a config that is not for SMPL-X.
         """
         super().__init__(config, model, devices)
         self.smplx_config = smplx_config or config_for_smplx(config)
-        self.laying = lay_upon_anny(
-            self.model,
-            smplx.load(choice.body_file, num_betas=choice.num_betas, kid_template=choice.kid_template or None),
-        )
+        if laying is None:
+            child = choice.kid_template or None
+            read = smplx.load(choice.body_file, num_betas=choice.num_betas, kid_template=child)
+            laying = lay_upon_anny(self.model, read)
+        self.laying = laying
         self._fit_body = fit_body_of(self.laying, self.smplx_config)
         self._map_bodies: dict[bool, MapBody] = {}
         self._smplx_starter = SmplxStarter(self.laying, self.body, self._fit_body, self.smplx_config)

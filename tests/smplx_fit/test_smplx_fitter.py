@@ -86,9 +86,10 @@ def fitters(load_anny, made_file) -> tuple[SmplxFitter, SmplxFitter]:
     """The default, and one that takes SMPL-X's points as exact."""
     config = dataclasses.replace(plus_config(), person_lengths=(4,))
     default = SmplxFitter(config, SmplxChoice(str(made_file)), load_anny())
-    exact = SmplxFitter.__new__(SmplxFitter)
-    exact.__dict__.update(default.__dict__)
-    exact.smplx_config = apply_overrides(config_for_smplx(config), EXACT)
+    exact = SmplxFitter(
+        config, SmplxChoice(str(made_file)), default.model, laying=default.laying,
+        smplx_config=apply_overrides(config_for_smplx(config), EXACT),
+    )  # fmt: skip
     return default, exact
 
 

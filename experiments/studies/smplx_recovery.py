@@ -1,0 +1,160 @@
+"""SMPL-X found again from projected points, and what a person costs beside Anny's: tables of `experiments/results/smplx.md`.
+
+    python -m experiments.studies.smplx_recovery --body_file=SMPLX_NEUTRAL.npz --people=16
+
+People are drawn: betas N(0, .8^2), everyday poses about the relaxed one, 3 to 6 m away, upright within some degrees. A photo of
+each has its 17 keypoints and, in some rows, 138 points of its surface, without noise and with 2 px of it. The distance of the
+pelvis is told to 1 mm where the table says so; else words say `adult`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from annyfit_jax.fit.config import FitConfig, load_config
+from annyfit_jax.fit.fitter import Fitter
+from annyfit_jax.people.camera import project
+from annyfit_jax.people.fit_meshes import SmplxMeshes
+from annyfit_jax.people.fitted import SceneFit
+from annyfit_jax.people.scene import BodyParameters, Scene
+from annyfit_jax.records.settings import apply_overrides
+from annyfit_jax.smplx_fit.smplx_fitter import BothBodies, SmplxChoice, SmplxFitter, config_for_smplx
+from annyfit_jax.smplx_fit.smplx_map_body import Laying, corresponding_points, retargeted
+from body_models import smplx
+
+_BODY_FILE = flags.DEFINE_string("body_file", "", "The user's SMPL-X file.")
+_PEOPLE = flags.DEFINE_integer("people", 16, "People of each row.", lower_bound=1)
+_TIMED = flags.DEFINE_integer("timed", 64, "People whose fits are timed together; 0 = none.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of people and noise.")
+
+EXACT = ("map.noise_share=2e-5", "map.estimate_noise=false", "map.correlated_noise=false", "map.robust_sigmas=1e5")
+"""Points are known to a hundredth of a pixel: priors have no say in what they tell."""
+_K = np.array([[1000.0, 0.0, 640.0], [0.0, 1000.0, 480.0], [0.0, 0.0, 1.0]])
+_NAMES = ("root_rotvec", "transl", "pose", "shape")
+
+
+def draw(laying: Laying, count: int, rng: np.random.Generator) -> BodyParameters:
+    """People of SMPL-X with 10 betas; hands as the file's mean."""
+    known, frames = retargeted(laying.anny_model, laying.frames), laying.frames
+    own = np.zeros((count, 54, 3))
+    own[:, 24:] = np.asarray(laying.model.hand_means, np.float64).reshape(30, 3)
+    u = frames.of_own(own)
+    free = [row for row in range(21) if np.isfinite(known.limit_low[row]).all()]
+    spread = 0.6 * known.spread.clip(0.0, 0.4)[:, None]
+    u[:, free] = (known.relaxed + spread * rng.standard_normal((count, 54, 3)))[:, free]
+    root = np.array([np.pi / 2, 0.0, 0.0]) + 0.2 * rng.standard_normal((count, 3))
+    transl = np.stack([rng.uniform(-1, 1, count), np.full(count, 0.1), rng.uniform(3, 6, count)], 1)
+    return BodyParameters(frames.root_of_anny(root), transl, frames.own(u), 0.8 * rng.standard_normal((count, 10)))
+
+
+def photos(
+    laying: Laying, people: BodyParameters, vertices: np.ndarray, keypoints: np.ndarray, *, surface: bool, noise_px: float,
+    distance: bool, rng: np.random.Generator,
+) -> list[Scene]:  # fmt: skip
+    """One person each."""
+    dense = np.einsum("kv,nvi->nki", corresponding_points(laying)[:, : smplx.NUM_VERTICES], vertices)
+    scenes = []
+    for i in range(len(people)):
+        points = []
+        for where in (keypoints[i], dense[i]):
+            pixels = project(where[None], _K) + noise_px * rng.standard_normal((1, len(where), 2))
+            points.append(np.concatenate([pixels, np.ones((1, len(where), 1))], -1))
+        told = np.array([[np.linalg.norm(people.transl[i]), 1e-3]]) if distance else None
+        scenes.append(
+            Scene(
+                f"person{i}", (1280, 960), _K, points[0], points[1] * float(surface), np.full(1, np.nan),
+                np.full(1, -1), np.full(1, 0.66), np.full(1, -1.0), person_ids=["0"], keypoint_convention="smplx",
+                distances=told,
+            )
+        )  # fmt: skip
+    return scenes
+
+
+def row(title: str, fitter: SmplxFitter, scenes: list[Scene], truth: BodyParameters, meshes: SmplxMeshes) -> str:
+    """A line of the table."""
+    fits: list[SceneFit] = []
+    for fit in fitter.fit(scenes):
+        assert isinstance(fit, BothBodies) and fit.smplx is not None
+        fits.append(fit.smplx)
+    found = BodyParameters(*(np.concatenate([getattr(fit, name) for fit in fits]) for name in _NAMES))
+    vertices, wanted = (np.asarray(meshes.vertices(p), np.float64) for p in (found, truth))
+    off = np.linalg.norm(vertices - wanted, axis=-1)
+    joints = [np.asarray(meshes.keypoints_and_height(p)[0], np.float64) for p in (found, truth)]
+    aligned = [j - j[:, 11:13].mean(1, keepdims=True) for j in joints]
+    apart = np.linalg.norm(aligned[0] - aligned[1], axis=-1)
+    pose = np.degrees(np.abs(found.pose - truth.pose)[:, :21].max(-1).mean())
+    px, before = (
+        np.concatenate([getattr(fit, n) for fit in fits]) for n in ("reprojection_px", "start_reprojection_px")
+    )
+    return (
+        f"| {title} | {before.mean():.1f} | {px.mean():.2f} | {1e3 * off.mean():.2f} | {1e3 * off.max():.1f} | "
+        f"{1e3 * apart.mean():.2f} | {np.abs(found.shape - truth.shape).max():.2f} | {pose:.2f} |"
+    )
+
+
+def milliseconds(fitter: Fitter, scenes: Sequence[Scene], rounds: int = 3) -> float:
+    """Processor time of a person, median of the rounds after one that compiles."""
+    spent = []
+    for _ in range(rounds + 1):
+        begun = time.process_time()
+        list(fitter.fit(scenes))
+        spent.append(time.process_time() - begun)
+    return 1e3 * float(np.median(spent[1:])) / len(scenes)
+
+
+def main(_: list[str]) -> None:
+    config = load_config(Path(__file__).parents[1] / "configs" / "annyfit_plus.py")
+    lengths: FitConfig = dataclasses.replace(config, person_lengths=(_PEOPLE.value,))
+    choice = SmplxChoice(_BODY_FILE.value)
+    fitter = SmplxFitter(lengths, choice)
+    exact = SmplxFitter(
+        lengths,
+        choice,
+        fitter.model,
+        smplx_config=apply_overrides(config_for_smplx(lengths), EXACT),
+        laying=fitter.laying,
+    )
+    laying, meshes = fitter.laying, SmplxMeshes(fitter.laying.model)
+    rng = np.random.default_rng(_SEED.value)
+    truth = draw(laying, _PEOPLE.value, rng)
+    keypoints = np.asarray(meshes.keypoints_and_height(truth)[0], np.float64)
+    vertices = np.asarray(meshes.vertices(truth), np.float64)
+    print(
+        "| points | px, start | px | vertices mm | worst | joints mm, hips aligned | betas, worst | joints, degrees |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for title, one, surface, noise, distance in (
+        ("17 + 138, exact, distance told; fitted as exact", exact, True, 0.0, True),
+        ("17 + 138, exact, distance told; default", fitter, True, 0.0, True),
+        ("17 + 138, exact; default", fitter, True, 0.0, False),
+        ("17 + 138, 2 px; default", fitter, True, 2.0, False),
+        ("17, exact; default", fitter, False, 0.0, False),
+        ("17, 2 px; default", fitter, False, 2.0, False),
+    ):
+        scenes = photos(
+            laying, truth, vertices, keypoints, surface=surface, noise_px=noise, distance=distance, rng=rng
+        )  # fmt: skip
+        print(row(title, one, scenes, truth, meshes), flush=True)
+    if not _TIMED.value:
+        return
+    print("\n| cues | Anny alone, ms a person | with SMPL-X | SMPL-X |\n| --- | --- | --- | --- |")
+    lengths = dataclasses.replace(config, person_lengths=(_TIMED.value,))
+    both = SmplxFitter(lengths, choice, fitter.model, laying=fitter.laying)
+    alone = Fitter(lengths, fitter.model)
+    truth = draw(laying, _TIMED.value, rng)
+    keypoints = np.asarray(meshes.keypoints_and_height(truth)[0], np.float64)
+    vertices = np.asarray(meshes.vertices(truth), np.float64)
+    for title, surface in (("17 keypoints, age word", False), ("and 138 points of the surface", True)):
+        scenes = photos(laying, truth, vertices, keypoints, surface=surface, noise_px=2.0, distance=False, rng=rng)
+        one, two = milliseconds(alone, scenes), milliseconds(both, scenes)
+        print(f"| {title} | {one:.1f} | {two:.1f} | {two - one:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
