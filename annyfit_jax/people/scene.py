@@ -101,7 +101,7 @@ class Scene:
     """What the reader assumed, e.g. `intrinsics: 60 degree field of view`."""
     keypoint_convention: str = "anny"
     """Who places the keypoints, by the names of `fit.second_order.map_cues.KEYPOINT_OFFSETS_M`: `anny` for the body's own
-    regressors, `coco` for annotators and detectors in the manner of COCO."""
+    regressors, `smplx` for SMPL-X's, `coco` for annotators and detectors in the manner of COCO."""
     heights: np.ndarray | None = None
     """(n, 2) measured body height and its standard deviation, metres; NaN = unknown."""
     distances: np.ndarray | None = None

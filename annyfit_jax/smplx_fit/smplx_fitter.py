@@ -326,7 +326,7 @@ class SmplxFitter(Fitter):
         three, pose = np.full((n, 3), np.nan, np.float32), np.full((n, 54, 3), np.nan, np.float32)
         shape = np.full((n, labels.num_betas), np.nan, np.float32)
         return dataclasses.replace(
-            fit, status=status, root_rotvec=three, transl=three, pose=pose, shape=shape, shape_raw=shape,
+            fit, status=status, trust=unknown, root_rotvec=three, transl=three, pose=pose, shape=shape, shape_raw=shape,
             start_root_rotvec=three, start_transl=three, start_pose=pose, start_shape=shape,
             height_m=unknown, depth_m=unknown, reprojection_px=unknown, start_reprojection_px=unknown,
             fitted_keypoints_3d=np.full((n, 17, 3), np.nan, np.float32), visible_depth_m=unknown, sd_depth_m=unknown,
@@ -368,7 +368,7 @@ class SmplxFitter(Fitter):
             "height_m": outcome.height, "depth_m": end.transl[:, 2], "reprojection_px": outcome.reprojection_px,
             "start_reprojection_px": outcome.start_reprojection_px,
             "fitted_keypoints_3d": people_first(outcome.keypoints), "visible_depth_m": outcome.visible_depth,
-            "converged": outcome.converged,
+            "converged": outcome.converged, "trust": fit.trust[start.rows],
         }  # fmt: skip
         changed: dict[str, Any] = {name: put(name, np.asarray(values)) for name, values in fields.items()}
         for name, values in (

@@ -237,6 +237,10 @@ def test_one_process_of_many_that_a_launcher_started_is_refused(usage_of, monkey
             ["predict", "--config=aios", "--images=a", "--output=o"],
             "annyfit predict: no weights of AiosRegressor are shipped; give --run or --checkpoint",
         ),
+        (
+            ["fit", "--input=a", "--output=o", "--body=smplx"],
+            "annyfit fit: --body=smplx and --body_file belong together",
+        ),
         (["synthesize", "--scenes=1"], "annyfit synthesize: --output is missing"),
         (["inspect"], "annyfit inspect: --cues and --output are missing"),
     ],
