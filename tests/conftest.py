@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,6 @@ import pytest
 import typechecking
 from absl import flags
 from hypothesis import HealthCheck, settings
-from jax._src.core import stage_p
 
 from annyfit_jax.fit import fitter
 from body_models import anny
@@ -53,12 +55,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+_READ_FLAGS = "from jaxlib import _jax; _jax.CompileOptions().executable_build_options.debug_options"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """With --compile-quickly no file is compiled as users compile: see `_programs_of_a_file`."""
-    if config.getoption("--compile-quickly"):
-        os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        jax.config.update("jax_disable_most_optimizations", True)
+    if not config.getoption("--compile-quickly"):
+        return
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+    if not hasattr(config, "workerinput"):  # workers have the environment of the process that starts them
+        flags_of_xla = {**os.environ, "XLA_FLAGS": f"{_EMITTERS} {os.environ.get('XLA_FLAGS', '')}"}
+        # XLA ends a process that gives it a flag it does not know.
+        known = subprocess.run([sys.executable, "-c", _READ_FLAGS], env=flags_of_xla, capture_output=True, check=False)
+        if known.returncode == 0:
+            os.environ["XLA_FLAGS"] = flags_of_xla["XLA_FLAGS"]
+    with contextlib.suppress(ImportError):
+        from jax._src.core import stage_p
+
         # `jnp.asarray` compiles a program for every shape of a host array; here it only moves the array.
         stage_p.def_impl(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x))
 

@@ -179,8 +179,13 @@ class Fitter:
             people = sum(len(other.scene) for other in held)
             if (crowd or people >= packing.wanted(self.lengths, count)) and (batch := take(kind, last=False)):
                 yield batch
-        for kind in waiting:
-            while batch := take(kind, last=True):
+        rests = [kind for kind, held in waiting.items() if held]
+        for kind in rests:
+            # A small job compiles one program, not one per kind.
+            like = [other for other in rests if other in waiting and kind.may_join(other)]
+            if sum(len(ready.scene) for other in like for ready in waiting[other]) <= count * longest:
+                waiting[kind] = [ready for other in like for ready in waiting.pop(other)]
+            while kind in waiting and (batch := take(kind, last=True)):
                 yield batch
 
     def lists(self, batch: Sequence[PreparedScene]) -> tuple[list[list[int]], Capacity]:
@@ -188,7 +193,7 @@ class Fitter:
         sizes = [packing.size_of(len(ready.scene)) for ready in batch]
         length = packing.smallest_length(sizes, self.lengths, len(self.devices))
         capacity = packing.capacity(length)
-        if not second_order.kind_of(batch[0], self.config).crowd:
+        if not second_order.kind_of_batch(batch, self.config).crowd:
             capacity = dataclasses.replace(capacity, pairs=0)
         return packing.fill(sizes, length, len(self.devices))[0], capacity
 
@@ -199,7 +204,7 @@ class Fitter:
     def dispatch(self, batch: Sequence[PreparedScene]) -> PendingBatch:
         """Assemble a batch and start its fit without waiting for it."""
         lists, problem, variables = self.assemble(batch)
-        kind = second_order.kind_of(batch[0], self.config)
+        kind = second_order.kind_of_batch(batch, self.config)
         body = self.solver_body(kind)
         program = (kind, *(leaf.shape for leaf in jax.tree.leaves(variables)))
         new, began = program not in self._compiled, time.monotonic()

@@ -243,7 +243,7 @@ class SmplxFitter(Fitter):
         assembled = [self._assemble_smplx([starts[i] for i in chosen], capacity) for chosen in filled]
         stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *assembled)
         problem, cues, begin = jax.device_put(stacked, jax.NamedSharding(device_mesh(self.devices), jax.P(LIST_AXIS)))
-        body = self._solver_body_of(second_order.kind_of(ready[0], self.smplx_config).surface)
+        body = self._solver_body_of(second_order.kind_of_batch(ready, self.smplx_config).surface)
         program = ("smplx", *(leaf.shape for leaf in jax.tree.leaves(begin)), body is self._map_bodies.get(True))
         new, since = program not in self._compiled, time.monotonic()
         if new:

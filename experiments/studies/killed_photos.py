@@ -87,10 +87,8 @@ def start(name: str) -> subprocess.Popen:
 def progress(name: str) -> dict[str, int]:
     """Units that each expert has answered, and scenes that were fitted."""
     job = Path(FLAGS.output) / name
-    units = {
-        stage.name.partition("-")[0]: len(list(stage.glob("*.npz")))
-        for stage in sorted((job / "cues" / "stages").glob("*"))
-    }
+    stages = (folder for folder in sorted((job / "cues" / "stages").glob("*")) if folder.is_dir())
+    units = {stage.name.partition("-")[0]: len(list(stage.glob("*.npz"))) for stage in stages}
     try:
         return {**units, "scenes": job_status.status(job)["scenes"]["done"]}
     except StoreError:  # the fit has not begun

@@ -17,6 +17,15 @@
 | `uncertainty.py` | standard deviations from the curvature |
 """
 
-from annyfit_jax.fit.second_order.solve import Kind, MapProblem, SecondOrderFit, assemble, kind_of, prepare_body, solve
+from annyfit_jax.fit.second_order.solve import (
+    Kind,
+    MapProblem,
+    SecondOrderFit,
+    assemble,
+    kind_of,
+    kind_of_batch,
+    prepare_body,
+    solve,
+)
 
-__all__ = ["Kind", "MapProblem", "SecondOrderFit", "assemble", "kind_of", "prepare_body", "solve"]
+__all__ = ["Kind", "MapProblem", "SecondOrderFit", "assemble", "kind_of", "kind_of_batch", "prepare_body", "solve"]

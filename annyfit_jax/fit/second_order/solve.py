@@ -58,7 +58,7 @@ class MapProblem:
 
 
 class Kind(NamedTuple):
-    """What a batch's program must do; scenes of different kinds go into different batches."""
+    """What a batch's program must do; scenes of different kinds go into different batches, but for the last ones of a job."""
 
     surface: bool
     """There are dense points or metric depths."""
@@ -71,6 +71,10 @@ class Kind(NamedTuple):
     ages: bool = False
     """Somebody whose pose is not known has no age word: several ages are supposed."""
 
+    def may_join(self, other: Kind) -> bool:
+        """Whether scenes of both kinds are fitted the same in one batch: crowds and supposed ages ask nothing of the others."""
+        return (self.surface, self.search, self.landmarks) == (other.surface, other.search, other.landmarks)
+
 
 def kind_of(ready: PreparedScene, config: FitConfig) -> Kind:
     """Kind of a scene. The released objective knows one kind."""
@@ -81,6 +85,11 @@ def kind_of(ready: PreparedScene, config: FitConfig) -> Kind:
     landmarks = ready.landmarks is not None and bool((ready.landmarks.known & ~ready.knows_pose).any())
     ages = bool(config.map.supposed_ages) and bool(((scene.age < 0) & ~ready.knows_pose).any())
     return Kind(surface, not bool(ready.knows_pose.all()), surface or len(scene) > 1, landmarks, ages)
+
+
+def kind_of_batch(batch: Sequence[PreparedScene], config: FitConfig) -> Kind:
+    """What the program of some scenes must do: all that any of them needs."""
+    return Kind(*(any(needed) for needed in zip(*(kind_of(ready, config) for ready in batch), strict=True)))
 
 
 class SecondOrderFit(NamedTuple):
@@ -129,13 +138,12 @@ def assemble(
     scenes = [ready.scene for ready in prepared]
     capacity = capacity or problems.capacity_of(scenes)
     problem, variables = problems.assemble(scenes, [ready.start for ready in prepared], config, capacity, dtype)
-    kinds = [kind_of(ready, config) for ready in prepared]
-    search, marked = any(kind.search for kind in kinds), any(kind.landmarks for kind in kinds)
+    kind = kind_of_batch(prepared, config)
     cues = assemble_cues(prepared, config, capacity, dtype)
-    landmarks = _landmark_starts(prepared, capacity, dtype) if marked else None
-    count = config.map.starts + config.map.lifted + marked if search else 1
-    ages = config.map.supposed_ages if any(kind.ages for kind in kinds) else ()
-    return MapProblem(problem, cues, landmarks, count, search, ages), variables
+    landmarks = _landmark_starts(prepared, capacity, dtype) if kind.landmarks else None
+    count = config.map.starts + config.map.lifted + kind.landmarks if kind.search else 1
+    ages = config.map.supposed_ages if kind.ages else ()
+    return MapProblem(problem, cues, landmarks, count, kind.search, ages), variables
 
 
 def _landmark_starts(prepared: Sequence[PreparedScene], capacity: Capacity, dtype: DTypeLike) -> LandmarkStarts:

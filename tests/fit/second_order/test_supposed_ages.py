@@ -62,6 +62,18 @@ def test_only_people_without_a_word_are_tried_at_other_ages(fitter, untold):
     assert not second_order.kind_of(prepare(untold, nobody, fitter.starter), nobody).ages
 
 
+def test_the_last_scenes_of_all_kinds_share_a_list_where_they_fit(fitter, untold):
+    told = dataclasses.replace(untold, age=np.array([0.1, 0.66]))
+    few = [prepare(scene, fitter.config, fitter.starter) for scene in (told, untold, told)]
+    (batch,) = fitter.batches(iter(few))
+    assert sorted(map(id, batch)) == sorted(map(id, few))
+    assert second_order.kind_of_batch(batch, fitter.config).ages
+    many = [prepare(scene, fitter.config, fitter.starter) for scene in (told, untold, told, told, untold)]
+    apart = list(fitter.batches(iter(many)))  # ten people do not fit into one list of eight
+    assert sorted(len(batch) for batch in apart) == [2, 3]
+    assert [second_order.kind_of_batch(batch, fitter.config).ages for batch in apart] == [False, True]
+
+
 def test_an_unknown_class_of_age_is_refused():
     with pytest.raises(ValueError, match=r"supposed_ages.*grandparent.*there are"):
         plus_config("map.supposed_ages=['grandparent']")
@@ -78,6 +90,15 @@ def test_a_toddler_is_no_adult_far_away(fitter, untold):
     assert fit.shape[0, 1] < 0.3
     np.testing.assert_allclose(fit.depth_m[1], before.depth_m[1], rtol=0.05)
     assert fit.shape[1, 1] > 0.6
+
+
+@pytest.mark.slow
+def test_people_with_a_word_are_fitted_the_same_beside_people_without(fitter, untold):
+    told = dataclasses.replace(untold, name="told", age=np.array([0.1, 0.66]))
+    (alone,) = fitter.fit([told])
+    together, _ = fitter.fit([told, untold])
+    np.testing.assert_allclose(together.fitted_keypoints_3d, alone.fitted_keypoints_3d, atol=2e-3)
+    np.testing.assert_allclose(together.sd_depth_m, alone.sd_depth_m, rtol=0.02)
 
 
 @pytest.mark.slow
