@@ -125,7 +125,8 @@ def scene_errors(fit: People, truth: Truth, intrinsics: Float[np.ndarray, "3 3"]
 
 
 def pool(scenes: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
-    """The metrics of the module's table, with `scenes`, `people` and `pairs` counted."""
+    """The metrics of the module's table, with `scenes`, `people` and `pairs` counted; without those of age and gender where the
+    errors lack them, of bodies that have neither."""
     if not scenes:
         raise ValueError("pool: expected the errors of at least one scene")
     keys = [key for key in scenes[0] if all(key in scene for scene in scenes)]
@@ -143,14 +144,20 @@ def pool(scenes: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
                 "pcrd02", "pcrd02_far",
             )
         },
+        **(_words(all_) if "age" in all_ else {}),
+        "height_err": _mean(all_["height_err"]),
+        **{key: _mean(all_[key]) for key in ("transl_abs_err", "age_years_err") if key in all_},
+    }  # fmt: skip
+
+
+def _words(all_: dict[str, np.ndarray]) -> dict[str, float]:
+    return {
         "age_acc": _mean(all_["age"] == all_["age_truth"]),
         "age_f1": macro_f1(all_["age"], all_["age_truth"]),
         "gender_acc": _mean(all_["gender"] == all_["gender_truth"]),
         "gender_f1": macro_f1(all_["gender"], all_["gender_truth"]),
         "gender_acc_strict": _mean(all_["gender_strict"] == all_["gender_truth"]),
-        "height_err": _mean(all_["height_err"]),
-        **{key: _mean(all_[key]) for key in ("transl_abs_err", "age_years_err") if key in all_},
-    }  # fmt: skip
+    }
 
 
 # ------------------------------------------------------------------------------------------------ labelled photos

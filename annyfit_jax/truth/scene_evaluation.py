@@ -73,20 +73,21 @@ def synthetic_errors(
 ) -> Errors:
     """Errors of some people of a scene against its exact truth (`synthetic_truth.truth_of`).
 
-    The body is evaluated with shapes clipped to [0, 1], like the tool that defines the protocol.
+    Anny is evaluated with shapes clipped to [0, 1], like the tool that defines the protocol. SMPL-X has no age and no gender.
     """
     truth = truth_of(scene).select(rows)
     if isinstance(meshes, SmplxMeshes):
         joints, height = meshes.keypoints_and_height(people)
         unknown = np.full(len(rows), np.nan)
         fitted = metrics.People(joints, people.transl[:, 2], unknown, unknown, height)
-    else:
-        visible = BodyParameters(people.root_rotvec, people.transl, people.pose, np.clip(people.shape, 0.0, 1.0))
-        joints, height = meshes.keypoints_and_height(visible)
-        fitted = metrics.People(
-            joints, people.transl[:, 2], people.shape[:, 0], people.shape[:, 1], height,
-            transl=people.transl, age_phenotype=people.shape[:, 1],
-        )  # fmt: skip
+        errors = metrics.scene_errors(fitted, truth, scene.intrinsics)
+        return {name: values for name, values in errors.items() if not name.startswith(("age", "gender"))}
+    visible = BodyParameters(people.root_rotvec, people.transl, people.pose, np.clip(people.shape, 0.0, 1.0))
+    joints, height = meshes.keypoints_and_height(visible)
+    fitted = metrics.People(
+        joints, people.transl[:, 2], people.shape[:, 0], people.shape[:, 1], height,
+        transl=people.transl, age_phenotype=people.shape[:, 1],
+    )  # fmt: skip
     return metrics.scene_errors(fitted, truth, scene.intrinsics)
 
 
