@@ -77,7 +77,12 @@ def read(path: str | Path) -> SmplxArrays:
     """
     path = Path(path).expanduser()
     check_exists(path)
-    raw = _read_npz(path) if zipfile.is_zipfile(path) else _read_pickle(path)
+    if zipfile.is_zipfile(path):
+        raw = _read_npz(path)
+    elif _begins_as_zip(path):
+        raise SmplxFileError(f"{path} is a damaged .npz file: its end is missing; copy or download it again")
+    else:
+        raw = _read_pickle(path)
     missing = [key for key in _KEYS if key not in raw]
     if missing:
         raise SmplxFileError(f"{path}: key {missing[0]!r} is missing; is this a SMPL-X model file? {_WHERE_TO_GET_IT}")
@@ -108,7 +113,8 @@ def read_kid_template(path: str | Path) -> Float[np.ndarray, "10475 3"]:
     if not path.is_file():
         raise FileNotFoundError(f"kid template not found: {path}; AGORA has it, as smplx_kid_template.npy")
     try:
-        child = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:
+            child = np.lib.format.read_array(stream, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise SmplxFileError(f"{path} is not a readable .npy file: {error}") from error
     right = child.shape == (NUM_VERTICES, 3) and child.dtype.kind == "f" and np.isfinite(child).all()
@@ -174,6 +180,11 @@ def _read_npz(path: Path) -> dict[str, Any]:
             return raw
     except ForeignFileError as error:
         raise SmplxFileError(f"{path} is a damaged .npz file: {error}") from error
+
+
+def _begins_as_zip(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def choice() -> SmplxChoice | None:
     if (FLAGS.body == "smplx") != bool(FLAGS.body_file):
         raise ValueError("--body=smplx and --body_file belong together")
     if FLAGS.body != "smplx":
+        if unused := [f"--{name}" for name in ("num_betas", "kid_template") if FLAGS[name].present]:
+            raise ValueError(f"{' and '.join(unused)}: only with --body=smplx")
         return None
     from annyfit_jax.smplx_fit.smplx_fitter import SmplxChoice
     from body_models import smplx

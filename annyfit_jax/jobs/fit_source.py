@@ -114,7 +114,7 @@ class FitSource(ABC):
 
 
 def open_fits(path: str | Path, *, details: bool = True) -> FitSource:
-    """The fits at a path: the output folder of `experiments.fit`, its `fits` folder, or one `<scene>.npz`.
+    """The fits at a path: the output folder of `annyfit fit`, its `fits` folder, or one `<scene>.npz`.
 
     Args:
       details: also read the fit files of a job for what its rows lack. Without them, and where a job has none, `start_*` and
@@ -130,7 +130,7 @@ def open_fits(path: str | Path, *, details: bool = True) -> FitSource:
     inside = location / "fits" if (location / "fits").is_dir() else location
     files = tuple(inside / name for name in inside.files() if name.endswith(".npz"))
     if not files:
-        raise FileNotFoundError(f"{inside}: no fits (<scene>.npz), expected the --output of experiments.fit")
+        raise FileNotFoundError(f"{inside}: no fits (<scene>.npz), expected the --output of annyfit fit")
     return _FitFiles(files, str(location))
 
 
@@ -204,7 +204,7 @@ class _JobFits(FitSource):
         self._units = sorted(self._store.entries if units is None else units)
         self._details = details
         if not self._units:
-            raise FileNotFoundError(f"{folder}: the job has no finished unit yet; run the same experiments.fit again")
+            raise FileNotFoundError(f"{folder}: the job has no finished unit yet; run the same annyfit fit again")
         self._files = (folder / "fits").path if details and not folder.remote else None
         self._shards: OrderedDict[int, Records] = OrderedDict()
         self.total = sum(len(self._store.spans[unit]) for unit in self._units)
@@ -270,7 +270,7 @@ class _JobFits(FitSource):
         if self._store.done(unit) is None:
             raise FitFileError(
                 f"{self._store.shard(unit)}: does not have the checksum of its entry in done/; "
-                "run the same experiments.fit again to have it fitted anew"
+                "run the same annyfit fit again to have it fitted anew"
             )
 
     @functools.cached_property

@@ -20,7 +20,7 @@ KIND = Kind(
     job_rows.FIELDS,
     "Bodies fitted to the people of images, one record per image.",
     identity="job.json",
-    program="experiments.fit",
+    program="annyfit fit",
 )
 MADE = ("people.jsonl", "scenes_set_aside.jsonl", "config.json", "finished.json")
 """What a finished job has besides the files of its store."""

@@ -99,7 +99,7 @@ def test_ways_to_start_a_program(way, tmp_path):
     done = call(*way, f"--output={tmp_path}")
     assert done.returncode == 2
     assert (
-        done.stderr == f"annyfit status: {tmp_path}: no readable job.json, expected the --output of experiments.fit\n"
+        done.stderr == f"annyfit status: {tmp_path}: no readable job.json, expected the --output of annyfit fit\n"
     )
 
 
