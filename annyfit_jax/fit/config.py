@@ -263,6 +263,12 @@ class FitConfig:
             raise ValueError(f"config.solver must be 'adam' or 'lm', got {self.solver!r}")
         if self.lm.objective not in ("map", "released"):
             raise ValueError(f"config.lm.objective must be 'map' or 'released', got {self.lm.objective!r}")
+        if self.lm.rounds < 1 or self.lm.iterations < 1:
+            raise ValueError(
+                f"config.lm: rounds and iterations must be at least 1, got {self.lm.rounds} and {self.lm.iterations}"
+            )
+        if not self.sigma_px > 0:
+            raise ValueError(f"config.sigma_px must be positive, got {self.sigma_px}")
         if self.map.depth_order not in ("auto", "always", "never"):
             raise ValueError(
                 f"config.map.depth_order must be 'auto', 'always' or 'never', got {self.map.depth_order!r}"

@@ -19,6 +19,7 @@ from annyfit_jax.inputs import keypoint_files
 from annyfit_jax.inputs.coco_annotations import is_coco, open_coco, read_json
 from annyfit_jax.inputs.official import open_official
 from annyfit_jax.inputs.official_params import read_official_params
+from annyfit_jax.inputs.photos import list_photos, names_photos
 from annyfit_jax.inputs.scene_npz import open_scene_npz, read_scene_npz
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.inputs.validate import validate_scene
@@ -98,7 +99,21 @@ def open_input(
         f"{path}: not a known input; looked for a folder with `preprocessed/` (official Anny-Fit preprocessing), a "
         "cue dataset (`dataset_info.json`, `features.json`), a folder of scene .npz files, one scene .npz, a "
         "COCO-keypoints .json, or keypoint files of OpenPose, MMPose, Ultralytics, MediaPipe"
+        f"{_about_photos(location)}"
     )
+
+
+def _about_photos(location: Path) -> str:
+    """Photos alone are no input here, and where none are found, why: somebody with an empty folder meant photos."""
+    if names_photos(location):
+        return "; photos alone are for annyfit fit and annyfit precompute, which look for people in them"
+    if not location.is_dir():
+        return ""
+    try:
+        list_photos(location)
+    except SceneError as error:
+        return f"; and for photos: {error}"
+    return ""
 
 
 def _holds_only_keypoints(path: Path) -> bool:

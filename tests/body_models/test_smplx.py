@@ -253,5 +253,8 @@ def test_a_wrong_kid_template_is_named(path, tmp_path, content, message):
     np.save(tmp_path / "kid.npy", content)
     with pytest.raises(smplx_file.SmplxFileError, match=message):
         smplx.load(path, kid_template=tmp_path / "kid.npy")
+    np.savez(tmp_path / "kid.npz", content)  # NumPy opens it as an archive, which has no dtype.
+    with pytest.raises(smplx_file.SmplxFileError, match=r"kid\.npz is not a readable \.npy file"):
+        smplx.load(path, kid_template=tmp_path / "kid.npz")
     with pytest.raises(FileNotFoundError, match="kid template not found"):
         smplx.load(path, kid_template=tmp_path / "other.npy")

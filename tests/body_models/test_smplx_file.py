@@ -188,6 +188,11 @@ def test_missing_key_and_other_files(tmp_path, data):
     np.savez(path, **{k: v for k, v in data.items() if k != "posedirs"})
     with pytest.raises(smplx_file.SmplxFileError, match=r"SMPLX_NEUTRAL\.npz: key 'posedirs' is missing"):
         smplx_file.read(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(
+        smplx_file.SmplxFileError, match=r"SMPLX_NEUTRAL\.npz is a damaged \.npz file: its end is missing"
+    ):
+        smplx_file.read(path)
     path.write_bytes(b"not a model")
     with pytest.raises(smplx_file.SmplxFileError, match=r"SMPLX_NEUTRAL\.npz cannot be read as a SMPL-X file"):
         smplx_file.read(path)

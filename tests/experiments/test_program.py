@@ -30,7 +30,7 @@ from annyfit_jax.truth.ablation import WORLDS
 from annyfit_jax.truth.evaluation import ALL_PROTOCOLS
 from annyfit_jax.truth.image_evaluation import WITHOUT_FIT
 from annyfit_jax.truth.protocols import KINDS
-from experiments import program
+from experiments import program, smplx_flags
 from experiments.program import PROGRAMS, Usage
 
 FOLDER = REPO / "experiments"
@@ -98,9 +98,7 @@ def test_no_program_hides_a_module_of_python():
 def test_ways_to_start_a_program(way, tmp_path):
     done = call(*way, f"--output={tmp_path}")
     assert done.returncode == 2
-    assert (
-        done.stderr == f"annyfit status: {tmp_path}: no readable job.json, expected the --output of annyfit fit\n"
-    )
+    assert done.stderr == f"annyfit status: {tmp_path}: no readable job.json, expected the --output of annyfit fit\n"
 
 
 # ------------------------------------------------------------------------------------------------ help
@@ -215,6 +213,17 @@ def test_one_process_of_many_that_a_launcher_started_is_refused(usage_of, monkey
     monkeypatch.setenv(name, "3")
     with pytest.raises(ValueError, match=r"this is process 3 of several .* --engine=ray"):
         program.engine_from_flags()
+
+
+@pytest.mark.parametrize("flag", ["--num_betas=16", "--kid_template=kid.npy"])
+def test_settings_of_smplx_without_smplx_are_refused(usage_of, flag):
+    usage = usage_of("fit")
+    given = ["annyfit", "--input=a", "--output=b"]
+    assert not program.complaint_about("fit", usage, given)
+    assert smplx_flags.choice() is None
+    assert not program.complaint_about("fit", usage, [*given, flag])
+    with pytest.raises(ValueError, match=rf"{flag.partition('=')[0]}: only with --body=smplx"):
+        smplx_flags.choice()
 
 
 @pytest.mark.slow

@@ -191,8 +191,14 @@ def test_the_public_scenes_load(folder):
 
 
 def test_unknown_input_says_what_was_looked_for(tmp_path):
-    with pytest.raises(SceneError, match=r"looked for a folder with `preprocessed/`.*scene .npz.*COCO"):
+    with pytest.raises(
+        SceneError, match=r"looked for a folder with `preprocessed/`.*scene .npz.*COCO.*for photos: .*no photo; looked"
+    ):
         open_input(str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(SceneError, match="photos alone are for annyfit fit and annyfit precompute"):
+        open_input(str(tmp_path / "photos"))
     with pytest.raises(SceneError, match="no such file or folder"):
         open_input(str(tmp_path / "none"))
     (tmp_path / "a.json").write_text('{"images": 3}')
