@@ -45,7 +45,7 @@ def test_sampling_equals_plain_bilinear_interpolation():
             (1 - b) * ((1 - a) * framed[i, j] + a * framed[i, j + 1])
             + b * ((1 - a) * framed[i + 1, j] + a * framed[i + 1, j + 1])
         )
-    got = jax.jit(lambda *given: deformable.sample(*given, [(h, w)]))(
+    got = jax.jit(lambda values, places, weights: deformable.sample(values, places, weights, [(h, w)]))(
         value.reshape(1, -1, 1, 1), where.reshape(1, 40, 1, 1, 1, 2), np.ones((1, 40, 1, 1, 1), np.float32)
     )
     np.testing.assert_allclose(got.ravel(), expected, atol=1e-5)

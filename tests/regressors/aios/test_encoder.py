@@ -35,7 +35,7 @@ def test_proposals(case):
     else:  # one tall level without padding, whose first and last rows are invalid
         sizes, padding = [(60, 4)], jnp.zeros((1, 240), bool)
         valid = jnp.array([[[4.0, 60.0]]])
-    got, usable = jax.jit(lambda *given: positions.proposals(*given, sizes))(valid, padding)
+    got, usable = jax.jit(lambda counts, masked: positions.proposals(counts, masked, sizes))(valid, padding)
     expected = found[f"{case}_out"]
     np.testing.assert_array_equal(np.isinf(got), np.isinf(expected))
     np.testing.assert_array_equal(usable, np.isfinite(expected).all(-1))
