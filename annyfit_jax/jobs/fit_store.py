@@ -9,7 +9,7 @@ from typing import Any
 
 from annyfit_jax.jobs import job_rows
 from annyfit_jax.jobs.job_rows import SceneRow
-from annyfit_jax.store.locations import Location, place
+from annyfit_jax.store.locations import Location, place, writing
 from annyfit_jax.store.plan import Kind, Plan, read_cut
 from annyfit_jax.store.units import Store, remove_store
 
@@ -74,5 +74,14 @@ def rows(store: Store, unit: int) -> Iterator[SceneRow]:
 
 
 def remove_job(folder: str | Path | Location) -> None:
-    """Removes the files of a job, and nothing else; the fits per scene, which are replaced, stay. Raises JobWriteError."""
-    remove_store(place(folder), KIND, MADE)
+    """Removes the files of a job, and nothing else; the fits per scene, which are replaced, stay. Raises JobWriteError.
+
+    Those of SMPL-X go: no rows say which of them are this job's, and whoever reads their folder would take all.
+    """
+    folder = place(folder)
+    settings = (folder / KIND.identity).read_json()
+    options = settings.get("options") if isinstance(settings, dict) else None
+    if isinstance(options, dict) and options.get("body") == "smplx":
+        with writing(folder):
+            (folder / "smplx" / "fits").remove()
+    remove_store(folder, KIND, MADE)

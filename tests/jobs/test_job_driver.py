@@ -567,3 +567,14 @@ def test_the_real_fitter_interrupted_and_resumed(real_fitter, tmp_path):
         fitted = results.load(whole / "fits" / f"{row.name}.npz")
         assert fitted.vertices is not None and np.isfinite(fitted.vertices).all()
         np.testing.assert_array_equal(fitted.transl, row.arrays["transl"][: len(fitted)])
+
+
+@pytest.mark.parametrize(("options", "kept"), [({"body": "smplx"}, False), ({}, True)])
+def test_starting_again_leaves_no_fits_of_smplx_of_the_job_before(tmp_path, options, kept):
+    """Their folder has no rows that say which are of the job; what somebody else put there stays."""
+    (tmp_path / "smplx" / "fits").mkdir(parents=True)
+    (tmp_path / "smplx" / "fits" / "a.npz").touch()
+    (tmp_path / "job.json").write_text(json.dumps({"options": options}))
+    remove_job(tmp_path)
+    assert (tmp_path / "smplx" / "fits" / "a.npz").exists() == kept
+    assert not (tmp_path / "job.json").exists()
