@@ -213,6 +213,7 @@ class SmplxFitter(Fitter):
         if laying is None:
             child = choice.kid_template or None
             read = smplx.load(choice.body_file, num_betas=choice.num_betas, kid_template=child)
+            logging.info("laying SMPL-X upon Anny ...")
             laying = lay_upon_anny(self.model, read)
         self.laying = laying
         self._fit_body = fit_body_of(self.laying, self.smplx_config)
