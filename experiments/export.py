@@ -11,6 +11,7 @@
     annyfit export --fits=OUT --format=glb --output=DIR --scenes=a,b     # meshes, <scene>.glb
     annyfit export --fits=OUT --format=ply --output=DIR --frame=world    # meshes, <scene>.ply
     annyfit export --fits=OUT --format=obj --output=DIR --for=unreal     # meshes, <scene>.obj
+    annyfit export --fits=OUT --format=usd --output=DIR                  # meshes and camera, <scene>.usd (extra `usd`)
     annyfit export --fits=OUT --format=glb --output=DIR --skinned        # meshes with bones, to be posed further
     annyfit export --fits=OUT --format=bvh --output=DIR                  # skeletons, <scene>_person_<id>.bvh
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 _NAMES_SHOWN = 20
 _FORMATS = (
-    "npz", "glb", "ply", "obj", "bvh", "parquet", "coco", "humandata", "amass", "bedlam", "tfds", "webdataset",
+    "npz", "glb", "ply", "obj", "usd", "bvh", "parquet", "coco", "humandata", "amass", "bedlam", "tfds", "webdataset",
 )  # fmt: skip
 
 
@@ -61,7 +62,7 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_enum("format", "npz", _FORMATS, "What to write."),
                 flags.DEFINE_enum(
                     "frame", "camera", ["camera", "world"],
-                    "npz, glb, ply, obj, bvh: origin at the camera or on the floor.",
+                    "npz, glb, ply, obj, usd, bvh: origin at the camera or on the floor.",
                 ),
                 flags.DEFINE_integer(
                     "scenes_per_shard", 512, "Scenes that a worker writes at a time; of tfds and webdataset a shard.",

@@ -4,6 +4,7 @@
 |---|---|
 | `export_fits` | one function in front of the writers: a format by its name |
 | `scene_files` | a file per scene: parameters as `.npz`, meshes as `.glb`, `.ply` and `.obj` |
+| `usd_file` | the same meshes and the camera as USD |
 | `skinned_export`, `skinned_files` | people with bones: skinned `.glb`, `.bvh`; scene after scene, and the writers |
 | `rigs` | bones, weights and bind pose of a person |
 | `other_programs` | what Blender, Unity and Unreal expect: names, influences, axes, units |

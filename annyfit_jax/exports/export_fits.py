@@ -19,7 +19,7 @@ from absl import logging
 
 from annyfit_jax.engine.running import run
 from annyfit_jax.engine.stages import Engine
-from annyfit_jax.exports import scene_files
+from annyfit_jax.exports import scene_files, usd_file
 from annyfit_jax.exports.data_card import CARD, Counts, write_card
 from annyfit_jax.exports.other_programs import PROGRAMS
 from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
@@ -166,7 +166,7 @@ def export_fits(
       fits: output of a job, folder of fits, or one fit (`open_fits`).
       output: folder; of `parquet`, `coco` and `bedlam` a file or a folder. Like `fits` also in a bucket.
       scenes: names; all by default.
-      frame: `npz`, `glb`, `ply`, `obj`, `bvh`: origin at the camera or on the floor.
+      frame: `npz`, `glb`, `ply`, `obj`, `usd`, `bvh`: origin at the camera or on the floor.
       images: folder of the photos, or for `tfds`, `webdataset` and `photo_plane` a cue dataset that has them.
       scenes_per_shard: scenes that a worker writes at a time, and of a shard of `tfds`, `webdataset` and partitioned `parquet`.
       smplx_model: the user's model file, for fits of SMPL-X; `humandata`, `amass`, `bedlam`: and for those of Anny as SMPL-X.
@@ -189,6 +189,8 @@ def export_fits(
         raise ValueError("--skinned is for --format=glb")
     if file_format in ("amass", "bedlam") and not smplx_model:
         raise ValueError(f"--format={file_format} needs --smplx_model, the user's SMPL-X file")
+    if file_format == "usd":
+        usd_file.usd_core("Usd")
     if partition_by:
         from annyfit_jax.exports.tables import check_partition
 
@@ -318,6 +320,7 @@ def _scene_files(
                 "glb": scene_files.export_glb,
                 "ply": scene_files.export_ply,
                 "obj": functools.partial(scene_files.export_obj, program=PROGRAMS[wanted.program]),
+                "usd": usd_file.export_usd,
             }[file_format]
             write(fit, path, vertices, meshes.faces, transform, frame)
         written.append(path)

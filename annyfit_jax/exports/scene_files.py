@@ -5,7 +5,7 @@ Frames (right-handed; all three show an upright photo's people upright):
 | what | x | y | z | used by |
 |---|---|---|---|---|
 | camera axes | right | down | forward, away from the viewer | `.npz` with frame `camera`; everything inside this project |
-| Y up (glTF) | right | up | towards the viewer | `.glb`; `.npz` with frame `world` |
+| Y up (glTF) | right | up | towards the viewer | `.glb`, `.usd` (`usd_file`); `.npz` with frame `world` |
 | Z up (Blender) | right | away from the viewer | up | `.ply`, which importers take as it is |
 
 `.obj` has the axes and units of the program that it is for (`other_programs`). Meshes with bones are in `skinned_files`.
@@ -29,7 +29,7 @@ from annyfit_jax.exports.other_programs import PROGRAMS, OtherProgram
 from annyfit_jax.people.fitted import FACTS, SceneFit, drawable
 from annyfit_jax.records.files import write_bytes, write_npz
 
-FORMATS = ("npz", "glb", "ply", "obj")
+FORMATS = ("npz", "glb", "ply", "obj", "usd")
 FRAMES = ("camera", "world")
 Y_UP = np.diag([1.0, -1.0, -1.0])
 """Camera axes to glTF axes: half a turn about x."""
@@ -64,7 +64,7 @@ def camera_to_frame(frame: str, vertices: Float[np.ndarray, "m V 3"] | None = No
 
 def to_gltf_axes(transform: Float[np.ndarray, "4 4"], frame: str) -> Float[np.ndarray, "4 4"]:
     """Camera axes to glTF's, with the origin of the frame; `transform` as of `camera_to_frame`. `world` has these axes."""
-    return transform if frame == "world" else _homogeneous(Y_UP)
+    return transform if frame == "world" else homogeneous(Y_UP)
 
 
 def move(points: Float[np.ndarray, "*batch 3"], transform: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "*batch 3"]:
@@ -163,7 +163,7 @@ def export_glb(
     from trimesh.scene.cameras import Camera
 
     rows = drawable(fit)
-    _check_vertices(vertices, rows, fit)
+    check_vertices(vertices, rows, fit)
     to_gltf = to_gltf_axes(transform, frame)
     scene = trimesh.Scene()
     for row, name, points, colour in zip(rows, node_names(fit, rows), vertices, colours(fit)[rows]):
@@ -177,7 +177,7 @@ def export_glb(
     fov = np.degrees([2 * np.arctan(width / (2 * fx)), 2 * np.arctan(height / (2 * fy))])
     scene.camera = Camera(name="camera", resolution=(int(width), int(height)), fov=fov)
     # A glTF camera looks along -z with y up: the camera axes turned by Y_UP, at the camera's centre.
-    scene.camera_transform = to_gltf @ _homogeneous(Y_UP)
+    scene.camera_transform = to_gltf @ homogeneous(Y_UP)
     scene.metadata.update(scene_facts(fit, frame))
 
     def finish(tree: dict) -> None:
@@ -207,9 +207,9 @@ def export_ply(
     import trimesh
 
     rows = drawable(fit)
-    _check_vertices(vertices, rows, fit)
+    check_vertices(vertices, rows, fit)
     count, shades = vertices.shape[1], colours(fit)[rows]
-    z_up = _homogeneous(Z_UP) @ (_homogeneous(Y_UP) @ transform if frame == "world" else np.eye(4))
+    z_up = homogeneous(Z_UP) @ (homogeneous(Y_UP) @ transform if frame == "world" else np.eye(4))
     merged = trimesh.Trimesh(
         move(vertices, z_up).reshape(-1, 3),
         (np.asarray(faces)[None] + count * np.arange(len(rows))[:, None, None]).reshape(-1, 3),
@@ -245,7 +245,7 @@ def export_obj(
     import trimesh
 
     rows = drawable(fit)
-    _check_vertices(vertices, rows, fit)
+    check_vertices(vertices, rows, fit)
     scene = trimesh.Scene()
     points = program.units_per_metre * move(vertices, to_gltf_axes(transform, frame)) @ program.axes.T
     for name, body, colour in zip(node_names(fit, rows), points, colours(fit)[rows]):
@@ -263,7 +263,8 @@ def node_names(fit: SceneFit, rows: Sequence[int] | np.ndarray) -> list[str]:
     return [f"person_{i}" if ids.count(i) == 1 else f"person_{i}_row{row}" for i, row in zip(ids, rows)]
 
 
-def _homogeneous(rotation: np.ndarray) -> np.ndarray:
+def homogeneous(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "4 4"]:
+    """The rigid map of a rotation alone."""
     transform = np.eye(4)
     transform[:3, :3] = rotation
     return transform
@@ -302,7 +303,8 @@ def person_facts(fit: SceneFit, row: int) -> dict:
     }
 
 
-def _check_vertices(vertices: np.ndarray, rows: np.ndarray, fit: SceneFit) -> None:
+def check_vertices(vertices: np.ndarray, rows: np.ndarray, fit: SceneFit) -> None:
+    """Raises ValueError where there are not the vertices of the people `rows`, or no people."""
     if vertices.ndim != 3 or len(vertices) != len(rows) or vertices.shape[-1] != 3:
         raise ValueError(f"{fit.name}: vertices: expected shape ({len(rows)}, V, 3), got {vertices.shape}")
     if not len(rows):

@@ -126,7 +126,7 @@ def test_help_of_a_program_as_a_user_calls_it():
     done = call("-m", "experiments.export", "--help")
     assert done.returncode == 0 and not done.stderr
     assert done.stdout.startswith("annyfit export: Export fits for other programs")
-    formats = "npz|glb|ply|obj|bvh|parquet|coco|humandata|amass|bedlam|tfds|webdataset"
+    formats = "npz|glb|ply|obj|usd|bvh|parquet|coco|humandata|amass|bedlam|tfds|webdataset"
     assert f"  --format={formats}\n      What to write. (default: npz)" in done.stdout
     assert "verbosity" not in done.stdout
 

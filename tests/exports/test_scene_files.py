@@ -259,7 +259,7 @@ def test_a_scene_without_anybody_is_left_out_of_the_meshes(output, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"file_format": "fbx"}, "--format=fbx: expected one of npz, glb, ply, obj, bvh"),
+        ({"file_format": "fbx"}, "--format=fbx: expected one of npz, glb, ply, obj, usd, bvh"),
         ({"frame": "moon"}, "--frame=moon: expected one of camera, world"),
         ({"scenes": ["photo", "other"]}, "--scenes: no fit of other"),
     ],
