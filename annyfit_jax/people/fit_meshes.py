@@ -84,6 +84,11 @@ class FitMeshes:
             return self._smplx(*self._kind(fit, where))
         return self.anny
 
+    def check(self, fit: SceneFit, where: str = "") -> None:
+        """Raises ValueError where the fit is of SMPL-X, and its file was not given, or is another one."""
+        if is_smplx(fit):
+            self._kind(fit, where)
+
     def smplx_of(self, fit: SceneFit, where: str = "") -> smplx.SmplxModel:
         """The model of a fit of SMPL-X. Raises ValueError as `of`."""
         return self._smplx(*self._kind(fit, where)).model

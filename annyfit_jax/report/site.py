@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib.resources
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +66,16 @@ def write_report(
       truth_location: where the truth is from, for the page.
       bodies: with SMPL-X, for pictures of its fits.
 
-    Raises ValueError on a folder with other content or an unknown `worst_by`, FitFileError and SceneError on broken files.
+    Raises ValueError on a folder with other content, an unknown `worst_by`, or pictures of fits of SMPL-X without its file;
+    FitFileError and SceneError on broken files.
     """
-    folder = place(folder)
+    folder, options, bodies = place(folder), options or ReportOptions(), bodies or FitMeshes()
+    if options.pictures:
+        for fit in itertools.islice(fits, 1):
+            bodies.check(fit, fits.where(fit.name))
     _make_room(folder)
     with filled(folder) as local:
-        _write(fits, local, options or ReportOptions(), truth, photo, truth_location, bodies or FitMeshes())
+        _write(fits, local, options, truth, photo, truth_location, bodies)
     return folder / "index.html"
 
 

@@ -18,6 +18,7 @@ from annyfit_jax.jobs.fit_source import Outcome, open_fits
 from annyfit_jax.people.fit_meshes import FitMeshes, SmplxMeshes
 from annyfit_jax.people.fitted import SceneFit, is_smplx
 from annyfit_jax.records import fit_files
+from annyfit_jax.report import ReportOptions, write_report
 from annyfit_jax.report.report_columns import fit_columns
 from annyfit_jax.report.report_pictures import Painter
 from annyfit_jax.report.scene_pages import scene_page
@@ -133,3 +134,13 @@ def test_exports_know_the_child(data, file, child, fit, tmp_path):
         files, empty = export(str(tmp_path / kind), kind)
         assert files and not empty
     assert len(list(open_fits(tmp_path / "in"))) == 1
+
+
+def test_a_report_without_the_file_is_refused_unless_it_has_no_pictures(fit, tmp_path):
+    fit_files.save(fit, tmp_path / "fits" / "photo.npz")
+    fits = open_fits(tmp_path / "fits")
+    with pytest.raises(ValueError, match="--smplx_model"):
+        write_report(fits, tmp_path / "report", ReportOptions(title="Trip"))
+    assert not (tmp_path / "report").exists()
+    write_report(fits, tmp_path / "report", ReportOptions(title="Trip", pictures=0))
+    assert (tmp_path / "report" / "index.html").exists()
