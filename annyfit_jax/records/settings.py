@@ -120,7 +120,8 @@ def _coerce(old: Any, value: Any, assignment: str) -> Any:
             return tuple(value)
     elif isinstance(value, type(old)):
         return value
-    raise ValueError(f"--set={assignment}: expected {type(old).__name__}, got {value!r}")
+    expected = f"a list like {list(old) or [1, 2]}" if isinstance(old, tuple) else type(old).__name__
+    raise ValueError(f"--set={assignment}: expected {expected}, got {value!r}")
 
 
 def to_json(config: Any) -> dict:

@@ -104,6 +104,8 @@ def test_values_of_every_type(assignment, field, value):
         ("sigma_px=wide", r"--set=sigma_px=wide: expected float, got 'wide'"),
         ("mesh_samples=2.5", r"expected int, got 2.5"),
         ("mesh_samples=true", r"expected int, got True"),
+        ("map.supposed_ages=baby", r"expected a list like \['baby', 'toddler', 'child'\], got 'baby'"),
+        ("person_lengths=64", r"expected a list like \[1, 2\], got 64"),
         ("words_set_start=1", r"expected bool, got 1"),
         ("mesh=3", r"expected str, got 3"),
         ("mesh=thin", r"mesh must be 'sampled' or 'exact', got 'thin'"),
