@@ -14,11 +14,10 @@ from annyfit_jax.exports.other_programs import OtherProgram
 from annyfit_jax.exports.training_set import photos_from
 from annyfit_jax.jobs.fit_source import FitSource, Outcome
 from annyfit_jax.people.body_meshes import BodyMeshes
-from annyfit_jax.people.fit_meshes import FitMeshes
-from annyfit_jax.people.fitted import SceneFit, check_body, drawable, is_smplx
+from annyfit_jax.people.fit_meshes import FitMeshes, SmplxMeshes
+from annyfit_jax.people.fitted import SceneFit, check_body, drawable
 from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records.file_names import file_stem, write_table
-from body_models import smplx
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,8 @@ class _Body:
 
 
 def _body_of(fit: SceneFit, influences: int, bodies: FitMeshes, where: str) -> _Body:
-    return _smplx(influences, bodies.smplx_of(fit, where)) if is_smplx(fit) else _anny(influences)
+    meshes = bodies.of(fit, where)
+    return _smplx(influences, meshes) if isinstance(meshes, SmplxMeshes) else _anny(influences)
 
 
 @functools.lru_cache(maxsize=1)
@@ -105,19 +105,9 @@ def _anny(influences: int) -> _Body:
     )
 
 
-def _smplx(influences: int, model: smplx.SmplxModel) -> _Body:
-    key = (id(model), influences)
-    if key not in _RIGS:
-        _RIGS.clear()
-        _RIGS[key] = _rigged_smplx(influences, model)
-    return _RIGS[key]
-
-
-_RIGS: dict[tuple[int, int], _Body] = {}
-"""Of the SMPL-X model that was exported last, which `FitMeshes` keeps."""
-
-
-def _rigged_smplx(influences: int, model: smplx.SmplxModel) -> _Body:
+@functools.lru_cache(maxsize=1)
+def _smplx(influences: int, meshes: SmplxMeshes) -> _Body:
+    model = meshes.model
     rig = rigs.smplx_rig(model, influences)
 
     def vertices(people: BodyParameters) -> np.ndarray:

@@ -246,13 +246,20 @@ class Fitter:
     def assemble(self, batch: Sequence[PreparedScene]) -> tuple[list[list[int]], Any, problems.Variables]:
         """The lists of a batch, on their devices: a `Problem` (second order: a `MapProblem`) and the start, every array with a
         leading axis of lists."""
+        lists, (problem, variables) = self.on_devices(
+            batch, lambda chosen, capacity: self._assemble([batch[i] for i in chosen], capacity)
+        )
+        return lists, problem, variables
+
+    def on_devices(
+        self, batch: Sequence[PreparedScene], assemble: Callable[[list[int], Capacity], Any]
+    ) -> tuple[list[list[int]], Any]:
+        """The lists of a batch, and what `assemble` makes of each (scenes, room), stacked, a list on each device."""
         lists, capacity = self.lists(batch)
         # A device without a scene repeats the first list; nobody asks for its result.
-        filled = [chosen or lists[0] for chosen in lists]
-        assembled = [self._assemble([batch[i] for i in chosen], capacity) for chosen in filled]
+        assembled = [assemble(chosen or lists[0], capacity) for chosen in lists]
         stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *assembled)
-        problem, variables = jax.device_put(stacked, jax.NamedSharding(device_mesh(self.devices), jax.P(LIST_AXIS)))
-        return lists, problem, variables
+        return lists, jax.device_put(stacked, jax.NamedSharding(device_mesh(self.devices), jax.P(LIST_AXIS)))
 
     def _assemble(self, prepared: Sequence[PreparedScene], capacity: Capacity) -> tuple[Any, problems.Variables]:
         dtype = np.dtype(self.model.dtype)

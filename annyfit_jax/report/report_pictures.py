@@ -14,8 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from annyfit_jax.exports.scene_files import camera_to_frame, export_glb
-from annyfit_jax.people.body_meshes import BodyMeshes
-from annyfit_jax.people.fit_meshes import FitMeshes, SmplxMeshes
+from annyfit_jax.people.fit_meshes import FitMeshes
 from annyfit_jax.people.fitted import drawable, is_smplx
 from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.records.fit_files import SceneFit
@@ -68,9 +67,6 @@ class Painter:
             out[rows] = in_chunks(lambda p: self._points(self._reduced[1], p), people)
         return out
 
-    def _meshes(self, fit: SceneFit) -> BodyMeshes | SmplxMeshes:
-        return self._bodies.of(fit) if is_smplx(fit) else self._bodies.anny
-
     def files(self, fit: SceneFit, photo: Photo | None) -> dict[str, bytes]:
         """Content by file name: what there is to see of a scene in which somebody is fitted.
 
@@ -82,7 +78,7 @@ class Painter:
         out = _drawings(page, vertices)
         if np.isfinite(fit.start.transl[drawable(fit)]).all():
             out["start.jpg"] = encoded(_start_picture(page, self.vertices(fit, start=True)))
-        if page.photo is not None and (sheet := part_sheet(fit, page.photo, self._meshes(fit))) is not None:
+        if page.photo is not None and (sheet := part_sheet(fit, page.photo, self._bodies.of(fit))) is not None:
             out["parts.jpg"] = encoded(sheet)
         out["model.js"] = model_script(fit, vertices[drawable(fit)], faces).encode()
         return out

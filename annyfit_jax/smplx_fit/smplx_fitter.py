@@ -27,18 +27,16 @@ from annyfit_jax.fit.config import FitConfig, MapObjective
 from annyfit_jax.fit.fit_body import FitBody
 from annyfit_jax.fit.fitter import (
     CAMERA,
-    LIST_AXIS,
     Device,
     Fitter,
     PendingBatch,
     compiler_options,
-    device_mesh,
     each_list,
 )
 from annyfit_jax.fit.packing import Capacity
 from annyfit_jax.fit.problem import AnyArray, Problem, Variables
 from annyfit_jax.fit.second_order import hypotheses, uncertainty
-from annyfit_jax.fit.second_order.columns import DEPTH_SCALE, FOCAL, ROLL, pack, unpack
+from annyfit_jax.fit.second_order.columns import DEPTH_SCALE, FOCAL, NUM_SCENE, ROLL, pack, unpack
 from annyfit_jax.fit.second_order.costs.base import Reference
 from annyfit_jax.fit.second_order.map_body import MapBody
 from annyfit_jax.fit.second_order.map_cues import FIXED, MapCues, assemble_cues
@@ -171,7 +169,7 @@ def solve_adam(config: FitConfig, body: FitBody, problem: Problem, cues: MapCues
         converged=unknown,
         visible_depth=unknown,
         uncertainty=Uncertainty(unknown, unknown, jnp.broadcast_to(unknown, (17, len(unknown)))),
-        camera=jnp.full((5, len(unknown)), jnp.nan),
+        camera=jnp.full((NUM_SCENE, len(unknown)), jnp.nan),
     )
 
 
@@ -239,11 +237,9 @@ class SmplxFitter(Fitter):
     def _solve(self, starts: Sequence[SmplxStart]) -> list[SmplxFit]:
         """The outcome of each scene's people, host arrays."""
         ready = [start.ready for start in starts]
-        lists, capacity = self.lists(ready)
-        filled = [chosen or lists[0] for chosen in lists]
-        assembled = [self._assemble_smplx([starts[i] for i in chosen], capacity) for chosen in filled]
-        stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *assembled)
-        problem, cues, begin = jax.device_put(stacked, jax.NamedSharding(device_mesh(self.devices), jax.P(LIST_AXIS)))
+        lists, (problem, cues, begin) = self.on_devices(
+            ready, lambda chosen, capacity: self._assemble_smplx([starts[i] for i in chosen], capacity)
+        )
         body = self._solver_body_of(second_order.kind_of_batch(ready, self.smplx_config).surface)
         program = ("smplx", *(leaf.shape for leaf in jax.tree.leaves(begin)), body is self._map_bodies.get(True))
         new, since = program not in self._compiled, time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from annyfit_jax.fit.second_order import map_body as anny_map_body
 from annyfit_jax.fit.second_order.linear_plan import make_plan
 from annyfit_jax.fit.second_order.map_body import MapBody, MapLayout, PosePrior, pose_prior_arrays
 from annyfit_jax.people import anatomy, dense_points
+from annyfit_jax.people.anthropometry import mean_height_phenotypes
 from annyfit_jax.people.scene import COCO17
 from annyfit_jax.smplx_fit import smplx_jacobian
 from annyfit_jax.smplx_fit.bone_frames import BoneFrames, bone_frames
@@ -39,6 +41,21 @@ class Laying:
     model: smplx.SmplxModel
     laid: Laid
     frames: BoneFrames
+
+    @functools.cached_property
+    def known(self) -> Retargeted:
+        """What is known of Anny's bones, of this body's joints."""
+        return retargeted(self.anny_model, self.frames)
+
+    @functools.cached_property
+    def dense(self) -> Float[np.ndarray, "138 point"]:
+        """This body's `corresponding_points`."""
+        return corresponding_points(self)
+
+    def start_sd(self, config: FitConfig) -> Float[np.ndarray, "J"]:
+        """Error of each joint's rotation where the start is a feed-forward estimate, radians per axis."""
+        bones = [anny_map_body.pose_sd(name, config) for name in self.anny_model.labels.bones[1:]]
+        return np.array([_together(path, bones) for path in self.frames.paths])
 
 
 class Retargeted(NamedTuple):
@@ -101,10 +118,8 @@ def fit_body_of(laying: Laying, config: FitConfig) -> FitBody:
     """The body of `config`'s objective, with poses in the frames of Anny's bones; what is frozen in Anny is frozen here."""
     names = laying.anny_model.labels.bones[1:]
     free = set(free_bones(names, config.frozen_bones))
-    body = smplx_body(
-        laying.model, dataclasses.replace(config, mesh="sampled"), dense_regressor=corresponding_points(laying)
-    )
-    known = retargeted(laying.anny_model, laying.frames)
+    body = smplx_body(laying.model, dataclasses.replace(config, mesh="sampled"), dense_regressor=laying.dense)
+    known = laying.known
     limited = np.flatnonzero(np.isfinite(known.limit_low).all(1))
     cast = lambda x: linear.on_device(x, laying.model.dtype)  # noqa: E731
     return dataclasses.replace(
@@ -132,7 +147,7 @@ def smplx_map_body(laying: Laying, body: FitBody, config: FitConfig, surface: bo
       surface: with the dense points; without them a body serves for scenes of keypoints and words alone.
     """
     model = laying.model
-    dense = corresponding_points(laying)
+    dense = laying.dense
     regressor = np.asarray(model.keypoint_regressor, np.float64)
     kinds: tuple[int, ...] = (len(COCO17),)
     if surface:
@@ -143,22 +158,18 @@ def smplx_map_body(laying: Laying, body: FitBody, config: FitConfig, surface: bo
     free = np.asarray(plan.layout.bones)
     order = np.asarray(points.layout.tree.order)
     array: Callable[..., Array] = lambda x: linear.on_device(x, model.dtype)  # noqa: E731
-    known = retargeted(laying.anny_model, laying.frames)
-    names = laying.anny_model.labels.bones[1:]
-    start_sd = [
-        _together(laying.frames.paths[j], [anny_map_body.pose_sd(name, config) for name in names]) for j in free
-    ]
+    known = laying.known
     template = np.asarray(model.vertices.mean, np.float64)
     vertices, on_dense = smplx.NUM_VERTICES, dense[:, : smplx.NUM_VERTICES]
     normal = anny_map_body.normals(template, np.asarray(model.faces)) @ on_dense.T
-    ages, male, female = anny_map_body.mean_height_phenotypes()
+    ages, male, female = mean_height_phenotypes()
     return MapBody(
         fit=body,
         points=points,
         plan=plan,
         normals=array(normal / np.linalg.norm(normal, axis=0)),
         normal_skin=array(on_dense @ np.asarray(model.skin, np.float64)[order][:, :vertices].T),
-        pose_sd=array(start_sd),
+        pose_sd=array(laying.start_sd(config)[free]),
         relaxed_pose=array(known.relaxed[free].T),
         relaxed_sd=array(known.spread[free]),
         limit_axes=array(known.limit_axes[free].transpose(2, 1, 0)),

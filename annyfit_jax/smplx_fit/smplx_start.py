@@ -18,10 +18,9 @@ from annyfit_jax.fit.config import FitConfig
 from annyfit_jax.fit.fit_body import FitBody
 from annyfit_jax.fit.keypoint_start import calibrated_phenotypes
 from annyfit_jax.fit.second_order import hypotheses
-from annyfit_jax.fit.second_order.columns import DEPTH_SCALE, FOCAL, GROUND, PITCH, ROLL
+from annyfit_jax.fit.second_order.columns import DEPTH_SCALE, FOCAL, GROUND, NUM_SCENE, PITCH, ROLL
 from annyfit_jax.fit.second_order.costs.shape import AGE, GENDER, HEIGHT
-from annyfit_jax.fit.second_order.map_body import pose_sd
-from annyfit_jax.fit.second_order.map_cues import Facts
+from annyfit_jax.fit.second_order.map_cues import FIXED, Facts
 from annyfit_jax.fit.starts import PreparedScene, select_people
 from annyfit_jax.people.camera import project
 from annyfit_jax.people.fitted import PARTS, SceneFit
@@ -44,8 +43,6 @@ _HELD = {
 """Joints that the fit of Anny's parts has told, and how far they may turn, radians: the fit of the body sees less of them."""
 _MOST_BETA = 3.0
 """Betas of a start, at most."""
-_FIXED = 1e8
-"""Precision of a blend with a child that is none."""
 _QUARTER = 0.5 * np.pi
 
 
@@ -142,7 +139,7 @@ class SmplxStarter:
         if known.any():
             begun = given.start.select(np.flatnonzero(known))
             mean[known], root_mean[known] = frames.of_anny(begun.pose), frames.root_of_anny(begun.root_rotvec)
-            precision[known] = self._start_precision()
+            precision[known] = self.laying.start_sd(self._config) ** -2.0
             root_precision[known] = self._config.map.root_sd**-2.0
         for part, joints in _HELD.items():
             told = np.flatnonzero(seen[:, PARTS.index(part)])
@@ -152,11 +149,6 @@ class SmplxStarter:
             given, rows, start, mean, precision, root_mean, root_precision, self._shape_precision(child),
             self._expected_height(fit.shape[rows]), reading_of(given.scene, fit, rows), *_scene_of(given.scene, fit),
         )  # fmt: skip
-
-    def _start_precision(self) -> np.ndarray:
-        names = self.laying.anny_model.labels.bones[1:]
-        variance = [sum(pose_sd(names[row], self._config) ** 2 for row in path) for path in self.laying.frames.paths]
-        return 1.0 / np.array(variance)
 
     def _betas(self, height: np.ndarray, child: np.ndarray) -> np.ndarray:
         """The smallest betas that give the height; of children the blend alone."""
@@ -174,7 +166,7 @@ class SmplxStarter:
     def _shape_precision(self, child: np.ndarray) -> np.ndarray:
         precision = np.ones((len(child), len(self._height_slope)))
         if self._kid:
-            precision[:, -1] = np.where(child, 0.0, _FIXED)
+            precision[:, -1] = np.where(child, 0.0, FIXED)
         return precision
 
     def _expected_height(self, shape: Float[np.ndarray, "m 6"]) -> Float[np.ndarray, "m 2"]:
@@ -220,7 +212,7 @@ def _scene_of(scene: Scene, fit: SceneFit) -> tuple[Float[np.ndarray, "q"], floa
     pitch, roll, ground = np.asarray(fit.camera, np.float64)[first]
     mode = np.round(roll / _QUARTER) * _QUARTER % (2.0 * np.pi) if np.isfinite(roll) else np.nan
     own = (roll - mode + np.pi) % (2.0 * np.pi) - np.pi
-    out = np.full(5, np.nan)
+    out = np.full(NUM_SCENE, np.nan)
     out[[PITCH, ROLL, GROUND]] = pitch, own, ground
     out[FOCAL] = np.log(fit.K[0, 0] / np.asarray(scene.intrinsics)[0, 0])
     scale = float(fit.depth_scale[first])
