@@ -6,6 +6,7 @@ for fit in fitter.fit(scenes): fit_files.save(fit, ...)
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -207,15 +208,10 @@ class Fitter:
         kind = second_order.kind_of_batch(batch, self.config)
         body = self.solver_body(kind)
         program = (kind, *(leaf.shape for leaf in jax.tree.leaves(variables)))
-        new, began = program not in self._compiled, time.monotonic()
-        if new:  # JAX compiles in the call
-            logging.info("compiling the fit for lists of %d people ...", variables.transl.shape[-1])
         # The fit of the parts is a program of its own: that of the body does not depend on its settings.
         bodies = dataclasses.replace(self.config, parts=PartFit())
-        outcome = fit_lists(bodies, self.devices)(body, problem, variables)
-        if new:
-            self._compiled.add(program)
-            self.compile_s += time.monotonic() - began
+        with self.compiling(program, f"the fit for lists of {variables.transl.shape[-1]} people"):
+            outcome = fit_lists(bodies, self.devices)(body, problem, variables)
         return PendingBatch(list(batch), lists, outcome, self._fit_parts(batch, lists, problem, outcome))
 
     def _fit_parts(
@@ -232,16 +228,22 @@ class Fitter:
         cues = problem.problem.cues if self.second_order else problem.cues
         spread = jax.NamedSharding(device_mesh(self.devices), jax.P(LIST_AXIS))
         given = part_fit.PartCues(jax.device_put(points, spread), cues.intrinsics)
-        began, new = time.monotonic(), ("parts", length, body.shown) not in self._compiled
+        program = ("parts", length, body.shown)
+        with self.compiling(program, f"the fit of hands, head and feet for lists of {length} people"):
+            return fit_parts(self.config.parts, self.devices)(
+                self.body, body, given, outcome.variables, outcome.keypoints, jax.device_put(log_focal, spread)
+            )
+
+    @contextlib.contextmanager
+    def compiling(self, program: Any, what: str) -> Iterator[None]:
+        """Around a call in which JAX compiles where the program is new: says so, and adds the time to `compile_s`."""
+        new, began = program not in self._compiled, time.monotonic()
         if new:
-            logging.info("compiling the fit of hands, head and feet for lists of %d people ...", length)
-        parts = fit_parts(self.config.parts, self.devices)(
-            self.body, body, given, outcome.variables, outcome.keypoints, jax.device_put(log_focal, spread)
-        )
+            logging.info("compiling %s ...", what)
+        yield
         if new:
-            self._compiled.add(("parts", length, body.shown))
+            self._compiled.add(program)
             self.compile_s += time.monotonic() - began
-        return parts
 
     def assemble(self, batch: Sequence[PreparedScene]) -> tuple[list[list[int]], Any, problems.Variables]:
         """The lists of a batch, on their devices: a `Problem` (second order: a `MapProblem`) and the start, every array with a

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,13 +241,8 @@ class SmplxFitter(Fitter):
         )
         body = self._solver_body_of(second_order.kind_of_batch(ready, self.smplx_config).surface)
         program = ("smplx", *(leaf.shape for leaf in jax.tree.leaves(begin)), body is self._map_bodies.get(True))
-        new, since = program not in self._compiled, time.monotonic()
-        if new:
-            logging.info("compiling the fit of SMPL-X for lists of %d people ...", begin.reading.shape[1])
-        outcome = _fit_lists(self.smplx_config, self.devices)(body, problem, cues, begin)
-        if new:
-            self._compiled.add(program)
-            self.compile_s += time.monotonic() - since
+        with self.compiling(program, f"the fit of SMPL-X for lists of {begin.reading.shape[1]} people"):
+            outcome = _fit_lists(self.smplx_config, self.devices)(body, problem, cues, begin)
         whole = jax.tree.map(np.asarray, outcome)
         found: dict[int, SmplxFit] = {}
         for k, chosen in enumerate(lists):
