@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import recorded_weights
 from flax import nnx
-from helpers import GOLDENS, require_shared
+from helpers import GOLDENS, read_only, require_shared
 
 from annyfit_jax.regressors.aios import aios_checkpoint
 from annyfit_jax.regressors.aios.aios_config import AiosConfig
@@ -28,8 +28,7 @@ def path(name: str) -> Path:
 
 @functools.cache
 def arrays(name: str) -> dict[str, np.ndarray]:
-    with np.load(path(f"{name}.npz"), allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
+    return read_only(path(f"{name}.npz"))
 
 
 @functools.cache

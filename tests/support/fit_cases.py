@@ -38,9 +38,8 @@ GOLDEN_TERMS = {
 
 @functools.cache
 def golden(name: str) -> dict[str, np.ndarray]:
-    """All arrays of `tests/goldens/annyfit/<name>.npz`."""
-    with np.load(helpers.GOLDENS / "annyfit" / f"{name}.npz", allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
+    """All arrays of `tests/goldens/annyfit/<name>.npz`, read-only."""
+    return helpers.read_only(helpers.GOLDENS / "annyfit" / f"{name}.npz")
 
 
 @functools.cache
@@ -56,8 +55,8 @@ def short_config(*overrides: str, steps: int = 3, mesh_samples: int = 24) -> Fit
 
 
 def trajectory(index: int) -> tuple[Scene, BodyParameters]:
-    """The scene of a recorded trajectory and its start, words inserted."""
-    z = golden(f"traj_{index:03d}_scene")
+    """The scene of a recorded trajectory and its start, words inserted, in arrays of their own."""
+    z = {key: array.copy() for key, array in golden(f"traj_{index:03d}_scene").items()}
     scene = make_scene(
         f"traj_{index:03d}",
         intrinsics=z["K"],
@@ -68,7 +67,7 @@ def trajectory(index: int) -> tuple[Scene, BodyParameters]:
         age=z["vlm_age"],
         gender=z["vlm_gender"],
     )
-    shape = z["init_shape"].copy()
+    shape = z["init_shape"]
     for column, words in enumerate((scene.gender, scene.age)):
         shape[words >= 0, column] = words[words >= 0]
     return scene, BodyParameters(z["init_root_rotvec"], z["init_transl"], z["init_pose"], shape)

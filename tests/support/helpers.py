@@ -26,8 +26,16 @@ def require_shared(path: str | Path) -> Path:
 @functools.cache
 def anny_golden() -> dict[str, np.ndarray]:
     """Official numbers of `anny` 0.6.2 (float64); block layout in the README of the shared goldens."""
-    with np.load(GOLDENS / "anny_golden.npz", allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
+    return read_only(GOLDENS / "anny_golden.npz")
+
+
+def read_only(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz file, which nobody may write to: the tests of a process share them."""
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
 
 
 def max_abs(actual, expected) -> float:
