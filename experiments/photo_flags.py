@@ -19,7 +19,11 @@ _PHOTOS_PER_UNIT = 32
 def define_flags() -> tuple[flags.FlagHolder, ...]:
     """`--experts` and `--expert`."""
     return (
-        flags.DEFINE_string("experts", "default", "Set of experts that look at photos (as `annyfit precompute`)."),
+        flags.DEFINE_string(
+            "experts",
+            "default",
+            "Set of experts that look at photos: default, whole_body (hands, faces, feet too), large, ...",
+        ),
         flags.DEFINE_multi_string("expert", [], "cue=expert, cue.option=value, people.rule=value."),
     )
 
@@ -39,5 +43,5 @@ def precompute_options() -> PrecomputeOptions:
     return PrecomputeOptions(
         FLAGS.input, str(place(FLAGS.output) / "cues"), FLAGS.experts, (*FLAGS.expert, *camera), limit=FLAGS.limit,
         log_every_s=FLAGS.log_every_s, retry_failed=FLAGS.retry_failed, engine=program.engine_from_flags(),
-        photos_per_shard=scenes_per_shard(True),
+        photos_per_shard=scenes_per_shard(True), overwrite=FLAGS.overwrite,
     )  # fmt: skip

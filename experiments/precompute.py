@@ -34,7 +34,7 @@ def define_flags() -> program.Usage:
                 flags.DEFINE_integer("limit", None, "Number of photos, counted from the first.", lower_bound=1),
             ),
             "Experts": (
-                flags.DEFINE_string("experts", "default", "Set of experts: default, server (words over HTTP), none."),
+                flags.DEFINE_string("experts", "default", "Set of experts: default, whole_body, large, server, none."),
                 program.set_flag("cue=expert, cue.option=value, or people.rule=value."),
                 flags.DEFINE_bool(
                     "allow_noncommercial", False, "Also experts whose licence does not allow commercial use."

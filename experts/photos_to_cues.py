@@ -55,6 +55,8 @@ class PrecomputeOptions:
     batch: int = 8
     limit: int | None = None
     with_images: bool = False
+    overwrite: bool = False
+    """Of `scenes_of_photos`: pack the cues again; what these experts said before is still taken."""
     retry_failed: bool = False
     log_every_s: float = 10.0
     engine: Engine = field(default_factory=Engine)
@@ -201,6 +203,8 @@ def scenes_of_photos(options: PrecomputeOptions) -> ScenesOfPhotos:
     """
     key = hashlib.sha256("\n".join([options.experts, *options.assignments]).encode()).hexdigest()[:12]
     folder, stages = place(options.output) / key, place(options.output) / "stages"
+    if options.overwrite:
+        folder.remove()
     work = _Work(replace(options, output=str(folder), stages=str(stages)))
     dataset = work.dataset
     units = tuple(tuple(dataset.indices(unit)) for unit in range(dataset.store.num_units))

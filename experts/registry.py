@@ -34,6 +34,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "keypoints": {
         "movenet": "small_networks:MoveNetKeypoints",
+        "whole_body": "small_networks:WholeBodyKeypoints",
         "vitpose": "vitpose:VitPose",
         "coco": "coco_file:CocoKeypoints",
     },
@@ -62,6 +63,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
 
 SETS: Mapping[str, Mapping[str, str]] = {
     "default": {"detector": "nanodet", "segmenter": "blazepose", "keypoints": "movenet", "camera": "exif"},
+    "whole_body": {"detector": "nanodet", "segmenter": "blazepose", "keypoints": "whole_body", "camera": "exif"},
     "large": {
         "detector": "rtdetr", "segmenter": "sam2", "keypoints": "vitpose", "depth": "depth_anything", "camera": "fov",
         "words": "qwen_vl",
@@ -74,8 +76,8 @@ SETS: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 """What --experts may name: cue -> expert; all but `none` allow commercial use.
 
-`default` comes with the installation; `large` needs PyTorch, `transformers` and checkpoints; `server` is `large` with words
-from an HTTP server.
+`default` comes with the installation, and so does `whole_body`, which finds hands, faces and feet too; `large` needs PyTorch,
+`transformers` and checkpoints; `server` is `large` with words from an HTTP server.
 """
 NONE = "none"
 """No expert for a cue: it stays unknown."""

@@ -21,6 +21,7 @@ from annyfit_jax.people.words import gender_class
 from annyfit_jax.records import fit_files
 from annyfit_jax.records.file_names import file_stem
 from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.report.part_pictures import part_sheet
 from annyfit_jax.store.locations import Location, filled, place
 from annyfit_jax.viz import ScenePage, write_page
 from annyfit_jax.viz.page import overlay_picture
@@ -60,7 +61,10 @@ def write_scene_pages(
         fit = fit_files.load(path.fetched())
         meshes = bodies.of(fit, str(path))
         vertices = meshes.vertices(fit.parameters) if fit.vertices is None else fit.vertices
-        return scene_page(fit, vertices, meshes.faces, credits.get(Path(fit.image_path).name, ""))
+        page = scene_page(fit, vertices, meshes.faces, credits.get(Path(fit.image_path).name, ""))
+        if page.photo is not None and (sheet := part_sheet(fit, page.photo, meshes)) is not None:
+            page.after = [("Hands, heads and feet that were fitted: photo above body", sheet)]
+        return page
 
     for name in sorted(names):
         path = folder / "fits" / f"{file_stem(name)}.npz"
@@ -71,7 +75,7 @@ def write_scene_pages(
             page.before = cue_pictures(name, page.photo)
         if compare is not None and (other := place(compare) / "fits" / path.name).exists():
             caption = f"For comparison: {place(compare).name.replace('_', ' ')}"
-            page.after = [(caption, overlay_picture(page_of(other)))]
+            page.after = [(caption, overlay_picture(page_of(other))), *page.after]
         pages.append(page)
     if without := sum(page.photo is None for page in pages):
         logging.warning("%d of %d scenes of the page have no photo: grey instead, with the reason", without, len(pages))

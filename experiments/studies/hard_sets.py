@@ -3,6 +3,7 @@
     python -m experiments.studies.hard_sets --sets=words,alone,halves --seed=7001
     python -m experiments.studies.hard_sets --sets=words --switches=gravity,pose_prior,starts --set=map.noise_share=0.015
     python -m experiments.studies.hard_sets --sets=mocap --mocap=DIR
+    python -m experiments.studies.hard_sets --sets=real,real_alone --real=POSE2SIM --switches=gravity,pose_prior
 
 A person is broken where joints (hips aligned) are off by more than 150 mm or the depth by more than 20 %. The sets:
 
@@ -16,14 +17,17 @@ A person is broken where joints (hips aligned) are off by more than 150 mm or th
 | `depth` | all cues, each metric depth off by another 30 % per person |
 | `seated`, `babies` | `words`, people of the rendered world who sit; who are younger than 1.5 years |
 | `mocap` | `words`, adults in poses of the motion capture's held-out clips (`build_pose_prior.HELD_OUT`) |
+| `real`, `real_alone` | people with 3D truth: `pose2sim.json` and `pose2sim_nowords.json` of a folder with `truth.json` |
 
-Seeds below 7000 were used for choosing scales; report others.
+`lean` is the angle between the true and the fitted axis from ankles to shoulders. Real people are judged by their joints below
+the face that are known. Seeds below 7000 were used for choosing scales; report others.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import operator
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +40,10 @@ from annyfit_jax.fit.config import load_config
 from annyfit_jax.fit.fitter import Fitter
 from annyfit_jax.fit.second_order.hypotheses import READINGS
 from annyfit_jax.fit.starts import select_people
-from annyfit_jax.metrics.joint_errors import pa_mpjpe, root_mpjpe
+from annyfit_jax.inputs import open_input
+from annyfit_jax.metrics.joint_errors import LEFT_HIP, RIGHT_HIP, pa_mpjpe
 from annyfit_jax.people.camera import intrinsics_from_fov, project
-from annyfit_jax.people.scene import NUM_DENSE, BodyParameters, NobodyToFit, Scene
+from annyfit_jax.people.scene import COCO17, NUM_DENSE, BodyParameters, NobodyToFit, Scene
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.synthetic import plain
@@ -47,6 +52,11 @@ from body_models import anny
 FLAGS = flags.FLAGS
 BROKEN_MPJPE_MM, BROKEN_DEPTH = 150.0, 0.2
 _Z90 = 1.645
+_HIPS = [LEFT_HIP, RIGHT_HIP]
+_SHOULDERS, _ANKLES = ([COCO17.index(f"{side}_{part}") for side in ("left", "right")] for part in ("shoulder", "ankle"))
+_FACE = 5
+"""Keypoints of the face, which come first."""
+_REAL = {"real": "pose2sim.json", "real_alone": "pose2sim_nowords.json"}
 
 
 def without(scene: Scene, *cues: str) -> Scene:
@@ -165,7 +175,23 @@ def mocap_scenes(model: anny.AnnyModel, seed: int, count: int, folder: Path) -> 
     return scenes
 
 
-def make(name: str, model: anny.AnnyModel, seed: int, count: int, mocap: Path | None = None) -> list[Scene]:
+def real_scenes(folder: Path, file: str) -> list[Scene]:
+    """Annotated photos with the joints of their people in camera axes, in metres; NaN where a joint or person is not known."""
+    truth = json.loads((folder / "truth.json").read_text())
+    source, scenes = open_input(str(folder / file), images=str(folder / "photos")), []
+    for i in range(len(source)):
+        scene = source.load(i)
+        joints = np.full((len(scene), 17, 3), np.nan)
+        for row, person in enumerate(scene.person_ids):
+            if person in truth:
+                joints[row, _FACE:] = np.array(truth[person]["j17"], float)[_FACE:]
+        scenes.append(dataclasses.replace(scene, extra={**scene.extra, "gt_coco3d": joints}))
+    return scenes
+
+
+def make(
+    name: str, model: anny.AnnyModel, seed: int, count: int, mocap: str | None = None, real: str | None = None
+) -> list[Scene]:
     """The scenes of a set. Raises ValueError for an unknown name."""
     rng = np.random.default_rng(seed)
     if name == "fov":
@@ -180,7 +206,11 @@ def make(name: str, model: anny.AnnyModel, seed: int, count: int, mocap: Path | 
     if name == "mocap":
         if mocap is None:
             raise ValueError("--sets=mocap needs --mocap=DIR, the folder of the poses")
-        return mocap_scenes(model, seed, 3 * count, mocap)
+        return mocap_scenes(model, seed, 3 * count, Path(mocap))
+    if name in _REAL:
+        if real is None:
+            raise ValueError(f"--sets={name} needs --real=DIR, a folder with {_REAL[name]}, photos and truth.json")
+        return real_scenes(Path(real), _REAL[name])
     sides = {"swapped": 1, "legs": 2}
     makers: dict[str, Callable[[Scene], Scene]] = {
         "all": lambda s: s,
@@ -195,7 +225,7 @@ def make(name: str, model: anny.AnnyModel, seed: int, count: int, mocap: Path | 
     }
     if name not in makers:
         raise ValueError(
-            f"--sets: unknown set {name!r}; there are {sorted([*makers, 'fov', 'seated', 'babies', 'mocap'])}"
+            f"--sets: unknown set {name!r}; there are {sorted([*makers, *_REAL, 'fov', 'seated', 'babies', 'mocap'])}"
         )
     return [makers[name](s) for s in plain_scenes(model, seed, count)]
 
@@ -211,30 +241,41 @@ def can_be_fitted(fitter: Fitter, scene: Scene) -> bool:
 
 
 def judge(scenes: list[Scene], fits: list[SceneFit]) -> dict[str, Float[np.ndarray, "n"]]:
-    """Errors of all fitted people, and how many sd (90 % intervals) they are off."""
-    rows: dict[str, list[np.ndarray]] = {}
+    """Errors of all fitted people whose hips are known, and the share of joints within their 90 % intervals."""
+    rows: dict[str, list[float]] = {}
     for scene, fit in zip(scenes, fits, strict=True):
-        truth, found = scene.extra["gt_coco3d"][fit.ok], fit.fitted_keypoints_3d[fit.ok].astype(np.float64)
-        z = scene.truth.transl[fit.ok, 2] if scene.truth is not None else truth[:, 11:13, 2].mean(1)
-        values = {
-            "mpjpe": root_mpjpe(found, truth) * 1000,
-            "pa": pa_mpjpe(found, truth) * 1000,
-            "depth": np.abs(fit.depth_m[fit.ok] / z - 1),
-            "px": fit.reprojection_px[fit.ok],
-            "depth_covered": np.abs(fit.depth_m[fit.ok] - z) <= _Z90 * fit.sd_depth_m[fit.ok],
-            "joints_covered": (np.linalg.norm(found - truth, axis=-1) <= _Z90 * fit.sd_joints_m[fit.ok]).mean(1),
-        }
-        for key, value in values.items():
-            rows.setdefault(key, []).append(np.asarray(value, np.float64))
-    out = {key: np.concatenate(value) for key, value in rows.items()}
+        truth = np.asarray(scene.extra["gt_coco3d"], np.float64)
+        for i in np.flatnonzero(fit.ok & np.isfinite(truth[:, _HIPS]).all((1, 2))):
+            known = np.isfinite(truth[i]).all(-1)
+            joints, found = truth[i], fit.fitted_keypoints_3d[i].astype(np.float64)
+            z = scene.truth.transl[i, 2] if scene.truth is not None else joints[_HIPS, 2].mean()
+            depth_m = fit.depth_m[i] if scene.truth is not None else found[_HIPS, 2].mean()
+            off = np.linalg.norm(found - joints - (found - joints)[_HIPS].mean(0), axis=-1)[known]
+            values = {
+                "mpjpe": off.mean() * 1000,
+                "pa": pa_mpjpe(found[known], joints[known]) * 1000,
+                "depth": abs(depth_m / z - 1),
+                "lean": np.degrees(np.arccos(np.clip(_axis(found) @ _axis(joints), -1.0, 1.0))),
+                "px": fit.reprojection_px[i],
+                "depth_covered": abs(depth_m - z) <= _Z90 * fit.sd_depth_m[i],
+                "joints_covered": (np.linalg.norm(found - joints, axis=-1) <= _Z90 * fit.sd_joints_m[i])[known].mean(),
+            }
+            for key, value in values.items():
+                rows.setdefault(key, []).append(float(value))
+    out = {key: np.array(value) for key, value in rows.items()}
     out["broken"] = (out["mpjpe"] > BROKEN_MPJPE_MM) | (out["depth"] > BROKEN_DEPTH)
     return out
 
 
+def _axis(joints: Float[np.ndarray, "17 3"]) -> Float[np.ndarray, "3"]:
+    """Unit vector from the middle of the ankles to that of the shoulders."""
+    up = joints[_SHOULDERS].mean(0) - joints[_ANKLES].mean(0)
+    return up / np.linalg.norm(up)
+
+
 HEAD = (
-    "| set | n | broken % | MPJPE mm 50 / 90 % | PA mm | depth % 50 / 90 % | px | depth in 90 % | joints in 90 % |\n"
-    + "|---" * 9
-    + "|"
+    "| set | n | broken % | MPJPE mm mean, 50 / 90 % | PA mm mean, 50 % | lean | depth % mean, 50 / 90 % | px | "
+    "depth in 90 % | joints in 90 % |\n" + "|---" * 10 + "|"
 )
 
 
@@ -242,8 +283,9 @@ def row(name: str, r: dict[str, np.ndarray]) -> str:
     """A line of the table."""
     q = lambda key, p: np.nanpercentile(r[key], p)  # noqa: E731
     return (
-        f"| {name} | {len(r['mpjpe'])} | {100 * r['broken'].mean():.1f} | {q('mpjpe', 50):.0f} / {q('mpjpe', 90):.0f} | "
-        f"{q('pa', 50):.0f} | {100 * q('depth', 50):.1f} / {100 * q('depth', 90):.1f} | {np.nanmean(r['px']):.1f} | "
+        f"| {name} | {len(r['mpjpe'])} | {100 * r['broken'].mean():.1f} | {r['mpjpe'].mean():.1f}, {q('mpjpe', 50):.0f} / "
+        f"{q('mpjpe', 90):.0f} | {r['pa'].mean():.1f}, {q('pa', 50):.0f} | {np.nanmean(r['lean']):.1f} | "
+        f"{100 * r['depth'].mean():.1f}, {100 * q('depth', 50):.1f} / {100 * q('depth', 90):.1f} | {np.nanmean(r['px']):.1f} | "
         f"{r['depth_covered'].mean():.2f} | {r['joints_covered'].mean():.2f} |"
     )
 
@@ -253,11 +295,17 @@ def main(_: list[str]) -> None:
     config = apply_overrides(load_config(FLAGS.config), ["person_lengths=[64]", *(FLAGS["set"].value or ())])
     variants = {"": config}
     for name in FLAGS.switches:
-        off = {"starts": "1", "lifted": "0", "depth_order": "never", "robust_widening": "1.0"}.get(name, "false")
+        off = {
+            "starts": "0",
+            "lifted": "0",
+            "supposed_ages": "()",
+            "depth_order": "never",
+            "robust_widening": "1.0",
+        }.get(name, "false")
         variants[f", `{name}` {'= ' + off if off != 'false' else 'off'}"] = apply_overrides(
             config, [f"map.{name}={off}"]
         )
-    sets = {name: make(name, model, FLAGS.seed, FLAGS.scenes, FLAGS.mocap and Path(FLAGS.mocap)) for name in FLAGS.sets}
+    sets = {name: make(name, model, FLAGS.seed, FLAGS.scenes, FLAGS.mocap, FLAGS.real) for name in FLAGS.sets}
     judged = Fitter(config, model)
     sets = {name: [scene for scene in scenes if can_be_fitted(judged, scene)] for name, scenes in sets.items()}
     print(HEAD, flush=True)
@@ -275,4 +323,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("config", "experiments/configs/annyfit_plus.py", "Config file.")
     flags.DEFINE_multi_string("set", [], "path=value changes of the config.")
     flags.DEFINE_string("mocap", None, "Folder of the poses of the motion capture.")
+    flags.DEFINE_string("real", None, "Folder of the real people with truth.")
     app.run(main)

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from annyfit_jax.inputs import point_sets
 from annyfit_jax.records.files import sha256
 from experts.interfaces import Card, Detections, ExpertError, Outlines, People, Photo
-from experts.networks import blazepose, person_crops
+from experts.networks import blazepose, hands_and_faces, person_crops
 from experts.networks.masks_of_crops import cleaned, photo_masks
 
 _LICENCE = "Apache-2.0"
@@ -129,6 +130,54 @@ class MoveNetKeypoints(_Bundled):
         points = self._loaded().keypoints_of(photo.pixels, np.asarray(people.boxes, np.float64))
         points[..., 2] = point_probability(points[..., 2]) * seen_around(people.boxes, points)
         return points
+
+
+@dataclass
+class WholeBodyKeypoints(MoveNetKeypoints):
+    """COCO-WholeBody's 133 points: MoveNet's 17, the heels and toes of BlazePose, and hands and faces by MediaPipe's networks.
+
+    Little toes are not known. Hands and faces that are small, hidden or not sure to be there have confidence 0
+    (`experts.networks.hands_and_faces.PartLimits`).
+    """
+
+    least_px: float = 16.0
+    """Length of a hand, or height of a face, from which one is looked for."""
+
+    NAME = "whole_body"
+    uses = ("segmenter",)
+
+    @property
+    def card(self) -> Card:
+        """The weights are part of the package."""
+        return Card(
+            self.NAME, "movenet_thunder + hand_landmarks + face_landmarks (bundled)", "1", _LICENCE, commercial=True
+        )
+
+    def load(self) -> None:
+        """Reads the weights; programs are compiled with the first hand and face."""
+        super().load()
+        self._parts = hands_and_faces.PartFinder(hands_and_faces.PartLimits(least_px=self.least_px))
+
+    def close(self) -> None:
+        """Lets go of the networks."""
+        super().close()
+        self._parts = None
+
+    def keypoints(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Float[np.ndarray, "n 133 3"]]:
+        """(n, 133, 3) per photo: pixels, and confidences that are probabilities."""
+        if getattr(self, "_parts", None) is None:
+            raise ExpertError(f"{self.NAME}: not loaded")
+        bodies = super().keypoints(photos, people)
+        return [self._whole(*given) for given in zip(photos, people, bodies, strict=True)]
+
+    def _whole(self, photo: Photo, people: People, body: np.ndarray) -> np.ndarray:
+        assert self._parts is not None
+        feet = np.zeros((len(body), len(point_sets.FEET), 3))
+        if people.landmarks is not None:
+            for name, points in hands_and_faces.feet(body, people.landmarks).items():
+                feet[:, point_sets.FEET.index(name)] = points
+        parts = self._parts(photo.pixels, body, people.landmarks)
+        return np.concatenate([body, feet, parts.face, parts.left_hand, parts.right_hand], axis=1)
 
 
 @dataclass

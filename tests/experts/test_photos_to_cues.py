@@ -1,12 +1,16 @@
 """Which locations are photos."""
 
+import dataclasses
 import json
 
 import pytest
 from PIL import Image
 
 from annyfit_jax.people.scene import SceneError
-from experts.photos_to_cues import are_photos
+from annyfit_jax.store.plan import StoreError
+from experts.adapters import small_networks
+from experts.interfaces import Card
+from experts.photos_to_cues import PrecomputeOptions, are_photos, scenes_of_photos
 
 
 def test_photos_with_files_beside_them_are_photos_and_with_keypoints_unsure(tmp_path):
@@ -20,3 +24,17 @@ def test_photos_with_files_beside_them_are_photos_and_with_keypoints_unsure(tmp_
         are_photos(str(tmp_path))
     assert are_photos(str(tmp_path / "a.jpg"))
     assert not are_photos(str(tmp_path / "b_keypoints.json"))
+
+
+def test_cues_of_networks_that_changed_are_packed_again_when_asked(tmp_path, monkeypatch):
+    Image.new("RGB", (64, 48), (90, 90, 90)).save(tmp_path / "a.jpg")
+    options = PrecomputeOptions(str(tmp_path / "a.jpg"), str(tmp_path / "cues"))
+    first = scenes_of_photos(options)
+    assert scenes_of_photos(options).source.location == first.source.location
+    newer = Card("nanodet", "nanodet + movenet_thunder (bundled)", "1000", "Apache-2.0", commercial=True)
+    monkeypatch.setattr(small_networks.NanoDetPeople, "card", newer)
+    with pytest.raises(StoreError, match=r"another source.experts.detector"):
+        scenes_of_photos(options)
+    again = scenes_of_photos(dataclasses.replace(options, overwrite=True))
+    assert again.source.location == first.source.location
+    assert len(scenes_of_photos(options).source) == 1

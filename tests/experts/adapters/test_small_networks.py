@@ -193,3 +193,27 @@ def test_a_leaning_person_is_looked_at_again(experts):
         off.append(blazepose.disagreement(outlines.landmarks[0, :, :2], points, box))
     assert off[0] > 0.2
     assert off[1] < 0.05
+
+
+def test_whole_body_keypoints_are_movenet_s_and_hands_faces_and_feet(experts, photo, detected):
+    people = People(detected.boxes, detected.ids, detected_keypoints=detected.keypoints)
+    (outlines,) = experts.segmenter.segment([photo], [people])
+    people = People(
+        detected.boxes, detected.ids, detected_keypoints=detected.keypoints, landmarks=outlines.landmarks
+    )  # fmt: skip
+    chosen = build("whole_body")
+    chosen.keypoints.load()
+    (points,) = chosen.keypoints.keypoints([photo], [people])
+    assert points.shape == (len(people), 133, 3)
+    np.testing.assert_array_equal(points[:, :17], detected.keypoints)
+    for row, landmark, ankle in ((17, 31, 15), (19, 29, 15), (20, 32, 16), (22, 30, 16)):
+        kept = points[:, row, 2] > 0
+        assert kept.sum() >= 2, "most feet of this photo are seen"
+        np.testing.assert_array_equal(points[kept, row], outlines.landmarks[kept, landmark])
+        assert (points[kept, ankle, 2] >= 0.3).all()
+    assert not points[:, [18, 21]].any()
+    assert ((points[..., 2] >= 0) & (points[..., 2] <= 1)).all()
+    assert (points[:, 23:, 2] > 0).any()
+    chosen.keypoints.close()
+    with pytest.raises(ExpertError, match="not loaded"):
+        chosen.keypoints.keypoints([photo], [people])
