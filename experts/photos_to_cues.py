@@ -21,7 +21,7 @@ from absl import logging
 from annyfit_jax.engine.running import run
 from annyfit_jax.engine.stages import Engine, Stage
 from annyfit_jax.inputs import SceneSource, cue_dataset, cue_schema
-from annyfit_jax.inputs.keypoint_files import family_of_folder
+from annyfit_jax.inputs.keypoint_files import family_of_files, family_of_folder, is_candidate
 from annyfit_jax.inputs.photo_sources import as_folder, is_photo_source
 from annyfit_jax.inputs.photos import SUFFIXES, jpeg_bytes, names_photos
 from annyfit_jax.jobs.job_driver import Before
@@ -163,19 +163,38 @@ def are_photos(location: str) -> bool:
     if is_photo_source(location):
         return True
     if is_remote(location):
-        from annyfit_jax.inputs.cue_source import is_cue_dataset
-
-        return not is_cue_dataset(location) and any(name.lower().endswith(SUFFIXES) for name in place(location).tree())
+        return _are_bucket_photos(location)
     path, signs = Path(location), ("preprocessed", "dataset_info.json", "plan.json")
     scenes = path.is_dir() and (any((path / sign).exists() for sign in signs) or any(path.glob("*.npz")))
     if scenes or not names_photos(location):
         return False
     if path.is_dir() and (family := family_of_folder(path)) is not None:
-        raise SceneError(
-            f"{location}: holds photos and keypoints of {family}: give the keypoints alone, with --images for their photos, or "
-            "the photos alone"
-        )
+        raise _mixed(location, family)
     return True
+
+
+def _are_bucket_photos(location: str) -> bool:
+    from annyfit_jax.inputs.cue_source import is_cue_dataset
+
+    if is_cue_dataset(location):
+        return False
+    folder = place(location)
+    names = list(folder.tree())
+    if not names:
+        return location.lower().endswith(SUFFIXES)
+    scenes = any(name.startswith("preprocessed/") or (name.endswith(".npz") and "/" not in name) for name in names)
+    if scenes or not any(name.lower().endswith(SUFFIXES) for name in names):
+        return False
+    if (family := family_of_files(folder / name for name in names if is_candidate(name))) is not None:
+        raise _mixed(location, family)
+    return True
+
+
+def _mixed(location: str, family: str) -> SceneError:
+    return SceneError(
+        f"{location}: holds photos and keypoints of {family}: give the keypoints alone, with --images for their photos, or "
+        "the photos alone"
+    )
 
 
 class ScenesOfPhotos(NamedTuple):

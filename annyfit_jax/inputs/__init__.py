@@ -6,7 +6,8 @@
 
 Kinds: a folder of scene `.npz` files or one of them (`scene_npz`), a COCO-keypoints `.json` (`coco_annotations`), keypoints of
 OpenPose, MMPose, Ultralytics, MediaPipe and others, one file or a folder (`keypoint_files`), a folder with `preprocessed/`
-written by the official Anny-Fit preprocessing (`official`), a cue dataset (`cue_source`).
+written by the official Anny-Fit preprocessing (`official`), a cue dataset (`cue_source`). All of them may be in buckets
+(`bucket_input`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from annyfit_jax.inputs import keypoint_files
+from annyfit_jax.inputs.bucket_input import open_fetched
 from annyfit_jax.inputs.coco_annotations import is_coco, open_coco, read_json
 from annyfit_jax.inputs.official import open_official
 from annyfit_jax.inputs.official_params import read_official_params
@@ -25,7 +29,7 @@ from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.inputs.validate import validate_scene
 from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES, SceneError
 from annyfit_jax.records.npz import open_npz
-from annyfit_jax.store.locations import is_remote
+from annyfit_jax.store.locations import is_remote, place
 
 __all__ = [
     "InputOptions",
@@ -55,20 +59,22 @@ def open_input(
     if unknown:
         raise SceneError(f"unknown input option {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     chosen = InputOptions(images=images, fov_degrees=fov_degrees, translation=translation, **options)
-    if chosen.calibration is not None and not Path(chosen.calibration).is_file():
-        raise SceneError(f"option calibration: no file {chosen.calibration}")
-    for name in ("images", "depth", "masks"):
-        folder = getattr(chosen, name)
-        if folder is not None and not Path(folder).is_dir():
-            raise SceneError(f"option {name}: no folder {folder}")
+    for name in ("images", "depth", "masks", "calibration"):
+        given, what = getattr(chosen, name), "file" if name == "calibration" else "folder"
+        if given is not None and not (place(given).is_file() if what == "file" else place(given).is_dir()):
+            raise SceneError(f"option {name}: no {what} {given}")
     if is_remote(path):
         from annyfit_jax.inputs.cue_source import is_cue_dataset, open_cues
 
         if is_cue_dataset(path):
             return open_cues(str(path), chosen)
-        raise SceneError(
-            f"{path}: no cue dataset there; other inputs are read from a disk (annyfit pack makes a cue dataset)"
-        )
+    source = open_fetched(str(path), chosen, _open_local)
+    for note in source.notes:
+        logging.warning("%s", note)
+    return source
+
+
+def _open_local(path: str, chosen: InputOptions) -> SceneSource:
     location = Path(path)
     if not location.exists():
         raise SceneError(f"{path}: no such file or folder")

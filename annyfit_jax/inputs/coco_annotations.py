@@ -35,20 +35,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from annyfit_jax.inputs import coco_people as people
 from annyfit_jax.inputs import facts, point_sets
 from annyfit_jax.inputs import masks as masks_io
 from annyfit_jax.inputs.calibrated_scene import calibrated
 from annyfit_jax.inputs.calibration import CalibratedCamera, Calibration, read_calibration
+from annyfit_jax.inputs.photo_folder import PhotoFolder
 from annyfit_jax.inputs.photos import SUFFIXES, focal_35mm, photo_size
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.inputs.validate import NUM_JOINTS, checked_image_size
 from annyfit_jax.people.camera import intrinsics_from_35mm, intrinsics_from_fov
 from annyfit_jax.people.lens import Lens
 from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES, NUM_DENSE, Scene, SceneError
-from annyfit_jax.records.file_names import file_inside
 from annyfit_jax.records.files import open_regular
 
 _ANNOTATION_FIELDS = (
@@ -82,6 +81,7 @@ class AnnotationIndex:
     skeletons: dict[int, tuple[str, ...] | SceneError] = field(default_factory=dict)
     """Number of points -> their names, or why they are not known, for annotations whose category does not say."""
     calibration: Calibration | None = None
+    photos: PhotoFolder = field(default_factory=lambda: PhotoFolder("", frozenset()))
 
 
 def is_coco(content: Any) -> bool:
@@ -115,6 +115,8 @@ def open_index(index: AnnotationIndex, options: InputOptions, kind: str) -> Scen
     index.skeletons = _skeletons(index, options)
     if options.calibration:
         index.calibration = read_calibration(options.calibration)
+    own = Path(path) if Path(path).is_dir() else Path(path).parent
+    index.photos = PhotoFolder.of(options.images or options.images_beside or own)
     names = _scene_names(index.images)
     if options.words:
         index.notes += unknown_fields(list(words.values()), options.words, ("age", "gender"))
@@ -125,8 +127,6 @@ def open_index(index: AnnotationIndex, options: InputOptions, kind: str) -> Scen
             )
     if options.images:
         index.notes += _missing_photos(index, options)
-    for note in index.notes:
-        logging.warning("%s", note)
     return SceneSource(
         kind=kind,
         names=names,
@@ -376,7 +376,7 @@ class _SceneReader:
             boxes=np.array([person.box for person in kept], np.float64).reshape(n, 4),
             masks=self._wanted_masks(masks, n, image_size),
             depth_map=depth_map,
-            image_path=str(image_path) if image_path else None,
+            image_path=image_path,
             skipped=self.skipped,
             notes=self.notes,
             keypoint_convention=self._convention(),
@@ -402,19 +402,16 @@ class _SceneReader:
     def _person_where(self, annotation: dict) -> str:
         return f"{self.where}, annotation {annotation['id']}"
 
-    def _find_image(self) -> Path | None:
-        place = Path(self.index.path)
-        folder = Path(self.options.images) if self.options.images else place if place.is_dir() else place.parent
+    def _find_image(self) -> str | None:
         file_name = self.image["file_name"]
         names = [file_name, Path(file_name).name]
         if self.image.get("unresolved"):  # results name images by number; COCO pads the number to 12 digits
             stems = [file_name] + ([file_name.zfill(12)] if file_name.isdigit() else [])
             stems += [Path(stem).name for stem in stems if "/" in stem]
             names += [stem + suffix for stem in stems for suffix in SUFFIXES]
-        # An absolute path and one with `..` name nothing: an annotation file must not choose what is read beside the photos.
-        return next((path for name in names if (path := file_inside(folder, name)) is not None), None)
+        return self.index.photos.find(names)
 
-    def _image_size(self, image_path: Path | None) -> tuple[int, int]:
+    def _image_size(self, image_path: str | None) -> tuple[int, int]:
         if "width" in self.image and "height" in self.image:
             return checked_image_size([self.image["width"], self.image["height"]], f"{self.where}: width, height")
         if image_path is not None:
@@ -432,7 +429,7 @@ class _SceneReader:
         named = self.image.get("camera")
         return self.index.calibration.camera_of(self.image["file_name"], named if isinstance(named, str) else "")
 
-    def _camera(self, image_size: tuple[int, int], image_path: Path | None) -> tuple[np.ndarray, Lens | None]:
+    def _camera(self, image_size: tuple[int, int], image_path: str | None) -> tuple[np.ndarray, Lens | None]:
         """K and the lens: of the image or the file, else of the calibration file, else guessed, which is noted."""
         for holder in (self.image, *self.index.file_level):
             intrinsics = people.intrinsics_entry(holder, self.where)

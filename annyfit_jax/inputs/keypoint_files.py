@@ -17,9 +17,10 @@ as for those. A picture is named by its file: `a/0001_keypoints.json` is `a/0001
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any
@@ -39,6 +40,7 @@ from annyfit_jax.inputs.point_sets import canonical_name
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.records.files import open_regular
+from annyfit_jax.store.locations import Location, place
 
 FAMILIES: dict[str, ModuleType] = {
     "openpose": openpose_keypoints,
@@ -102,9 +104,14 @@ UNKNOWN = (
 
 def family_of_folder(folder: Path) -> str | None:
     """The family of the first keypoint file among the first files below a folder; None where there is none."""
-    for _, file in zip(range(_LOOKED_AT), keypoint_candidates(folder), strict=False):
+    return family_of_files(map(place, keypoint_candidates(folder)))
+
+
+def family_of_files(files: Iterable[Location]) -> str | None:
+    """The family of the first keypoint file among the first of some files; None where there is none."""
+    for file in itertools.islice(files, _LOOKED_AT):
         try:
-            if (family := family_of(content_of(file))) is not None:
+            if (family := family_of(content_of(file.fetched()))) is not None:
                 return family
         except SceneError:
             continue
@@ -113,13 +120,14 @@ def family_of_folder(folder: Path) -> str | None:
 
 def keypoint_candidates(folder: Path) -> Iterator[Path]:
     """Files below a folder that may hold keypoints by their suffix, sorted by path; hidden ones are left out."""
-    for place, folders, files in os.walk(folder):
+    for where, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place) / name for name in sorted(files) if _is_candidate(name))
+        yield from (Path(where) / name for name in sorted(files) if is_candidate(name))
 
 
-def _is_candidate(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+def is_candidate(name: str) -> bool:
+    """Whether a file, by its name or path, may hold keypoints."""
+    return name.lower().endswith(SUFFIXES) and not PurePath(name).name.startswith(".")
 
 
 def family_of(content: Any) -> str | None:

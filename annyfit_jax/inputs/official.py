@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from annyfit_jax.inputs.photo_folder import PhotoFolder
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.inputs.validate import NUM_JOINTS, checked_array, checked_image_size
 from annyfit_jax.people.camera import intrinsics_from_fov
@@ -26,6 +28,7 @@ from annyfit_jax.people.dense_points import crop_to_image
 from annyfit_jax.people.scene import NUM_DENSE, UNKNOWN_WORD, BodyParameters, Scene, SceneError
 from annyfit_jax.people.words import age_anchor, gender_anchor
 from annyfit_jax.records.npz import PLAIN_PICKLES, Npz, open_npz
+from annyfit_jax.store.locations import place
 
 PHENOTYPES = ("gender", "age", "muscle", "weight", "height", "proportions")
 NUM_BONES = 163
@@ -59,10 +62,12 @@ def open_official(path: str, options: InputOptions) -> SceneSource:
         raise SceneError(
             f"{path}: expected preprocessed/<stem>.npz files" + (f" listed in {dataset}" if dataset else "")
         )
+    beside = place(options.images_beside) if options.images_beside else None
+    photos = [PhotoFolder.of(folder / "images") for folder in (beside, beside.parent)] if beside else []
     return SceneSource(
         kind="official",
         names=names,
-        loader=lambda i: read_official(root, names[i], options, vlm_folder=vlm, hmr_folder=hmr),
+        loader=lambda i: read_official(root, names[i], options, vlm_folder=vlm, hmr_folder=hmr, photos=photos),
         location=path,
         notes=tuple(notes),
     )
@@ -80,9 +85,18 @@ def _choose(root: Path, prefix: str, wanted: str | None, notes: list[str]) -> st
 
 
 def read_official(
-    root: Path, stem: str, options: InputOptions, vlm_folder: str | None = None, hmr_folder: str | None = None
+    root: Path,
+    stem: str,
+    options: InputOptions,
+    vlm_folder: str | None = None,
+    hmr_folder: str | None = None,
+    photos: Sequence[PhotoFolder] = (),
 ) -> Scene:
-    """Reads one image of a preprocessing root. Raises SceneError naming file, field and expected shape."""
+    """Reads one image of a preprocessing root. Raises SceneError naming file, field and expected shape.
+
+    Args:
+      photos: where the photo is looked for that is not beside the root.
+    """
     notes: list[str] = []
     with open_npz(str(root / "preprocessed" / f"{stem}.npz"), PLAIN_PICKLES) as npz:
         image_size = checked_image_size(npz.read("img_size"), npz.where("img_size"))
@@ -107,7 +121,7 @@ def read_official(
             boxes=boxes,
             masks=_masks(npz, n, image_size) if options.with_masks and "masks" in npz else None,
             depth_map=_depth_map(npz, image_size) if options.with_depth_map and "depth_map" in npz else None,
-            image_path=_image_path(npz, root),
+            image_path=_image_path(npz, root, photos),
             notes=notes,
         )
 
@@ -186,7 +200,7 @@ def _depth_map(npz: Npz, image_size: tuple[int, int]) -> np.ndarray:
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.nan)
 
 
-def _image_path(npz: Npz, root: Path) -> str | None:
+def _image_path(npz: Npz, root: Path, photos: Sequence[PhotoFolder]) -> str | None:
     """The photo: where the writer saw it, or, as that path is usually stale, beside the root in `images/`."""
     stored = str(_item(npz.read("img_path"))) if "img_path" in npz else ""
     name = str(_item(npz.read("imgname"))) if "imgname" in npz else stored
@@ -195,9 +209,10 @@ def _image_path(npz: Npz, root: Path) -> str | None:
     candidates = [Path(stored)] if stored else []
     candidates += [folder / relative for folder in folders for relative in (name, base) if relative]
     try:
-        return next((str(path) for path in candidates if path.is_file()), None)
+        found = next((str(path) for path in candidates if path.is_file()), None)
     except (OSError, ValueError):  # names that no file can have
-        return None
+        found = None
+    return found or next((photo for folder in photos if (photo := folder.find((name, base)))), None)
 
 
 # --- Age and gender words ---

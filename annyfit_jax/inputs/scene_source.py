@@ -15,6 +15,8 @@ class InputOptions:
 
     images: str | None = None
     """coco, keypoint files: folder of the photos; default the folder of the input."""
+    images_beside: str | None = None
+    """coco, keypoint files, official: where photos are looked for without `images`, if that is not the folder of the input."""
     fov_degrees: float = DEFAULT_FOV_DEGREES
     """all: field of view over the longest image side where the input has no intrinsics."""
     calibration: str | None = None

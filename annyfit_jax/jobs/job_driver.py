@@ -8,7 +8,6 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -24,7 +23,7 @@ from annyfit_jax.jobs.job_feed import Job, SceneFitter, Task
 from annyfit_jax.jobs.progress import Progress
 from annyfit_jax.people.scene import Scene
 from annyfit_jax.store.datasets import Dataset, open_dataset
-from annyfit_jax.store.locations import Location
+from annyfit_jax.store.locations import Location, place
 from annyfit_jax.store.plan import Plan
 from annyfit_jax.store.units import Store
 
@@ -179,6 +178,6 @@ def identity_of(options: dict[str, Any]) -> dict[str, Any]:
     identity.pop("images", None)
     for name in ("words", "calibration"):
         if name in options:
-            identity[name] = hashlib.sha256(Path(options[name]).read_bytes()).hexdigest()[:16]
+            identity[name] = hashlib.sha256(place(options[name]).read_bytes()).hexdigest()[:16]
     identity |= {name: options[name] for name in ("skeleton", "image_size") if name in options}
     return identity

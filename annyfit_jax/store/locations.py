@@ -11,12 +11,14 @@ arrives is compared with the size that the store states.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -121,7 +123,7 @@ class Location:
 
     def size(self) -> int:
         """Bytes of a file. Raises FileNotFoundError."""
-        return int(self._info()["size"]) if self.remote else self.path.stat().st_size
+        return int(self.info()["size"]) if self.remote else self.path.stat().st_size
 
     def read_bytes(self) -> bytes:
         """The content. Raises FileNotFoundError, OSError."""
@@ -149,21 +151,39 @@ class Location:
         """A local file with the content: the file itself, or a copy of an object in the cache. Raises FileNotFoundError."""
         if not self.remote:
             return self.path
-        info = self._info()
-        kept = _cache() / f"{hashlib.sha256(f'{self}|{_stamp_of(info)}'.encode()).hexdigest()[:24]}-{self.name[-100:]}"
+        info = self.info()
+        kept = cache() / f"{hashlib.sha256(f'{self}|{_stated(info)}'.encode()).hexdigest()[:24]}-{self.name[-100:]}"
         if kept.exists() and kept.stat().st_size == info["size"]:
             os.utime(kept)
             return kept
-        with replacing(kept) as temporary:
-
-            def get() -> None:
-                _fs(self).get_file(_key(self), os.fspath(temporary))
-                if temporary.stat().st_size != info["size"]:
-                    raise OSError(f"{self}: {temporary.stat().st_size} of {info['size']} bytes arrived")
-
-            _retried(get, self)
+        self.fetch_to(kept, info)
         _make_room(kept)
         return kept
+
+    def fetch_to(self, target: Path, info: dict[str, Any]) -> str:
+        """Copies an object to a local file, which appears whole; returns its `stamp`. Raises FileNotFoundError, OSError.
+
+        Size and checksum are those that the store states. A checksum that is none (S3 states one of encrypted objects that is
+        not of their content) is told by the same content arriving twice.
+
+        Args:
+          info: what the store last said of the object.
+        """
+        arrived: set[str] = set()
+
+        def get() -> None:
+            nonlocal info
+            _fs(self).get_file(_key(self), os.fspath(temporary))
+            size, checksum = temporary.stat().st_size, _md5_of(info)
+            got = _md5(temporary) if checksum and size == info["size"] else ""
+            if size != info["size"] or (got != checksum and got not in arrived):
+                arrived.add(got)
+                stated, info = info["size"], self.info()  # it may be another object by now
+                raise OSError(f"{self}: {size} bytes arrived, not the {stated} that the store has, or others")
+
+        with replacing(target) as temporary:
+            _retried(get, self)
+        return stamp_of(info)
 
     def files(self) -> dict[str, int]:
         """The files of a folder, without those below its subfolders: name -> bytes, sorted by name; empty where there is
@@ -186,13 +206,13 @@ class Location:
         if not self.remote:
             files = [path for path in self.path.rglob("*") if path.is_file()]
             return {path.relative_to(self.path).as_posix(): (path.stat().st_size, "") for path in sorted(files)}
-        listed = _retried(lambda: _fs(self).find(_key(self), detail=True), self)
+        return {name: (int(info["size"]), stamp_of(info)) for name, info in self.listed().items()}
+
+    def listed(self) -> dict[str, dict[str, Any]]:
+        """All objects below a folder of a bucket: path below it -> what the store says of it; sorted, else empty."""
+        found = _retried(lambda: _fs(self).find(_key(self), detail=True), self)
         below = f"{_key(self).rstrip('/')}/"
-        return {
-            key.removeprefix(below): (int(info["size"]), hashlib.sha256(_stamp_of(info).encode()).hexdigest()[:16])
-            for key, info in sorted(listed.items())
-            if key.startswith(below)
-        }
+        return {key.removeprefix(below): info for key, info in sorted(found.items()) if key.startswith(below)}
 
     def stamp(self) -> str:
         """A cheap fingerprint of a file's content, 16 hex digits; empty where there is no file.
@@ -201,7 +221,7 @@ class Location:
         """
         if self.remote:
             try:
-                return hashlib.sha256(_stamp_of(self._info()).encode()).hexdigest()[:16]
+                return stamp_of(self.info())
             except FileNotFoundError:
                 return ""
         digest = hashlib.sha256()
@@ -216,7 +236,8 @@ class Location:
             return ""
         return digest.hexdigest()[:16]
 
-    def _info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
+        """What the store says of an object, its `size` among it. Raises FileNotFoundError."""
         return _retried(lambda: _fs(self).info(_key(self), refresh=True), self)
 
     # ---------------------------------------------------------------------------------------- writing
@@ -367,12 +388,31 @@ def _retried(request: Callable[[], T], location: Location) -> T:
     raise AssertionError
 
 
-def _stamp_of(info: dict[str, Any]) -> str:
+def _stated(info: dict[str, Any]) -> str:
     named = [str(info[key]) for key in ("ETag", "etag", "md5Hash", "crc32c", "created", "mtime") if info.get(key)]
     return f"{info['size']}|{named[0] if named else ''}"
 
 
-def _cache() -> Path:
+def stamp_of(info: dict[str, Any]) -> str:
+    """A fingerprint of an object from what the store says of it, 16 hex digits."""
+    return hashlib.sha256(_stated(info).encode()).hexdigest()[:16]
+
+
+def _md5_of(info: dict[str, Any]) -> str:
+    """The checksum of an object's content that the store states, hex; empty where it states none."""
+    if coded := info.get("md5Hash"):
+        return base64.b64decode(coded).hex()
+    tag = str(info.get("ETag", "")).strip('"')
+    return tag if re.fullmatch("[0-9a-f]{32}", tag) else ""
+
+
+def _md5(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def cache() -> Path:
+    """The local folder of what was fetched: `ANNYFIT_CACHE`."""
     folder = Path(os.environ.get("ANNYFIT_CACHE", "~/.cache/annyfit-jax/objects")).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder

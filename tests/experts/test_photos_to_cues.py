@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 from PIL import Image
 
 from annyfit_jax.people.scene import SceneError
+from annyfit_jax.store.locations import place
 from annyfit_jax.store.plan import StoreError
 from experts.adapters import small_networks
 from experts.interfaces import Card
@@ -38,3 +40,19 @@ def test_cues_of_networks_that_changed_are_packed_again_when_asked(tmp_path, mon
     again = scenes_of_photos(dataclasses.replace(options, overwrite=True))
     assert again.source.location == first.source.location
     assert len(scenes_of_photos(options).source) == 1
+
+
+def test_photos_in_a_bucket_are_told_from_scenes_beside_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANNYFIT_CACHE", str(tmp_path))
+    bucket = place(f"memory://photos-{tmp_path.name}-{os.getpid()}")
+    (bucket / "photos" / "a.jpg").put(b"photo")
+    (bucket / "photos" / "a.json").put(b'{"camera": "left"}')
+    assert are_photos(str(bucket / "photos")) and are_photos(str(bucket / "photos" / "a.jpg"))
+    for name in ("scenes/a.npz", "root/preprocessed/a.npz"):
+        (bucket / name).put(b"scene")
+    (bucket / "scenes" / "a.jpg").put(b"photo")
+    (bucket / "root" / "images" / "a.jpg").put(b"photo")
+    assert not are_photos(str(bucket / "scenes")) and not are_photos(str(bucket / "root"))
+    (bucket / "photos" / "b.json").put(json.dumps({"people": [{"pose_keypoints_2d": [1.0, 2.0, 0.5] * 25}]}).encode())
+    with pytest.raises(SceneError, match="holds photos and keypoints of openpose"):
+        are_photos(str(bucket / "photos"))
