@@ -9,10 +9,9 @@ Run it again to resume: finished shards are kept. Scenes that cannot be read are
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import flags
 
+from annyfit_jax.store.locations import place
 from experiments import input_flags, program
 
 FLAGS = flags.FLAGS
@@ -42,8 +41,9 @@ def define_flags() -> program.Usage:
 def main() -> None:
     from annyfit_jax.inputs.coco_annotations import read_json
     from annyfit_jax.inputs.pack_scenes import pack_scenes
+    from annyfit_jax.store.mirrors import local
 
-    cues = read_json(FLAGS.provenance) if FLAGS.provenance else {}
+    cues = read_json(local(FLAGS.provenance)) if FLAGS.provenance else {}
     if not isinstance(cues, dict):
         raise ValueError(f'{FLAGS.provenance}: expected {{cue: {{"expert": ..., "version": ..., "licence": ...}}}}')
     with program.stopping() as stop:
@@ -57,7 +57,7 @@ def main() -> None:
         f"{state.set_aside} scenes set aside: {FLAGS.output}"
     )
     if state.shards_done == state.num_shards and not state.finished:
-        raise ValueError(f"no scene could be packed; the reasons are in {Path(FLAGS.output) / 'set_aside.jsonl'}")
+        raise ValueError(f"no scene could be packed; the reasons are in {place(FLAGS.output) / 'set_aside.jsonl'}")
 
 
 if __name__ == "__main__":

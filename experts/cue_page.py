@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import html
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from annyfit_jax.people.lens import straightened
 from annyfit_jax.people.scene import Scene, SceneError
 from annyfit_jax.records.encoded_pictures import encoded
 from annyfit_jax.records.files import write_text
-from annyfit_jax.store.locations import place
+from annyfit_jax.store.locations import Location, filled, place
 from annyfit_jax.viz import drawing, palette
 from annyfit_jax.viz import page as template
 from experts.cue_pictures import cue_pictures, whole_body, word_list
@@ -34,11 +34,15 @@ _MAX_SIDE = 1280
 _ANSWER_LENGTH = 160
 
 
-def write_cue_page(cues: str, output: str, *, limit: int = 50, images: str | None = None) -> Path:
-    """Writes the page of the first `limit` scenes; returns its path. Raises SceneError on an input that cannot be read."""
+def write_cue_page(cues: str, output: str, *, limit: int = 50, images: str | None = None) -> Location:
+    """Writes the page of the first `limit` scenes; returns its place. Raises SceneError on an input that cannot be read."""
     source = open_input(cues, images=images, with_masks=True, with_depth_map=True)
-    names = source.names[:limit]
-    folder = Path(output)
+    with filled(output) as folder:
+        _write(source, source.names[:limit], folder)
+    return place(output) / "index.html"
+
+
+def _write(source: SceneSource, names: Sequence[str], folder: Path) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     sections, links, licences = [], [], []
     starts = StartPictures()
@@ -62,9 +66,7 @@ def write_cue_page(cues: str, output: str, *, limit: int = 50, images: str | Non
         contents=f'<nav aria-label="Scenes"><ul>{"".join(links)}</ul></nav>',
         sections="\n".join(sections),
     )
-    path = folder / "index.html"
-    write_text(path, page)
-    return path
+    write_text(folder / "index.html", page)
 
 
 def photo_of(source: SceneSource, scene: Scene, index: int) -> UInt8[np.ndarray, "H W 3"]:

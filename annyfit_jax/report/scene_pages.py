@@ -152,10 +152,10 @@ def scene_page(
 
 def coco_credits(annotation_file: str) -> dict[str, str]:
     """File name -> HTML credit line, from the `images` and `licenses` of a COCO file; empty for other inputs."""
-    path = Path(annotation_file)
-    if path.suffix != ".json" or not path.is_file():
+    path = place(annotation_file)
+    if not path.name.endswith(".json") or not path.is_file():
         return {}
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_bytes())
     if not isinstance(content, dict):
         return {}
     licenses = {entry.get("id"): entry for entry in content.get("licenses", [])}

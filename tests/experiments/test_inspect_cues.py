@@ -72,7 +72,7 @@ def packed(folder: Path, *scenes: Scene) -> str:
 def test_every_cue_is_on_the_page(tmp_path):
     cues = packed(tmp_path / "cues", scene())
     page = cue_page.write_cue_page(cues, str(tmp_path / "page"))
-    text = page.read_text()
+    text = page.path.read_text()
     kinds = {path.stem.rpartition("-")[2] for path in (tmp_path / "page" / "images").iterdir()}
     assert kinds == {"photo", "boxes", "keypoints", "wholebody", "start", "dense", "masks", "depth"}
     for said in (
@@ -91,7 +91,7 @@ def test_a_scene_with_the_least_there_can_be(tmp_path):
     page = cue_page.write_cue_page(packed(tmp_path / "cues", bare), str(tmp_path / "page"))
     kinds = {path.stem.rpartition("-")[2] for path in (tmp_path / "page" / "images").iterdir()}
     assert kinds == {"photo", "keypoints"}
-    assert "17 of 17" in page.read_text()
+    assert "17 of 17" in page.path.read_text()
 
 
 def test_initial_bodies_are_where_they_are_in_the_photo():
@@ -143,6 +143,6 @@ def test_a_photo_that_is_gone_or_of_another_size_leaves_the_cues(tmp_path):
     page = cue_page.write_cue_page(
         packed(tmp_path / "cues", made, scene("t", image_path="gone.jpg")), str(tmp_path / "page")
     )
-    assert page.read_text().count("<section") == 2
+    assert page.path.read_text().count("<section") == 2
     with pytest.raises(SceneError):
         cue_page.write_cue_page(str(tmp_path / "nothing"), str(tmp_path / "page"))

@@ -291,7 +291,7 @@ def test_real_photos_through_tiny_experts_to_fits(tmp_path):
         assert np.isfinite(fit.shape).all()
         assert any(note.startswith("licences of the cues: CC0-1.0") for note in fit.scene_notes)
     page = cue_page.write_cue_page(str(tmp_path), str(tmp_path / "page"))
-    text = page.read_text()
+    text = page.path.read_text()
     assert "child (0.33, p 0.70)" in text
     assert "Licences: CC0-1.0" in text
     kinds = {path.stem.rpartition("-")[2] for path in (tmp_path / "page" / "images").iterdir()}
