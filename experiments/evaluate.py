@@ -77,7 +77,8 @@ def define_flags() -> program.Usage:
 
 
 def main() -> None:
-    from annyfit_jax.records.files import write_json
+    from annyfit_jax.records.files import without_nan
+    from annyfit_jax.store.locations import place
     from annyfit_jax.truth import TruthOptions
     from annyfit_jax.truth.evaluation import evaluate
     from annyfit_jax.truth.evaluation_table import table
@@ -93,7 +94,7 @@ def main() -> None:
     for name, text in report["settings"].items():
         print(f"{name}: {text}")
     if FLAGS.json:
-        write_json(FLAGS.json, report)
+        place(FLAGS.json).put_json(without_nan(report))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,8 @@ def main() -> None:
         )  # fmt: skip
         print(f"open {page}")
         if smplx is not None:
-            bodies = FitMeshes(smplx.body_file, smplx.kid_template)
+            here = smplx.fetched()
+            bodies = FitMeshes(here.body_file, here.kid_template)
             names = source.names[: options.limit]
             page = write_scene_pages(folder / "smplx", names, annotations=FLAGS.credits or FLAGS.input, bodies=bodies)
             print(f"open {page}")

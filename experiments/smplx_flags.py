@@ -43,8 +43,9 @@ def define_fit_flags() -> tuple[flags.FlagHolder, ...]:
 def bodies() -> FitMeshes:
     """The bodies that `define_fit_flags` names."""
     from annyfit_jax.people.fit_meshes import FitMeshes
+    from annyfit_jax.store.mirrors import local
 
-    return FitMeshes(FLAGS.smplx_model, FLAGS.kid_template)
+    return FitMeshes(local(FLAGS.smplx_model), local(FLAGS.kid_template))
 
 
 def choice() -> SmplxChoice | None:
@@ -56,11 +57,10 @@ def choice() -> SmplxChoice | None:
             raise ValueError(f"{' and '.join(unused)}: only with --body=smplx")
         return None
     from annyfit_jax.smplx_fit.smplx_fitter import SmplxChoice
-    from body_models import smplx
 
-    # Read once here, so that a file that is none stops the program before any fit.
-    smplx.load(FLAGS.body_file, num_betas=FLAGS.num_betas, kid_template=FLAGS.kid_template or None)
-    return SmplxChoice(FLAGS.body_file, FLAGS.num_betas, FLAGS.kid_template)
+    chosen = SmplxChoice(FLAGS.body_file, FLAGS.num_betas, FLAGS.kid_template)
+    chosen.read()  # once here, so that a file that is none stops the program before any fit
+    return chosen
 
 
 def summary(folder: Location) -> str:

@@ -16,8 +16,11 @@ from annyfit_jax.conversion.matching import BATCH
 from annyfit_jax.people.camera import project
 from annyfit_jax.people.fitted import SceneFit, check_body, drawable, is_smplx
 from annyfit_jax.people.scene import BodyParameters
-from annyfit_jax.records import files, fit_files
-from annyfit_jax.records.file_names import file_stem, write_table
+from annyfit_jax.records import fit_files
+from annyfit_jax.records.file_names import TABLE, file_stem, table_lines
+from annyfit_jax.records.files import json_lines
+from annyfit_jax.store.locations import Location, place
+from annyfit_jax.store.mirrors import local
 from body_models import anny, smplx
 
 BODIES = ("anny", "smplx")
@@ -58,7 +61,7 @@ class FitConverter:
         """
         Args:
           to: `smplx` or `anny`.
-          body_file: the user's SMPL-X file, needed in both directions.
+          body_file: the user's SMPL-X file, needed in both directions; it and the next may be in a bucket.
           num_betas: of the SMPL-X bodies that are made; those that are read say themselves how many they have.
           kid_template: AGORA's file, for a blend with a child as the last coefficient of shape.
           to_keypoints: bodies of SMPL-X are also fitted to the keypoints that the fit was given (`Cues`).
@@ -141,28 +144,31 @@ class FitConverter:
         return replace(fit, **changed)
 
     def _made(self, betas: int) -> Converter:
+        kid = None if self._kid is None else local(str(self._kid))
         with jax.default_matmul_precision("highest"):
             bodies: dict[str, Convertible] = {
                 "anny": convertible_anny(anny.load()),
-                "smplx": convertible_smplx(smplx.load(self._file, num_betas=betas, kid_template=self._kid)),
+                "smplx": convertible_smplx(smplx.load(local(str(self._file)), num_betas=betas, kid_template=kid)),
             }
             return Converter(bodies["smplx" if self.to == "anny" else "anny"], bodies[self.to])
 
 
-def write_converted(fits: Iterable[SceneFit], folder: str | Path, convert: FitConverter) -> Summary:
+def write_converted(fits: Iterable[SceneFit], folder: str | Path | Location, convert: FitConverter) -> Summary:
     """Writes `<scene>.npz` of the other body into `folder/fits`, and `folder/conversion.jsonl`; each file atomically."""
-    folder = Path(folder)
+    folder = place(folder)
     lines: list[dict[str, Any]] = []
-    odd: list[str] = []
+    names: list[str] = []
     scenes = 0
     for window in _windows(fits):
         for made, converted in convert.many(window):
-            fit_files.save(made, folder / "fits" / f"{file_stem(made.name)}.npz")
+            with (folder / "fits" / f"{file_stem(made.name)}.npz").replacing() as file:
+                fit_files.save(made, file)
             lines += _lines(made, converted)
-            odd += [made.name] if file_stem(made.name) != made.name else []
+            names.append(made.name)
             scenes += 1
-    write_table(folder / "fits", odd)
-    files.write_bytes(folder / REPORT, b"".join(files.json_lines(lines)))
+    if table := b"".join(table_lines(names)):
+        (folder / "fits" / TABLE).put(table)
+    (folder / REPORT).put_parts(json_lines(lines))
     errors = np.array([line["surface_mm"] for line in lines if "surface_mm" in line])
     people = len(errors)
     return Summary(

@@ -27,6 +27,7 @@ from annyfit_jax.jobs.progress import duration
 from annyfit_jax.people.fitted import check_body, drawable, is_smplx
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.store.locations import Location, place
+from annyfit_jax.store.mirrors import local
 from annyfit_jax.store.parts import LEDGER, Made, Parts, Record, Write
 
 if TYPE_CHECKING:
@@ -338,7 +339,7 @@ def _bodies(wanted: _Wanted) -> FitMeshes:
 def _kept_bodies(smplx_model: str, kid_template: str) -> FitMeshes:
     from annyfit_jax.people.fit_meshes import FitMeshes
 
-    return FitMeshes(smplx_model, kid_template)
+    return FitMeshes(local(smplx_model), local(kid_template))
 
 
 def _parquet(source: FitSource, wanted: _Wanted) -> _Part:

@@ -11,8 +11,7 @@ from dataclasses import replace
 from annyfit_jax.inputs.keypoint_files import SUFFIXES
 from annyfit_jax.inputs.scene_source import InputOptions, SceneSource
 from annyfit_jax.people.scene import Scene, SceneError
-from annyfit_jax.store.locations import is_remote
-from annyfit_jax.store.mirrors import Mirror
+from annyfit_jax.store.mirrors import Mirrors
 
 _FILES = ("calibration", "words")
 _FOLDERS = ("depth", "masks")
@@ -24,36 +23,31 @@ def open_fetched(path: str, options: InputOptions, open_local: Open) -> SceneSou
 
     Raises SceneError where nothing is there, and what `open_local` raises.
     """
-    mirrors: list[Mirror] = []
+    mirrors = Mirrors()
 
     def local(location: str, what: str, suffixes: tuple[str, ...] = ()) -> str:
-        if not is_remote(location):
-            return location
         try:
-            mirrors.append(Mirror.of(location, suffixes))
-            return str(mirrors[-1].fetch())
-        except FileNotFoundError:
-            raise SceneError(f"{what}{location}: no such file or folder") from None
+            return mirrors.local(location, suffixes)
+        except FileNotFoundError as error:
+            raise SceneError(f"{what}{error}") from None
 
-    try:
+    with mirrors.naming():
         here = local(path, "", SUFFIXES)
         given = {name: value for name in (*_FILES, *_FOLDERS) if (value := getattr(options, name)) is not None}
         given = {name: local(value, f"option {name}: ") for name, value in given.items()}
         if here != path:
             given["images_beside"] = str(mirrors[0].origin)
         source = open_local(here, replace(options, **given))
-    except SceneError as error:
-        raise _renamed(error, mirrors) from error.__cause__
     if not mirrors:
         return source
-    notes = tuple(_named(note, mirrors) for note in source.notes)
+    notes = tuple(map(mirrors.named, source.notes))
     return replace(source, location=path, notes=notes, loader=_Loader(source.loader, mirrors))
 
 
 class _Loader:
     """Reads a scene when the files are there, on whatever machine."""
 
-    def __init__(self, inner: Callable[[int], Scene], mirrors: list[Mirror]) -> None:
+    def __init__(self, inner: Callable[[int], Scene], mirrors: Mirrors) -> None:
         self._inner, self._mirrors = inner, mirrors
         self._fetched = True
 
@@ -63,23 +57,10 @@ class _Loader:
             for mirror in self._mirrors:
                 mirror.fetch()
             self._fetched = True
-        try:
+        with self._mirrors.naming():
             scene = self._inner(index)
-        except SceneError as error:
-            raise _renamed(error, self._mirrors) from error.__cause__
-        skipped = [(person, _named(reason, self._mirrors)) for person, reason in scene.skipped]
-        return replace(scene, notes=[_named(note, self._mirrors) for note in scene.notes], skipped=skipped)
+        skipped = [(person, self._mirrors.named(reason)) for person, reason in scene.skipped]
+        return replace(scene, notes=list(map(self._mirrors.named, scene.notes)), skipped=skipped)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_fetched": False}  # elsewhere they may not be there
-
-
-def _named(text: str, mirrors: list[Mirror]) -> str:
-    for mirror in mirrors:
-        text = mirror.named(text)
-    return text
-
-
-def _renamed(error: SceneError, mirrors: list[Mirror]) -> SceneError:
-    error.args = (_named(str(error), mirrors), *error.args[1:])
-    return error

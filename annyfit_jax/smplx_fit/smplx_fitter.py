@@ -52,6 +52,7 @@ from annyfit_jax.smplx_fit.smplx_map_body import (
     smplx_map_body,
 )
 from annyfit_jax.smplx_fit.smplx_start import SmplxStart, SmplxStarter, with_expected_heights
+from annyfit_jax.store.mirrors import local
 from body_models import anny, smplx, smplx_file
 
 
@@ -60,19 +61,29 @@ class SmplxChoice:
     """Which SMPL-X is fitted."""
 
     body_file: str
-    """The user's `SMPLX_NEUTRAL.npz` or another official file."""
+    """The user's `SMPLX_NEUTRAL.npz` or another official file; it and the next may be in a bucket."""
     num_betas: int = 10
     kid_template: str = ""
     """AGORA's file, for a blend with a child as the last beta; without it children are not fitted."""
 
     def identity(self) -> dict[str, Any]:
         """What decides the fits, JSON. Raises FileNotFoundError where a file is not there."""
-        smplx_file.check_exists(Path(self.body_file).expanduser())
-        named = {"body_file": self.body_file} | ({"kid_template": self.kid_template} if self.kid_template else {})
+        here = self.fetched()
+        smplx_file.check_exists(Path(here.body_file).expanduser())
+        named = {"body_file": here.body_file} | ({"kid_template": here.kid_template} if here.kid_template else {})
         contents = {
             name: hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()[:16] for name, path in named.items()
         }
         return {"body": "smplx", "num_betas": self.num_betas, **contents}
+
+    def fetched(self) -> SmplxChoice:
+        """With local files, where they are in buckets; every machine fetches for itself. Raises FileNotFoundError."""
+        return dataclasses.replace(self, body_file=local(self.body_file), kid_template=local(self.kid_template))
+
+    def read(self) -> smplx.SmplxModel:
+        """The model. Raises as `smplx.load`."""
+        here = self.fetched()
+        return smplx.load(here.body_file, num_betas=self.num_betas, kid_template=here.kid_template or None)
 
 
 @dataclass
@@ -208,8 +219,7 @@ class SmplxFitter(Fitter):
         super().__init__(config, model, devices)
         self.smplx_config = smplx_config or config_for_smplx(config)
         if laying is None:
-            child = choice.kid_template or None
-            read = smplx.load(choice.body_file, num_betas=choice.num_betas, kid_template=child)
+            read = choice.read()
             logging.info("laying SMPL-X upon Anny ...")
             laying = lay_upon_anny(self.model, read)
         self.laying = laying

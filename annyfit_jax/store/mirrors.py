@@ -16,7 +16,7 @@ import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -46,13 +46,15 @@ class Mirror:
     """Local folder of this mirror alone."""
     objects: dict[str, dict[str, Any]] = field(repr=False)
     """Path below `folder` -> what the store says of the object."""
+    folders: frozenset[str] = field(repr=False)
+    """Of all objects, also of those that are not fetched."""
 
     @staticmethod
-    def of(location: str | Location, suffixes: Sequence[str] = ()) -> Mirror:
+    def of(location: str | Location, suffixes: Sequence[str] = (), without: Sequence[str] = ()) -> Mirror:
         """Lists a location of a bucket: a file, or a folder with all that is below it.
 
         Args:
-          suffixes: of the names of a folder's files that are kept, in lower case; default all.
+          suffixes, without: of the names, in lower case, of a folder's files that are fetched (default all) or left out.
 
         Raises FileNotFoundError where nothing is there.
         """
@@ -60,14 +62,20 @@ class Mirror:
         objects = location.listed()
         is_file = not objects
         if is_file:
-            objects = {location.name: location.info()}
+            try:
+                objects = {location.name: location.info()}
+            except FileNotFoundError:
+                raise FileNotFoundError(f"{location}: no such file or folder") from None
+        inside = {name: info for name, info in objects.items() if _is_inside(name)}
         kept = {
             name: info
-            for name, info in objects.items()
-            if (is_file or not suffixes or name.lower().endswith(tuple(suffixes))) and _is_inside(name)
+            for name, info in inside.items()
+            if is_file
+            or (name.lower().endswith(tuple(suffixes or ("",))) and not name.lower().endswith(tuple(without)))
         }
-        key = hashlib.sha256(f"{location}|{','.join(suffixes)}".encode()).hexdigest()[:16]
-        return Mirror(location, is_file, locations.cache() / "mirrors" / key, kept)
+        key = hashlib.sha256(f"{location}|{','.join(suffixes)}|{','.join(without)}".encode()).hexdigest()[:16]
+        folders = frozenset(PurePosixPath(name).parent.as_posix() for name in inside)
+        return Mirror(location, is_file, locations.cache() / "mirrors" / key, kept, folders)
 
     @property
     def origin(self) -> Location:
@@ -99,6 +107,8 @@ class Mirror:
             there = {name: stamp for name, stamp in known.items() if self._is_there(name, stamp)}
             for name in known.keys() - there.keys():
                 (self.folder / name).unlink(missing_ok=True)
+            for folder in self.folders:
+                (self.folder / folder).mkdir(parents=True, exist_ok=True)
             wanted = [name for name in self.objects if name not in there]
             with ThreadPoolExecutor(_FETCHERS, "fetch") as threads:
                 for start in range(0, len(wanted), _BATCH):
@@ -119,9 +129,35 @@ class Mirror:
         return (self.origin / name).fetch_to(self.folder / name, self.objects[name])
 
 
-def local(location: str, suffixes: Sequence[str] = ()) -> str:
-    """The path of a local file or folder as it is; one of a bucket fetched. Raises OSError where a bucket has none."""
-    return str(Mirror.of(location, suffixes).fetch()) if locations.is_remote(location) else location
+class Mirrors(list[Mirror]):
+    """Those of some locations, for messages about all of them."""
+
+    def local(self, location: str, suffixes: Sequence[str] = (), without: Sequence[str] = ()) -> str:
+        """A local path as it is; that of a location of a bucket, fetched. Raises FileNotFoundError where nothing is there."""
+        if not locations.is_remote(location):
+            return location
+        self.append(Mirror.of(location, suffixes, without))
+        return str(self[-1].fetch())
+
+    def named(self, text: str) -> str:
+        """`Mirror.named` of each."""
+        for mirror in self:
+            text = mirror.named(text)
+        return text
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Errors of the block tell the bucket's names."""
+        try:
+            yield
+        except Exception as error:
+            error.args = tuple(self.named(part) if isinstance(part, str) else part for part in error.args)
+            raise
+
+
+def local(location: str) -> str:
+    """A local path as it is; that of a location of a bucket, fetched. Raises FileNotFoundError where nothing is there."""
+    return Mirrors().local(location)
 
 
 def _is_inside(name: str) -> bool:

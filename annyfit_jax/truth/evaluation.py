@@ -9,11 +9,14 @@ What a metric is stands in `annyfit_jax.metrics`. `synthetic` and `layers` compa
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from annyfit_jax import metrics
+from annyfit_jax.inputs.photos import SUFFIXES
 from annyfit_jax.people.fit_meshes import FitMeshes
 from annyfit_jax.people.scene import SceneError
+from annyfit_jax.store.mirrors import Mirrors, local
 from annyfit_jax.truth.image_evaluation import judge_images
 from annyfit_jax.truth.scene_evaluation import Columns, judge_scenes
 from annyfit_jax.truth.truth_source import PROTOCOLS, TruthOptions
@@ -32,6 +35,8 @@ SCENE_SETTINGS = {
         "units": "px; err2d_box in square roots of box areas; else shares",
     },
 }
+_NOT_TRUTH = (*SUFFIXES, ".mp4", ".avi", ".tar", ".gz", ".zip")
+"""Files of data sets that no reader of truth opens, and that are not fetched from buckets."""
 ALL_PROTOCOLS = (*SCENE_PROTOCOLS, *PROTOCOLS)
 
 
@@ -53,6 +58,7 @@ def evaluate(
     Args:
       protocol: `synthetic`, `layers` or one of `truth.PROTOCOLS`.
       options: choices of the truth readers.
+      fits, truth: paths or locations in buckets, as the files of `options`, `parts` and `kid_template`.
       predictions: what `fits` holds (`truth.protocols.KINDS`); anything but `fits` has one column, `fit`.
       parts: folder with the vertex numbers of hands, face and body.
       kid_template: `synthetic`, `layers`: AGORA's file, for fits of SMPL-X whose last beta blends with a child.
@@ -67,12 +73,20 @@ def evaluate(
         if predictions != "fits":
             raise SceneError(f"protocol {protocol}: predictions of kind {predictions} cannot be judged")
         pool = {"synthetic": metrics.pool, "layers": metrics.pool_labelled}[protocol]
-        bodies = FitMeshes((options or TruthOptions()).smplx or "", kid_template)
+        bodies = FitMeshes(local((options or TruthOptions()).smplx or ""), local(kid_template))
         left_out = judge_scenes(fits, truth, protocol, collected, bodies) | {"settings": dict(SCENE_SETTINGS[protocol])}
     else:
-        figures = judge_images(
-            fits, truth, protocol, options or TruthOptions(), predictions, parts, without_fit, collected
-        )
+        mirrors, options = Mirrors(), options or TruthOptions()
+        with mirrors.naming():
+            here = {
+                "fits": fits if predictions == "fits" else mirrors.local(fits),
+                "truth": mirrors.local(truth, without=_NOT_TRUTH),
+                "options": replace(options, smplx=mirrors.local(options.smplx) if options.smplx else None),
+                "parts": mirrors.local(parts) if parts else None,
+            }
+            figures = judge_images(
+                protocol=protocol, kind=predictions, without_fit=without_fit, collected=collected, **here
+            )
         pool, left_out = figures.pop("pool"), figures
     columns = {name: [scene[name] for scene in collected.values()] for name in next(iter(collected.values()))}
     report |= {

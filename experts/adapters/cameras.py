@@ -14,7 +14,8 @@ from annyfit_jax.inputs.photos import focal_35mm
 from annyfit_jax.people.camera import intrinsics_from_35mm, intrinsics_from_fov
 from annyfit_jax.people.lens import Lens
 from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES, SceneError
-from annyfit_jax.records.files import sha256
+from annyfit_jax.store.mirrors import local
+from experts.adapters.folders import file_fingerprint
 from experts.interfaces import Card, ExpertError, Loaded, Photo
 
 
@@ -112,8 +113,8 @@ class CalibrationFile:
         if not self.path:
             raise ExpertError("expert calibration: no file; give --set=camera.path=FILE")
         try:
-            self._calibration = read_calibration(self.path)
-        except SceneError as error:
+            self._calibration = read_calibration(local(self.path))
+        except (SceneError, FileNotFoundError) as error:
             raise ExpertError(str(error)) from None
 
     def close(self) -> None:
@@ -122,7 +123,7 @@ class CalibrationFile:
 
     def fingerprint(self) -> str:
         """Checksum of the file, which may move but not change between runs."""
-        return sha256(Path(self.path)) if Path(self.path).is_file() else ""
+        return file_fingerprint(self.path)
 
     def intrinsics(
         self, photos: Sequence[Photo], depths: Sequence[Float[np.ndarray, "3 3"] | None]

@@ -20,7 +20,8 @@ from annyfit_jax.inputs.masks import decode_segmentation
 from annyfit_jax.inputs.validate import checked_array
 from annyfit_jax.people.camera import intrinsics_from_fov
 from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES, SceneError
-from annyfit_jax.records.files import sha256
+from annyfit_jax.store.mirrors import local
+from experts.adapters.folders import file_fingerprint
 from experts.attributes import DEFAULT_ATTRIBUTES, Attribute
 from experts.interfaces import Card, Detections, ExpertError, People, Photo, Words
 from experts.people_rules import match_boxes
@@ -36,8 +37,8 @@ class CocoIndex:
         """Raises ExpertError where the file is not COCO."""
         self.path = path
         try:
-            content = read_json(path)
-        except SceneError as error:
+            content = read_json(local(path))
+        except (SceneError, FileNotFoundError) as error:
             raise ExpertError(str(error)) from None
         results = isinstance(content, list)
         entries = content if results else content.get("annotations") if isinstance(content, dict) else None
@@ -156,7 +157,7 @@ class _CocoExpert:
 
     def fingerprint(self) -> str:
         """Checksum of the file, which may move but not change between runs."""
-        return sha256(Path(self.path)) if Path(self.path).is_file() else ""
+        return file_fingerprint(self.path)
 
     def matched(self, photo: Photo, people: People) -> list[dict | None]:
         """Per person the annotation, None where no box overlaps enough. A person of this file is found by id."""
@@ -243,8 +244,8 @@ class CocoWords(_CocoExpert):
         """Reads both files. Raises ExpertError."""
         super().load()
         try:
-            table = read_json(self.words_file) if self.words_file else {}
-        except SceneError as error:
+            table = read_json(local(self.words_file)) if self.words_file else {}
+        except (SceneError, FileNotFoundError) as error:
             raise ExpertError(str(error)) from None
         if not isinstance(table, dict):
             raise ExpertError(f'{self.words_file}: expected {{annotation id: {{"age": word, "gender": word}}}}')
@@ -252,7 +253,7 @@ class CocoWords(_CocoExpert):
 
     def fingerprint(self) -> str:
         """Of both files."""
-        return super().fingerprint() + (sha256(Path(self.words_file)) if Path(self.words_file).is_file() else "")
+        return super().fingerprint() + file_fingerprint(self.words_file)
 
     def words(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Words]:
         """Anchors of age and gender per photo, -1 for people that the file says nothing of."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,10 @@ from jaxtyping import Bool, Float
 from annyfit_jax.inputs.masks import read_depth_map, read_label_image
 from annyfit_jax.inputs.validate import checked_array
 from annyfit_jax.people.scene import NUM_DENSE, SceneError
+from annyfit_jax.records.files import sha256
 from annyfit_jax.records.npz import open_npz
+from annyfit_jax.store.locations import is_remote, place
+from annyfit_jax.store.mirrors import local
 from experts.interfaces import Card, DepthEstimate, ExpertError, People, Photo
 from experts.people_rules import match_boxes
 
@@ -23,14 +27,16 @@ _LEAST_OVERLAP = 0.3
 
 
 def folder_fingerprint(folder: str) -> str:
-    """Checksum of the names, sizes and times of a folder's files; empty where there is no folder."""
-    root = Path(folder)
+    """Checksum of the names, sizes and times (of objects: fingerprints) of a folder's files; empty where there is none."""
+    digest, root = hashlib.sha256(), Path(folder)
+    if is_remote(folder):
+        listed = place(folder).tree()
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest() if listed else ""
     if not folder or not root.is_dir():
         return ""
-    digest = hashlib.sha256()
-    for place, folders, names in os.walk(root):
+    for where, folders, names in os.walk(root):
         folders.sort()
-        for path in (Path(place) / name for name in sorted(names)):
+        for path in (Path(where) / name for name in sorted(names)):
             facts = path.stat()
             digest.update(
                 f"{path.relative_to(root).as_posix()} {facts.st_size} {facts.st_mtime_ns}\n".encode(
@@ -40,6 +46,11 @@ def folder_fingerprint(folder: str) -> str:
     return digest.hexdigest()
 
 
+def file_fingerprint(path: str) -> str:
+    """Checksum of a file's content; empty where there is no file."""
+    return sha256(Path(local(path))) if path and place(path).is_file() else ""
+
+
 @dataclass
 class _Folder:
     """What the experts that read a folder share."""
@@ -47,8 +58,14 @@ class _Folder:
     path: str = field(default="", metadata={"decides": False})
     """The folder; a photo's file has the photo's stem, in the same subfolder as the photo."""
     licence: str = "as given by the user"
+    _local: str = field(default="", init=False, repr=False)
 
     needs_pixels = False
+
+    @property
+    def folder(self) -> str:
+        """The folder on this machine, since `load`."""
+        return self._local or self.path
 
     @property
     def card(self) -> Card:
@@ -56,8 +73,9 @@ class _Folder:
 
     def load(self) -> None:
         """Raises ExpertError where there is no such folder."""
-        if not self.path or not Path(self.path).is_dir():
+        if not self.path or not place(self.path).is_dir():
             raise ExpertError(f"expert folder: no folder {self.path or '(none given)'}")
+        self._local = local(self.path)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -75,7 +93,7 @@ class DepthFolder(_Folder):
         """(H, W) metres per photo. Raises SceneError where a photo has no file."""
         result = []
         for photo in photos:
-            depth = read_depth_map(self.path, photo.stem, photo.size)
+            depth = read_depth_map(self.folder, photo.stem, photo.size)
             if depth is None:
                 raise SceneError(f"{self.path}: no depth map for {photo.relative}")
             result.append(DepthEstimate(depth))
@@ -90,7 +108,7 @@ class MaskFolder(_Folder):
         """(n, H, W) per photo; empty masks for people whose box no label has. Raises SceneError without a file."""
         result = []
         for photo, crowd in zip(photos, people, strict=True):
-            labels = read_label_image(self.path, photo.stem, photo.size)
+            labels = read_label_image(self.folder, photo.stem, photo.size)
             if labels is None:
                 raise SceneError(f"{self.path}: no label image for {photo.relative}")
             values = [int(value) for value in np.unique(labels) if value != 0]
@@ -114,7 +132,7 @@ class DenseFolder(_Folder):
         """(n, 138, 3) per photo; confidence 0 for people whose box is not in the file. Raises SceneError without one."""
         result = []
         for photo, crowd in zip(photos, people, strict=True):
-            file = Path(self.path) / f"{photo.stem}.npz"
+            file = Path(self.folder) / f"{photo.stem}.npz"
             with open_npz(str(file)) as npz:
                 boxes = checked_array(npz.read("boxes"), npz.where("boxes"), ("m", 4))
                 dense = checked_array(npz.read("dense"), npz.where("dense"), (len(boxes), NUM_DENSE, 3))

@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from annyfit_jax.people.scene import BodyParameters
-from annyfit_jax.records.files import sha256
+from annyfit_jax.store.locations import place
+from annyfit_jax.store.mirrors import local
+from experts.adapters.folders import file_fingerprint
 from experts.adapters.start_files import unknown_bodies
 from experts.interfaces import Card, ExpertError, People, Photo
 
@@ -60,7 +62,7 @@ class MultiHmr:
         from annyfit_jax.regressors.vit import SIZES
         from body_models import anny
 
-        if not self.checkpoint or not Path(self.checkpoint).is_file():
+        if not self.checkpoint or not place(self.checkpoint).is_file():
             raise ExpertError(
                 f"start: no file {self.checkpoint or '(none given)'}; get multiHMR_672_L_anny.pt as "
                 "https://github.com/naver/multi-hmr says, and give --set=start.checkpoint=FILE"
@@ -70,7 +72,7 @@ class MultiHmr:
         config = self.config or MultiHmrConfig(vit=SIZES[self.vit], size=self.size)
         try:
             variables, _ = multihmr_checkpoint.from_torch(
-                config, read_state_dict(self.checkpoint, multihmr_checkpoint.ENTRY)
+                config, read_state_dict(local(self.checkpoint), multihmr_checkpoint.ENTRY)
             )
         except CheckpointError as error:
             raise ExpertError(f"start: {self.checkpoint}: {error}") from error
@@ -83,7 +85,7 @@ class MultiHmr:
         def read(variables, body, seen, patches, K):
             return multihmr_people.anny_bodies(body, multihmr_model.bind(config, variables).read(seen, patches, K))
 
-        self._version = sha256(Path(self.checkpoint))[:12]
+        self._version = file_fingerprint(self.checkpoint)[:12]
         self._run = (config, variables, anny.load(), see, read)
 
     def close(self) -> None:

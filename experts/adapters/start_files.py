@@ -17,6 +17,8 @@ from annyfit_jax.inputs.official import _body as hmr_body
 from annyfit_jax.inputs.validate import NUM_PHENOTYPES, NUM_POSED_BONES, checked_array
 from annyfit_jax.people.scene import UNKNOWN_WORD, BodyParameters, SceneError
 from annyfit_jax.records.npz import PLAIN_PICKLES, open_npz
+from annyfit_jax.store.locations import place
+from annyfit_jax.store.mirrors import local
 from experts.adapters.folders import folder_fingerprint
 from experts.interfaces import Card, ExpertError, People, Photo
 from experts.people_rules import match_boxes
@@ -29,13 +31,15 @@ _LEAST_OVERLAP = 0.3
 class _StartFiles:
     path: str = field(default="", metadata={"decides": False})
     """Folder with a `<stem>.npz` per photo."""
+    _local: str = field(default="", init=False, repr=False)
 
     needs_pixels = False
 
     def load(self) -> None:
         """Raises ExpertError where there is no such folder."""
-        if not self.path or not Path(self.path).is_dir():
+        if not self.path or not place(self.path).is_dir():
             raise ExpertError(f"start: no folder {self.path or '(none given)'}; give --set=start.path=FOLDER")
+        self._local = local(self.path)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -45,7 +49,7 @@ class _StartFiles:
         return folder_fingerprint(self.path)
 
     def file(self, photo: Photo) -> str:
-        return str(Path(self.path) / f"{photo.stem}.npz")
+        return str(Path(self._local or self.path) / f"{photo.stem}.npz")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from annyfit_jax.exports.humandata_export import read_humandata
 from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.people.fitted import SceneFit
 from annyfit_jax.records import fit_files
+from annyfit_jax.store.locations import place
 from body_models import smplx
 
 pytestmark = pytest.mark.unoptimised
@@ -68,6 +70,21 @@ def test_a_fit_of_the_body_is_not_converted_to_it(folder, body_file):
     (made,) = open_fits(folder / "out")
     with pytest.raises(ValueError, match=r"here: is a fit of smplx already"):
         FitConverter("smplx", body_file)(made, "here")
+
+
+@pytest.mark.slow
+def test_fits_and_body_files_may_be_in_buckets(folder, body_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANNYFIT_CACHE", str(tmp_path))
+    bucket = place(f"memory://convert-{tmp_path.name}-{os.getpid()}")
+    (bucket / "in" / "photo.npz").put((folder / "in" / "photo.npz").read_bytes())
+    (bucket / "SMPLX.npz").put(Path(body_file).read_bytes())
+    converter = FitConverter("smplx", str(bucket / "SMPLX.npz"))
+    write_converted(open_fits(str(bucket / "in")), bucket / "out", converter)
+    for name in place(folder / "out").tree():
+        assert (bucket / "out" / name).is_file()
+    (bucket_fit,), (local_fit,) = open_fits(str(bucket / "out")), open_fits(folder / "out")
+    np.testing.assert_array_equal(bucket_fit.pose, local_fit.pose)
+    assert (bucket / "out" / REPORT).read_bytes() == (folder / "out" / REPORT).read_bytes()
 
 
 def test_another_body_is_refused(tmp_path):

@@ -6,9 +6,11 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.scene import BodyParameters, SceneError
 from annyfit_jax.records import files, fit_files
 from annyfit_jax.regressors.regressed_people import scene_fit
+from annyfit_jax.store.locations import place
 from annyfit_jax.truth import TruthOptions, evaluation, evaluation_table, image_evaluation, open_truth
 from annyfit_jax.truth.foreign_predictions import AnnyPeople
 from annyfit_jax.truth.protocols import image_protocol
@@ -272,7 +275,7 @@ def ehf_truth(folder, world):
     return turn.apply(world.astype(np.float32).astype(np.float64)) + np.array([-0.03609917, 0.43416458, 2.37101226])
 
 
-def test_ehf_with_meshes(tmp_path, smplx_file):
+def test_ehf_with_meshes(tmp_path, smplx_file, monkeypatch):
     path, regressor = smplx_file
     rng = np.random.default_rng(0)
     vertices = ehf_truth(tmp_path, rng.normal(0, 0.3, (10475, 3)))
@@ -301,6 +304,21 @@ def test_ehf_with_meshes(tmp_path, smplx_file):
     assert max(fit["pa_pve_all"], fit["pa_pve_hands"], fit["pa_mpjpe_body"]) < 1e-6
     assert math.isnan(fit["pve_face"])
     assert report["scenes_without_fit"] == ["02"]
+    monkeypatch.setenv("ANNYFIT_CACHE", str(tmp_path / "cache"))
+    bucket = f"memory://ehf-{tmp_path.name}-{os.getpid()}"
+    for name in place(tmp_path).tree():
+        (place(bucket) / name).put((tmp_path / name).read_bytes())
+    (place(bucket) / "SMPLX.npz").put(Path(path).read_bytes())
+    there = evaluation.evaluate(
+        f"{bucket}/pred", bucket, "ehf", predictions="meshes", parts=f"{bucket}/parts",
+        options=TruthOptions(smplx=f"{bucket}/SMPLX.npz"), without_fit="left_out",
+    )  # fmt: skip
+    assert json.dumps(there) == json.dumps(report | {"fits": f"{bucket}/pred", "truth": bucket})
+    (place(bucket) / "01_align.ply").put(b"no mesh")
+    with pytest.raises(SceneError, match=f"^{bucket}/01_align.ply"):
+        evaluation.evaluate(
+            f"{bucket}/pred", bucket, "ehf", predictions="meshes", options=TruthOptions(smplx=f"{bucket}/SMPLX.npz")
+        )
 
 
 def test_ehf_with_fits_compares_joints_alone(fitted, smplx_file):
