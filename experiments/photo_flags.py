@@ -43,5 +43,5 @@ def precompute_options() -> PrecomputeOptions:
     return PrecomputeOptions(
         FLAGS.input, str(place(FLAGS.output) / "cues"), FLAGS.experts, (*FLAGS.expert, *camera), limit=FLAGS.limit,
         log_every_s=FLAGS.log_every_s, retry_failed=FLAGS.retry_failed, engine=program.engine_from_flags(),
-        photos_per_shard=scenes_per_shard(True), overwrite=FLAGS.overwrite,
+        photos_per_shard=scenes_per_shard(True), progress=FLAGS.output, overwrite=FLAGS.overwrite,
     )  # fmt: skip

@@ -71,7 +71,9 @@ def define_flags() -> program.Usage:
 def main() -> None:
     from experts.photos_to_cues import PrecomputeOptions, precompute
 
-    fields = [name for name in PrecomputeOptions.__dataclass_fields__ if name not in ("assignments", "engine")]
+    fields = [
+        name for name in PrecomputeOptions.__dataclass_fields__ if name not in ("assignments", "engine", "progress")
+    ]
     options = PrecomputeOptions(
         assignments=tuple(FLAGS.set),
         engine=program.engine_from_flags(),

@@ -121,7 +121,7 @@ def _found(engine: Engine | None) -> ScenesOfPhotos:
     return scenes_of_photos(
         PrecomputeOptions(
             FLAGS.images, str(place(FLAGS.output) / "cues"), "default", (*FLAGS.expert, *camera), engine=engine or Engine(),
-            photos_per_shard=FLAGS.photos_per_unit,
+            photos_per_shard=FLAGS.photos_per_unit, progress=FLAGS.output,
         )
     )  # fmt: skip
 

@@ -51,6 +51,8 @@ class PrecomputeOptions:
     words: str = ""
     allow_noncommercial: bool = False
     stages: str = ""
+    progress: str = ""
+    """Folder for the lines of progress; default `output`."""
     photos_per_shard: int = 64
     batch: int = 8
     limit: int | None = None
@@ -87,7 +89,13 @@ class _Work:
             images = as_folder(images, place(options.stages or options.output) / "photos")
         self.collection = Collection.of_folder(images, options.limit)
         folder = place(options.stages) if options.stages else self.output / "stages"
-        self.stages = Stages(folder, self.collection, experts, options.batch, options.log_every_s, options.retry_failed)
+        self._progress, self._log_every_s = (
+            place(options.progress) if options.progress else self.output,
+            options.log_every_s,
+        )
+        self.stages = Stages(
+            folder, self.collection, experts, options.batch, options.log_every_s, options.retry_failed, self._progress
+        )
         logging.info("%s: %d photos", options.images, len(self.collection))
         described = {
             "experts": self.stages.keys, "people": registry.options_of(experts.people), "images": options.with_images,
@@ -103,8 +111,9 @@ class _Work:
         records = functools.partial(_records, self.stages, self._with_images)
         redone = self.stages.redone
         packed = datasets.stage(
-            self.dataset, records, after=tuple(stage.name for stage in asked), redo=lambda unit: unit in redone
-        )
+            self.dataset, records, after=tuple(stage.name for stage in asked), redo=lambda unit: unit in redone,
+            progress=self._progress, log_every_s=self._log_every_s,
+        )  # fmt: skip
         return [*asked, packed]
 
     def finish(self) -> cue_dataset.Progress:

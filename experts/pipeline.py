@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import threading
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -32,6 +32,7 @@ from annyfit_jax.engine.stopping import Interrupted
 from annyfit_jax.inputs.photos import bucket_photos, photo_paths, photo_size, read_photo, scene_names
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.store.locations import JobWriteError, Location, is_remote, place
+from annyfit_jax.store.work_progress import WorkProgress, reason_of
 from experts import expert_cues, expert_store
 from experts.expert_store import Entry
 from experts.interfaces import METHODS, Card, Expert, ExpertError, People, Photo, is_out_of_memory
@@ -141,6 +142,8 @@ class Stages:
     """Photos per call of an expert; halved where memory runs out."""
     log_every_s: float = 10.0
     retry_failed: bool = False
+    progress: Location | None = None
+    """Folder for the lines of progress; default `folder`."""
     redone: set[int] = field(default_factory=set)
     """Units of which an answer was replaced (`retry_failed`)."""
 
@@ -182,7 +185,11 @@ class Stages:
                 return True
             return self.retry_failed and unit not in tried and any(entry.error for entry in entries)
 
-        def commit(unit: int, result: tuple[int, int, bool]) -> None:
+        def begin(_: int, workers: int) -> None:
+            left = sum(len(indices(unit)) for unit in range(units) if needed(unit))
+            progress.begin(len(self.collection) - left, workers=workers)
+
+        def commit(unit: int, result: tuple[int, Counter[str], bool]) -> None:
             photos, failed, again = result
             tried.add(unit)
             there.add(self.path(cue, indices(unit)).name)
@@ -190,13 +197,14 @@ class Stages:
                 self.redone.add(unit)
             progress.add(photos, failed)
 
-        progress = StageProgress(self.folder, cue, self.log_every_s)
+        progress = WorkProgress(
+            self.progress or self.folder, cue, len(self.collection), "photos", every_s=self.log_every_s
+        )
         return Stage(
             cue, functools.partial(_make_worker, self, cue, expert), range(units), needed,
             lambda unit: (unit, tuple(indices(unit))), commit,
             tuple(name for name in upstream(cue, expert) if name in self.keys),
-            begin=lambda left, workers: progress.begin(sum(len(indices(unit)) for unit in range(units) if needed(unit))),
-            end=progress.report,
+            begin=begin, end=progress.report,
         )  # fmt: skip
 
 
@@ -230,11 +238,13 @@ class ExpertWorker:
         """Gives the expert's memory back."""
         self.expert.close()
 
-    def stream(self, tasks: Iterator[tuple[int, Sequence[int]]]) -> Iterator[tuple[int, tuple[int, int, bool]]]:
-        """(unit, (photos asked about, those that failed, whether earlier answers were replaced)) of every unit."""
+    def stream(
+        self, tasks: Iterator[tuple[int, Sequence[int]]]
+    ) -> Iterator[tuple[int, tuple[int, Counter[str], bool]]]:
+        """(unit, (photos asked about, reasons of those that failed, whether earlier answers were replaced)) of every unit."""
         return ((unit, self._unit(indices)) for unit, indices in tasks)
 
-    def _unit(self, indices: Sequence[int]) -> tuple[int, int, bool]:
+    def _unit(self, indices: Sequence[int]) -> tuple[int, Counter[str], bool]:
         cue, expert, stages = self.cue, self.expert, self.stages
         target = stages.path(cue, indices)
         before = (expert_store.read_index(target) if stages.retry_failed else None) or []
@@ -261,7 +271,8 @@ class ExpertWorker:
                 for i, entry in zip(chunk, self._answers(cue, expert, photos, known), strict=True):
                     entries[i] = entry
         expert_store.write_unit(target, [entries[i] for i in indices])
-        return len(todo), sum(bool(entries[i].error) for i in todo), again
+        failed = Counter(reason_of(error, entries[i].name) for i in todo if (error := entries[i].error))
+        return len(todo), failed, again
 
     def _photos(
         self, reader: ThreadPoolExecutor, indices: Sequence[int], with_pixels: bool
@@ -370,43 +381,3 @@ def failures(stages: Stages, units: Sequence[Sequence[int]]) -> list[dict[str, s
                     told.add(entry.name)
                     rows.append({"scene": entry.name, "cue": "photo" if entry.blocked else cue, "reason": entry.error})
     return rows
-
-
-class StageProgress:
-    """The progress of an expert: a log line and a JSON line every few seconds."""
-
-    def __init__(self, folder: Location, cue: str, every_s: float) -> None:
-        self._file = folder / "progress.jsonl"
-        self._cue, self._total, self._every_s = cue, 0, every_s
-        self.photos = self.failed = 0
-        self._started = self._last = time.monotonic()
-
-    def begin(self, photos: int) -> None:
-        """The stage begins with so many photos."""
-        self._total = photos
-        self._started = self._last = time.monotonic()
-
-    def add(self, photos: int, failed: int) -> None:
-        """One more unit has its answers."""
-        self.photos += photos
-        self.failed += failed
-        if time.monotonic() - self._last >= self._every_s:
-            self.report("running")
-
-    def report(self, state: str) -> None:
-        """Log and JSON line; one that cannot be written is a warning."""
-        self._last = time.monotonic()
-        seconds = self._last - self._started
-        rate = self.photos / max(seconds, 1e-9)
-        line = {
-            "time": round(time.time(), 3), "cue": self._cue, "state": state, "seconds": round(seconds, 3),
-            "photos": self.photos, "photos_total": self._total, "failed": self.failed, "photos_per_s": round(rate, 3),
-            "seconds_left": round((self._total - self.photos) / rate, 1) if self.photos else None,
-        }  # fmt: skip
-        logging.info(
-            "%s: %s, %d/%d photos, %d failed, %.2f photos/s", self._cue, state, self.photos, self._total, self.failed, rate,
-        )  # fmt: skip
-        try:
-            self._file.append(json.dumps(line) + "\n")
-        except (OSError, RuntimeError) as error:
-            logging.warning("%s: %s", self._file, error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +22,6 @@ from annyfit_jax.exports import scene_files, usd_file
 from annyfit_jax.exports.data_card import CARD, Counts, write_card
 from annyfit_jax.exports.other_programs import PROGRAMS
 from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
-from annyfit_jax.jobs.progress import duration
 from annyfit_jax.people.fitted import check_body, drawable, is_smplx
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.store.locations import Location, place
@@ -91,22 +89,11 @@ class _Export:
         step, total = self.scenes_per_part, self.total
         spans = spans or [range(k, min(k + step, total)) for k in range(0, total, step)]
         tasks = [(part, span, self.names[span.start : span.stop]) for part, span in enumerate(spans)]
-        started = last = time.monotonic()
-        done = 0
-
-        def tell(record: Record) -> None:
-            nonlocal last, done
-            done += sum(record["card"]["scenes"].values())
-            if time.monotonic() - last >= self.log_every_s:
-                last = time.monotonic()
-                rate = done / (last - started)
-                left = duration(max(total - done, 0) / rate)
-                logging.info(
-                    "%s: %d/%d scenes, %.1f/s, %s left", name or self.wanted.file_format, done, total, rate, left
-                )
-
         settings = {"fits": self.source.fingerprint, "names": self.names, "step": step, **asdict(self.wanted)}
-        parts = Parts(name or self.wanted.file_format, output, tasks, make, settings, ledger=ledger, on_unit=tell)
+        parts = Parts(
+            name or self.wanted.file_format, output, tasks, make, settings, ledger=ledger, things=(total, "scenes"),
+            counted=_counted, log_every_s=self.log_every_s,
+        )  # fmt: skip
         run([parts.stage()], self.engine, self.stop)
         records = parts.finish()
         if not self.counts.scenes:
@@ -224,6 +211,12 @@ def export_fits(
         card = f"_{CARD}"
     write_card(folder / card, source, export.counts, file_format, len(written))
     return written, empty
+
+
+def _counted(record: Record) -> tuple[int, dict[str, int]]:
+    """The scenes of a part, and those without a fit by status."""
+    scenes = record["card"]["scenes"]
+    return sum(scenes.values()), {status: count for status, count in scenes.items() if status != "ok"}
 
 
 def _paths(folder: Location, names: Iterable[str]) -> list[Path]:

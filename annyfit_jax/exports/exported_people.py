@@ -10,9 +10,9 @@ import numpy as np
 from absl import logging
 from jaxtyping import Bool, Float
 
-from annyfit_jax.jobs.progress import duration
 from annyfit_jax.people.camera import project
 from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.store.work_progress import duration
 
 T = TypeVar("T")
 

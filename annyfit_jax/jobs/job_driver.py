@@ -152,6 +152,7 @@ def fit_stage(
         progress.workers = workers
         left = sum(len(span) for unit, span in enumerate(store.spans) if needed(unit) or retried(unit))
         progress.found(store.cut.total - left)
+        progress.start()
 
     def commit(unit: int, entry: dict[str, Any]) -> None:
         store.commit(entry)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from annyfit_jax.jobs.finish import total_counts
-from annyfit_jax.jobs.fit_store import job_store, rows
+from annyfit_jax.jobs.fit_store import KIND, job_store, rows
 from annyfit_jax.jobs.job_rows import PARAMETERS, SceneRow
 from annyfit_jax.jobs.progress import PROGRESS_FILE
+from annyfit_jax.store import work_progress
 from annyfit_jax.store.locations import Location, place
 from annyfit_jax.store.plan import StoreError
+from annyfit_jax.store.work_progress import at_work, describe_line, duration, lines_below
+from annyfit_jax.store.work_status import describe_work, work_state
 
 ROUNDING = 1e-4
 """Metres, radians and phenotype units to which parameters enter the digest."""
-_RECENT_S = 120.0
-"""A driver whose last progress line is older is not at work any more."""
 
 
 def status(folder: str | Path | Location) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def status(folder: str | Path | Location) -> dict[str, Any]:
     totals = total_counts(entries)
     scenes_done = sum(entry["num_records"] for entry in entries)
     line = last_line(folder)
-    running = line if line and line["state"] == "running" and time.time() - line["time"] < _RECENT_S else None
+    running = line if line and at_work(line) else None
     rate, left = running["scenes_per_s"] if running else 0.0, store.cut.total - scenes_done
     return {
         "finished": (folder / "finished.json").exists() and len(entries) == store.num_units,
@@ -54,9 +54,17 @@ def status(folder: str | Path | Location) -> dict[str, Any]:
             "seconds_left": round(left / rate, 1) if rate > 0 else None,
         },
         "running": {name: running[name] for name in ("host", "pid", "workers", "time")} if running else None,
+        "stages": lines_below(folder),
         "source": job["source"],
         "configs": sorted(job["configs"]),
     }
+
+
+def state_of(output: str | Path | Location) -> tuple[dict[str, Any], Callable[[dict[str, Any]], str]]:
+    """The state of a job or of any other work, and what describes it for people. Raises StoreError where nothing is known."""
+    if (place(output) / KIND.identity).exists():
+        return status(output), describe
+    return work_state(output), describe_work
 
 
 def _reasons(counts: dict[str, int], kind: str) -> dict[str, int]:
@@ -65,14 +73,7 @@ def _reasons(counts: dict[str, int], kind: str) -> dict[str, int]:
 
 def last_line(folder: str | Path | Location) -> dict[str, Any] | None:
     """The last complete progress line of a job's driver, None where there is none."""
-    try:
-        lines = (place(folder) / PROGRESS_FILE).read_bytes().decode(errors="replace").splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines[-2:]):  # a kill may leave half a line
-        with contextlib.suppress(ValueError):
-            return json.loads(line)
-    return None
+    return work_progress.last_line(place(folder) / PROGRESS_FILE)
 
 
 def describe(state: dict[str, Any]) -> str:
@@ -80,6 +81,7 @@ def describe(state: dict[str, Any]) -> str:
     units, scenes, people, rate = state["units"], state["scenes"], state["people"], state["rate"]
     failed, skipped = sum(people["failed"].values()), sum(people["skipped"].values())
     lines = [
+        *(describe_line(line) for line in state["stages"]),
         f"units    {units['done']} of {units['total']} done, {units['left']} left",
         f"scenes   {scenes['done']} of {scenes['total']} done, {scenes['left']} left",
         f"people   {people['done']} done: {people['ok']} ok, {failed} failed, {skipped} skipped",
@@ -90,7 +92,7 @@ def describe(state: dict[str, Any]) -> str:
     if rate["scenes_per_s"]:
         lines.append(
             f"rate     {rate['scenes_per_s']:.2f} scenes/s, {rate['people_per_s']:.2f} people/s, "
-            f"{rate['seconds_left']:.0f} s left"
+            f"{duration(rate['seconds_left'])} left"
         )
     if running := state["running"]:
         workers = "1 worker" if running["workers"] == 1 else f"{running['workers']} workers"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+import threading
 import time
 from collections import Counter
 from typing import Any
@@ -15,6 +16,7 @@ from annyfit_jax.jobs.job_rows import SceneRow
 from annyfit_jax.records.files import this_process
 from annyfit_jax.store.locations import Location
 from annyfit_jax.store.units import Entry
+from annyfit_jax.store.work_progress import Pulse, duration
 
 PROFILED_BATCHES = 3
 PROGRESS_FILE = "progress.jsonl"
@@ -38,6 +40,7 @@ class Progress:
         self._compile_s = 0.0
         self._fitted_scenes = 0
         self._started = self._last = time.monotonic()
+        self._lock, self._pulse = threading.RLock(), None
         self._board: Any = None
         if tensorboard:
             try:
@@ -45,6 +48,15 @@ class Progress:
             except ImportError:
                 raise ValueError("--tensorboard needs the package tensorboardX: pip install tensorboardX") from None
             self._board = SummaryWriter(str(folder / "tensorboard"))
+
+    def start(self) -> None:
+        """The work begins: from now on there is a line every few seconds, also while a unit takes long."""
+        self._write(self.snapshot("running"))
+        self._pulse = Pulse(self._every_s, self._beat)
+
+    def _beat(self) -> None:
+        if self._pulse is not None and time.monotonic() - self._last >= self._every_s / 2:
+            self._write(self.snapshot("running"))
 
     def add(self, row: SceneRow) -> None:
         """One more scene has its row."""
@@ -110,6 +122,9 @@ class Progress:
         Any state but `running` is the last: TensorBoard's file is then closed.
         """
         self._last = time.monotonic()
+        if state != "running" and self._pulse is not None:
+            self._pulse.stop()
+            self._pulse = None
         line = self.snapshot(state)
         left = "" if line["seconds_left"] is None else f", {duration(line['seconds_left'])} left"
         if not self.scenes and self.before >= self.total:
@@ -120,10 +135,7 @@ class Progress:
                 line["scenes_done"], line["scenes_total"], line["people"], line["failed"], line["skipped"],
                 line["scenes_per_s"], line["people_per_s"], left,
             )  # fmt: skip
-        try:
-            self._file.append(json.dumps(line) + "\n")
-        except (OSError, RuntimeError) as error:
-            logging.warning("%s: %s", self._file, error)
+        self._write(line)
         if self._board is not None:
             for name in ("scenes_per_s", "people_per_s", "people", "failed", "skipped", "scenes_done"):
                 self._board.add_scalar(f"job/{name}", line[name], self.scenes)
@@ -132,17 +144,17 @@ class Progress:
                 self._board.close()
                 self._board = None
 
+    def _write(self, line: dict[str, Any]) -> None:
+        with self._lock:
+            try:
+                self._file.append(json.dumps(line) + "\n")
+            except (OSError, RuntimeError) as error:
+                logging.warning("%s: %s", self._file, error)
+
 
 def _peak_memory_mb() -> float:
     """Of this process since its start; kilobytes on Linux, bytes on macOS."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << (20 if sys.platform == "darwin" else 10))
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text for people."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 class Profiler:

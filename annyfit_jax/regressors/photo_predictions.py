@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,9 @@ from annyfit_jax.records.file_names import file_stem
 from annyfit_jax.records.files import json_lines
 from annyfit_jax.records.fit_files import SceneFit
 from annyfit_jax.store.locations import Location, is_remote, place
-from annyfit_jax.store.parts import Made, Parts, Write
+from annyfit_jax.store.parts import Made, Parts, Record, Write
 from annyfit_jax.store.plan import stamp_of
+from annyfit_jax.store.work_progress import reason_of
 from annyfit_jax.training import bucket_runs
 from annyfit_jax.training import training_state as states
 from annyfit_jax.training.protocol import PredictOptions, Predictor, ScenePredictor, Variables
@@ -197,6 +199,7 @@ class _Work:
         self.parts = Parts(
             "predict", self._output, tasks, functools.partial(_writer, open_fits), identity, accelerator=True,
             stamps=lambda unit: stamp_of([names[i] + stamps[i] for i in self._units[unit]]),
+            things=(sum(map(len, self._units)), "photos"), counted=_counted,
         )  # fmt: skip
 
     def finish(self, nobody: str) -> Predicted:
@@ -230,6 +233,12 @@ def _writer(open_fits: Callable[[], Fits]) -> Write:
         return Made(files, {"people": rows, "set_aside": aside})
 
     return write
+
+
+def _counted(record: Record) -> tuple[int, Counter[str]]:
+    """The photos of a unit, and those set aside by reason."""
+    aside = record["set_aside"]
+    return len(record["files"]) + len(aside), Counter(reason_of(row["reason"], row["name"]) for row in aside)
 
 
 def _rows(fit: SceneFit) -> list[dict[str, object]]:

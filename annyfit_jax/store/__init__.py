@@ -8,6 +8,7 @@
 | `units` | a store's units: content under hashed names, commit records, metadata of the finished dataset |
 | `datasets` | a whole dataset written by one call, on any engine |
 | `parts` | work whose units leave files of their own names: exports, predictions |
+| `work_progress`, `work_status` | how far a work is: lines that it writes, and what `annyfit status` makes of them |
 | `faults` | the write boundaries by name, for tests |
 
 A store is a folder with

@@ -10,6 +10,7 @@ import hashlib
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from annyfit_jax.records.files import json_lines, sha256
 from annyfit_jax.store.locations import Location, place
 from annyfit_jax.store.plan import Kind, Plan, open_plan, stamp_of
 from annyfit_jax.store.units import Store
+from annyfit_jax.store.work_progress import WorkProgress, reason_of
 
 
 class SetAside(NamedTuple):
@@ -121,27 +123,49 @@ def write(
 
 def stage(
     dataset: Dataset, records: Records, on_shard: Callable[[int], None] | None = None, after: tuple[str, ...] = (),
-    redo: Callable[[int], bool] = lambda unit: False,
+    redo: Callable[[int], bool] = lambda unit: False, progress: Location | None = None, log_every_s: float = 10.0,
 ) -> Stage:  # fmt: skip
-    """The stage that writes a dataset. `redo`: units that are written although they are done."""
+    """The stage that writes a dataset.
+
+    Args:
+      redo: units that are written although they are done.
+      progress: folder for the lines of progress; default that of the dataset.
+    """
+    store = dataset.store
+    told = WorkProgress(progress or store.folder, store.kind.name, store.cut.total, every_s=log_every_s)
+
+    def needed(unit: int) -> bool:
+        return dataset.needed(unit) or redo(unit)
+
+    def begin(_: int, workers: int) -> None:
+        before = [unit for unit in range(store.num_units) if not needed(unit)]
+        failed = sum((_reasons(store.entries[unit]) for unit in before), Counter())
+        told.begin(sum(len(store.spans[unit]) for unit in before), failed, workers)
 
     def commit(unit: int, entry: dict[str, Any]) -> None:
-        dataset.store.commit(entry)
+        store.commit(entry)
         for item in entry["set_aside"]:
             logging.warning("set aside: %s: %s", item["scene"], item["reason"])
+        told.add(len(store.spans[unit]), _reasons(entry))
         if on_shard is not None:
             on_shard(unit)
 
     return Stage(
-        name=dataset.store.kind.name,
-        make=functools.partial(_make, dataset.store, records),
-        units=range(dataset.store.num_units),
-        needed=lambda unit: dataset.needed(unit) or redo(unit),
+        name=store.kind.name,
+        make=functools.partial(_make, store, records),
+        units=range(store.num_units),
+        needed=needed,
         task=lambda unit: (unit, dataset.indices(unit), dataset.stamp(unit)),
         commit=commit,
         after=after,
         accelerator=False,
+        begin=begin,
+        end=told.report,
     )
+
+
+def _reasons(entry: Mapping[str, Any]) -> Counter[str]:
+    return Counter(reason_of(item["reason"], item["scene"]) for item in entry["set_aside"])
 
 
 def _make(store: Store, records: Records, _: threading.Event) -> EachUnit:

@@ -19,15 +19,15 @@ import os
 import shutil
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import logging
-
 from annyfit_jax.engine.stages import EachUnit, Stage
 from annyfit_jax.records.files import temporary_name
 from annyfit_jax.store.locations import Location, read_all
+from annyfit_jax.store.work_progress import WorkProgress
 
 LEDGER = ".parts"
 """Folder of the records below the output, a folder in it for each kind of work."""
@@ -53,7 +53,9 @@ class Parts:
     def __init__(
         self, name: str, output: Location, tasks: Sequence[Any], make: Callable[[], Write], settings: Any, *,
         ledger: Location | None = None, stamps: Callable[[int], str] = lambda unit: "",
-        on_unit: Callable[[Record], None] = lambda record: None, accelerator: bool = False,
+        things: tuple[int, str] | None = None,
+        counted: Callable[[Record], tuple[int, Mapping[str, int]]] = lambda record: (1, {}), log_every_s: float = 10.0,
+        accelerator: bool = False,
     ) -> None:  # fmt: skip
         """Reads the records that are there.
 
@@ -63,12 +65,16 @@ class Parts:
           settings: JSON; units that were made with others are made again.
           ledger: folder of the records; default `LEDGER` below the output.
           stamps: fingerprint of the input of a unit.
-          on_unit: told each record that is new.
+          things: how many of what the progress counts; default the units.
+          counted: how many of them a record has, and how many of these failed for which reason.
+          log_every_s: seconds between two lines of progress, which go beside the records.
         """
         self.name, self.output, self.tasks, self._make = name, output, tasks, make
         self._ledger = ledger or output / LEDGER / name
         self._settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        self._stamps, self._on_unit, self._accelerator = stamps, on_unit, accelerator
+        self._stamps, self._counted, self._accelerator = stamps, counted, accelerator
+        total, what = things or (len(tasks), "units")
+        self._progress = WorkProgress(self._ledger.parent, name, total, what, every_s=log_every_s)
         self._ledger.clean()
         contents = read_all(self._ledger, [name for name in self._ledger.files() if name.endswith(".json")])
         self._old: dict[int, Record] = {int(name.removesuffix(".json")): json.loads(c) for name, c in contents.items()}
@@ -79,7 +85,7 @@ class Parts:
         return Stage(
             self.name, functools.partial(_worker, self._make, self.output, self._ledger), range(len(self.tasks)),
             needed=self._needed, task=lambda unit: (unit, self.tasks[unit]), commit=self._commit, after=after,
-            accelerator=self._accelerator,
+            accelerator=self._accelerator, begin=self._begin, end=self._progress.report,
         )  # fmt: skip
 
     def finish(self, *, remove_others: bool = True) -> list[Record]:
@@ -94,8 +100,9 @@ class Parts:
         return records
 
     def forget(self) -> None:
-        """Removes the records."""
+        """Removes the records, and what was said of the progress."""
         self._ledger.remove()
+        self._progress.forget()
         with contextlib.suppress(OSError):
             if not self._ledger.remote:
                 self._ledger.path.parent.rmdir()
@@ -119,13 +126,17 @@ class Parts:
         self._records[unit] = record
         return False
 
+    def _begin(self, _: int, workers: int) -> None:
+        before = [self._counted(self._records[unit]) for unit in range(len(self.tasks)) if not self._needed(unit)]
+        failed = sum((Counter(reasons) for _, reasons in before), Counter())
+        self._progress.begin(sum(count for count, _ in before), failed, workers)
+
     def _commit(self, unit: int, result: tuple[dict[str, int], dict[str, Any]]) -> None:
         files, facts = result
         record = {"files": files, "settings": self._settings, "input": self._stamps(unit), **facts}
         (self._ledger / f"{unit:05d}.json").put_json(record)
         self._records[unit] = record
-        self._on_unit(record)
-        logging.debug("%s: unit %d: %d files", self.name, unit, len(files))
+        self._progress.add(*self._counted(record))
 
 
 def _worker(make: Callable[[], Write], output: Location, ledger: Location, _: threading.Event) -> EachUnit:

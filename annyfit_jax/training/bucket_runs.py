@@ -45,11 +45,16 @@ def _step(name: str) -> str:
     return parts[1] if len(parts) > 2 and parts[0] == "checkpoints" else ""
 
 
+def _told(name: str) -> bool:
+    """Whether a file holds lines of progress, which are put as they are said."""
+    return name.startswith("progress-")
+
+
 def _fetch(run: Location, folder: Path) -> set[str]:
     """Copies the complete checkpoints and the other files; returns the steps."""
     there = run.tree()
     marks = [name for name in there if name.endswith(_COMPLETE)]
-    names = [name for name in there if not _step(name) and name not in marks]
+    names = [name for name in there if not _step(name) and name not in marks and not _told(name)]
     for mark in marks:
         names += (run / mark).read_json() or []
     for name in names:
@@ -68,7 +73,7 @@ def _put(run: Location, folder: Path, kept: set[str]) -> None:
         for name in names:
             (run / name).put((folder / name).read_bytes())
         (run / "checkpoints" / f"{step}{_COMPLETE}").put_json(names)
-    for name in (name for name in here if not _step(name)):
+    for name in (name for name in here if not _step(name) and not _told(name)):
         (run / name).put((folder / name).read_bytes())
     for step in kept - steps:
         (run / "checkpoints" / f"{step}{_COMPLETE}").remove()

@@ -6,12 +6,14 @@
 | `metrics.jsonl` | a line per logged step |
 | `checkpoints/` | state and place in the data |
 | `pictures/` | what the network sees, where asked for (`config.pictures_every`) |
+| `progress-train.jsonl` | steps done, loss, rate, last checkpoint: a line every few seconds, for `annyfit status` |
 | `tensorboard/` | where asked for |
 """
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,8 @@ import jax
 from absl import logging
 
 from annyfit_jax.records.files import read_json, write_text
-from annyfit_jax.store.locations import Location
+from annyfit_jax.store.locations import Location, place
+from annyfit_jax.store.work_progress import WorkProgress
 from annyfit_jax.training import bucket_runs, flops, training_data, training_metrics
 from annyfit_jax.training import training_state as states
 from annyfit_jax.training.protocol import Regressor, Variables
@@ -51,13 +54,22 @@ def train(
     Raises ValueError where the folder belongs to another run, where none of its checkpoints is whole, or where the batch
     cannot be split over the devices; TrainingStopped where too many steps in a row were skipped.
     """
+    progress = WorkProgress(place(folder), "train", config.steps, "steps", logs=False, writes=jax.process_index() == 0)
     with bucket_runs.run_folder(folder) as (local, put):
-        return _train(config, local, put, stop, tensorboard)
+        state = "stopped"
+        try:
+            trained = _train(config, local, put, stop, tensorboard, progress)
+            state = "finished" if int(trained.step) >= config.steps else "interrupted"
+            return trained
+        finally:
+            if progress.begun:
+                progress.report(state)
 
 
 def _train(
-    config: TrainConfig, folder: Path, put: Callable[[], None] | None, stop: threading.Event | None, tensorboard: bool
-) -> TrainState:
+    config: TrainConfig, folder: Path, put: Callable[[], None] | None, stop: threading.Event | None, tensorboard: bool,
+    progress: WorkProgress,
+) -> TrainState:  # fmt: skip
     """As `train`, in a local folder; `put`, where there is one, is called when a checkpoint is complete."""
     mesh = states.data_mesh()
     processes = jax.process_count()
@@ -88,6 +100,8 @@ def _train(
     cost = _Cost(regressor, variables, constants)
     skips = _Skips(folder, config.stop_after_skipped)
     clock, last_saved, skipped = training_metrics.Clock(), done, 0
+    progress.more["last_checkpoint"] = done or None
+    progress.begin(done, workers=processes)
     while done < config.steps and not _stopped(stop) and not skips.over:
         batch = training_data.padded(config.feed, next(rows))
         clock.add(config.batch, 3.0 * processes * cost.of(batch))  # the gradient costs twice the forward pass
@@ -96,12 +110,19 @@ def _train(
         skips.add(step_metrics["skipped"])
         logs = done % config.log_every == 0 or done == config.steps
         if logs or done % config.checkpoint_every == 0:
-            skipped += skips.look(done)
+            new = skips.look(done)
+            skipped += new
+            progress.add(0, {"not finite": new} if new else {})
         if logs:
             values = {name: float(value) for name, value in jax.device_get(step_metrics).items()}
             values |= {"skipped": float(skipped)} | clock.look()
             skipped = 0
             log.write(done, values)
+            loss = values["loss"]
+            progress.more |= {
+                "loss": loss if math.isfinite(loss) else None,
+                "images_per_s": round(values["images_per_second"], 3),
+            }
             logging.info("step %d of %d: %s", done, config.steps, spell(values))
         if config.pictures_every and done % config.pictures_every == 0 and jax.process_index() == 0:
             log.pictures(done, _draw(config, state, variables, batch))
@@ -111,6 +132,8 @@ def _train(
                 checkpoints.wait()
                 put()
             last_saved = done
+            progress.more["last_checkpoint"] = done
+        progress.add(1)
     if last_saved != done:
         checkpoints.save(state, rows)
     skips.look(done)
@@ -118,6 +141,7 @@ def _train(
     log.close()
     if put is not None:
         put()
+    progress.more["last_checkpoint"] = done
     if skips.over:
         raise TrainingStopped(
             f"{folder}: the loss or the gradient of the last {config.stop_after_skipped} steps or more was not finite; the "

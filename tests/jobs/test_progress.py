@@ -13,8 +13,9 @@ import pytest
 from fake_job import FakeFitter, run, source_of
 
 from annyfit_jax.jobs import job_rows
-from annyfit_jax.jobs.progress import PROGRESS_FILE, Progress, duration
+from annyfit_jax.jobs.progress import PROGRESS_FILE, Progress
 from annyfit_jax.store.locations import place
+from annyfit_jax.store.work_progress import duration
 
 TAGS = {f"job/{name}" for name in ("scenes_per_s", "people_per_s", "people", "failed", "skipped", "scenes_done")}
 
