@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from annyfit_jax.store.work_progress import number_of
 from experiments import program
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def main() -> None:
     with program.stopping() as stop:
         written, empty = _export(stop)
     nobody = f"; nobody fitted in {', '.join(empty[:_NAMES_SHOWN])}" if empty else ""
-    print(f"{len(written)} files: {FLAGS.output}{nobody}")
+    print(f"{number_of(len(written), 'files')}: {FLAGS.output}{nobody}")
 
 
 def _export(stop: threading.Event) -> tuple[list[Path], list[str]]:

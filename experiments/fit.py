@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from annyfit_jax.store.locations import place
+from annyfit_jax.store.work_progress import number_of
 from experiments import input_flags, photo_flags, program, smplx_flags
 
 if TYPE_CHECKING:
@@ -82,9 +83,9 @@ def main() -> None:
     from experts.cue_pictures import found_in_photo
     from experts.photos_to_cues import are_photos, scenes_of_photos
 
-    smplx = smplx_flags.choice()
+    chosen = _config(FLAGS.config)
+    config, smplx = one_config(chosen), smplx_flags.choice(chosen)
     photos = are_photos(FLAGS.input)
-    config = one_config(_config(FLAGS.config))
     with program.stopping() as stop:
         found = scenes_of_photos(photo_flags.precompute_options()) if photos else None
         source = found.source if found else input_flags.open_from_flags()
@@ -103,7 +104,8 @@ def main() -> None:
     target = folder / "fits" if options.writes_fit_files(source) else folder
     before = "" if state.new_scenes else "nothing was left to do, the job was finished before: "
     print(
-        f"{before}{state.scenes} scenes, {fitted} of {people} people fitted, {state.set_aside} scenes set aside: {target}"
+        f"{before}{number_of(state.scenes, 'scenes')}, {fitted} of {number_of(people, 'people')} fitted, "
+        f"{number_of(state.set_aside, 'scenes')} set aside: {target}"
     )
     if not fitted:
         raise ValueError(

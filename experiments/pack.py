@@ -12,6 +12,7 @@ from __future__ import annotations
 from absl import flags
 
 from annyfit_jax.store.locations import place
+from annyfit_jax.store.work_progress import number_of
 from experiments import input_flags, program
 
 FLAGS = flags.FLAGS
@@ -53,8 +54,9 @@ def main() -> None:
             scenes_per_shard=FLAGS.scenes_per_shard, engine=program.engine_from_flags(), stop=stop,
         )  # fmt: skip
     print(
-        f"{state.shards_done} of {state.num_shards} shards, {state.scenes} scenes, {state.people} people, "
-        f"{state.set_aside} scenes set aside: {FLAGS.output}"
+        f"{state.shards_done} of {number_of(state.num_shards, 'shards')}, {number_of(state.scenes, 'scenes')}, "
+        f"{number_of(state.people, 'people')}, "
+        f"{number_of(state.set_aside, 'scenes')} set aside: {FLAGS.output}"
     )
     if state.shards_done == state.num_shards and not state.finished:
         raise ValueError(f"no scene could be packed; the reasons are in {place(FLAGS.output) / 'set_aside.jsonl'}")

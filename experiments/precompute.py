@@ -21,6 +21,7 @@ from pathlib import Path
 
 from absl import flags
 
+from annyfit_jax.store.work_progress import number_of
 from experiments import program
 
 FLAGS = flags.FLAGS
@@ -82,8 +83,9 @@ def main() -> None:
     with program.stopping() as stop:
         state = precompute(options, stop)
     print(
-        f"{state.shards_done} of {state.num_shards} shards, {state.scenes} scenes, {state.people} people, "
-        f"{state.set_aside} photos set aside: {options.output}"
+        f"{state.shards_done} of {number_of(state.num_shards, 'shards')}, {number_of(state.scenes, 'scenes')}, "
+        f"{number_of(state.people, 'people')}, "
+        f"{number_of(state.set_aside, 'photos')} set aside: {options.output}"
     )
     if not state.finished:
         raise ValueError(f"no photo became a scene; the reasons are in {Path(options.output) / 'set_aside.jsonl'}")

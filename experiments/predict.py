@@ -24,6 +24,7 @@ from absl import app, flags
 
 from annyfit_jax.engine.stages import Engine
 from annyfit_jax.store.locations import place
+from annyfit_jax.store.work_progress import number_of
 from experiments import input_flags, program
 
 if TYPE_CHECKING:
@@ -110,7 +111,10 @@ def main() -> None:
                 )
                 found.finish()
     fits = place(FLAGS.output) / "fits"
-    print(f"{done.photos} photos, {done.people} people, {done.set_aside} photos set aside: {fits}")
+    print(
+        f"{number_of(done.photos, 'photos')}, {number_of(done.people, 'people')}, "
+        f"{number_of(done.set_aside, 'photos')} set aside: {fits}"
+    )
 
 
 def _found(engine: Engine | None) -> ScenesOfPhotos:

@@ -9,6 +9,7 @@ from absl import flags
 from annyfit_jax.store.locations import Location
 
 if TYPE_CHECKING:
+    from annyfit_jax.fit.config import FitConfig
     from annyfit_jax.people.fit_meshes import FitMeshes
     from annyfit_jax.smplx_fit.smplx_fitter import SmplxChoice
 
@@ -48,16 +49,21 @@ def bodies() -> FitMeshes:
     return FitMeshes(local(FLAGS.smplx_model), local(FLAGS.kid_template))
 
 
-def choice() -> SmplxChoice | None:
-    """The SMPL-X that was asked for. Raises ValueError or FileNotFoundError where flags or files are not right."""
+def choice(config: FitConfig | None = None) -> SmplxChoice | None:
+    """The SMPL-X that was asked for.
+
+    Raises ValueError or FileNotFoundError where flags, files or the config are not right, before anything is written.
+    """
     if (FLAGS.body == "smplx") != bool(FLAGS.body_file):
         raise ValueError("--body=smplx and --body_file belong together")
     if FLAGS.body != "smplx":
         if unused := [f"--{name}" for name in ("num_betas", "kid_template") if FLAGS[name].present]:
             raise ValueError(f"{' and '.join(unused)}: only with --body=smplx")
         return None
-    from annyfit_jax.smplx_fit.smplx_fitter import SmplxChoice
+    from annyfit_jax.smplx_fit.smplx_fitter import SmplxChoice, config_for_smplx
 
+    if config is not None:
+        config_for_smplx(config)
     chosen = SmplxChoice(FLAGS.body_file, FLAGS.num_betas, FLAGS.kid_template)
     chosen.read()  # once here, so that a file that is none stops the program before any fit
     return chosen

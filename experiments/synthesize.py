@@ -21,6 +21,7 @@ import time
 
 from absl import app, flags
 
+from annyfit_jax.store.work_progress import number_of
 from experiments import program
 
 FLAGS = flags.FLAGS
@@ -84,7 +85,8 @@ def main() -> None:
             stop=stop,
         )  # fmt: skip
     print(
-        f"{state.shards_done} of {state.num_shards} shards, {state.scenes} scenes, {state.people} people, "
+        f"{state.shards_done} of {number_of(state.num_shards, 'shards')}, {number_of(state.scenes, 'scenes')}, "
+        f"{number_of(state.people, 'people')}, "
         f"{time.monotonic() - started:.0f} s: {FLAGS.output}"
     )
 

@@ -72,7 +72,7 @@ def test_it_runs_its_own_programs_from_any_folder(installed, folder, shadowed):
     scenes = (f"--input={demo / 'annotations.json'}", f"--images={demo / 'photos'}")
     made = call(installed, folder, "pack", *scenes, "--output=d", **path)
     assert made.returncode == 0, made.stderr[-2000:]
-    assert made.stdout.startswith("1 of 1 shards, 6 scenes")
+    assert made.stdout.startswith("1 of 1 shard, 6 scenes")
 
 
 @pytest.mark.process

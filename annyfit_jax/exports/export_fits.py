@@ -6,10 +6,11 @@ their own, or parts of one file, which the driver puts together. The result does
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,13 +194,19 @@ def export_fits(
         logging.warning("%s: %d scenes of the job are not done yet and left out", fits, source.unfinished)
     wanted = _Wanted(file_format, frame, images, smplx_model, kid_template, program, skinned, tuple(partition_by))
     export = _Export(source, tuple(scenes), wanted, scenes_per_shard, engine, stop, log_every_s)
-    folder, empty, card = place(output), [], CARD
+    with _nothing_of_refused(place(output)):
+        return _exported(export, place(output), people_per_file)
+
+
+def _exported(export: _Export, folder: Location, people_per_file: int) -> tuple[list[Path], list[str]]:
+    source, wanted, empty, card = export.source, export.wanted, [], CARD
+    file_format = wanted.file_format
     if file_format == "tfds":
         written = _training_set(export, folder)
         export.written(folder, functools.partial(_counter, source), name="tfds-card")
     elif file_format == "humandata":
         written, _ = export.files(folder, _humandata_spans(export, folder, people_per_file))
-    elif file_format in _TABLE_NAMES and not partition_by:
+    elif file_format in _TABLE_NAMES and not wanted.partition_by:
         name = _TABLE_NAMES[file_format]
         if folder.name.endswith(Path(name).suffix) and not folder.is_dir():  # a file: its card stands beside it
             card = f"{folder.name.removesuffix(Path(name).suffix)}.{CARD}"
@@ -207,10 +214,22 @@ def export_fits(
         written = export.one_file(folder / name)
     else:
         written, empty = export.files(folder)
-    if partition_by:  # readers of folders of tables pass such names over
+    if wanted.partition_by:  # readers of folders of tables pass such names over
         card = f"_{CARD}"
     write_card(folder / card, source, export.counts, file_format, len(written))
     return written, empty
+
+
+@contextlib.contextmanager
+def _nothing_of_refused(output: Location) -> Iterator[None]:
+    """Where an export is refused before a part of it is done, the folder that was made for it goes."""
+    is_new = not output.exists()
+    try:
+        yield
+    except ValueError:
+        if is_new and all(name.startswith(f"{LEDGER}/") for name in output.tree()):
+            output.remove()
+        raise
 
 
 def _counted(record: Record) -> tuple[int, dict[str, int]]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from annyfit_jax.people.camera import project
 from annyfit_jax.records.fit_files import SceneFit
-from annyfit_jax.store.work_progress import duration
+from annyfit_jax.store.work_progress import duration, number_of
 
 T = TypeVar("T")
 
@@ -61,4 +61,4 @@ def with_progress(items: Iterable[T], total: int, what: str, every_s: float = 10
         if now - last >= every_s:
             last, rate = now, done / (now - started)
             logging.info("%d/%d %s, %.1f/s, %s left", done, total, what, rate, duration(max(total - done, 0) / rate))
-    logging.info("%d %s, %s", done, what, duration(time.monotonic() - started))
+    logging.info("%s, %s", number_of(done, what), duration(time.monotonic() - started))

@@ -480,6 +480,9 @@ class _SceneReader:
         points, others = people.points_of(
             annotation, joint_names, where, self.index.confidences, self.options.hidden_confidence
         )
+        if (below := points[:, 2] < 0).any():
+            self.notes.append(f"person {annotation['id']}: {below.sum()} negative confidences are taken as not seen")
+            points[below, 2] = 0.0
         if self.index.normalised:
             points = points * (*image_size, 1.0)
             others = {name: point * (*image_size, 1.0) for name, point in others.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from annyfit_jax.jobs import job_rows
 from annyfit_jax.jobs.job_rows import SceneRow
+from annyfit_jax.records.file_names import file_stem
 from annyfit_jax.store.locations import Location, place, writing
-from annyfit_jax.store.plan import Kind, Plan, read_cut
+from annyfit_jax.store.plan import Kind, Plan, StoreError, read_cut, read_names
 from annyfit_jax.store.units import Store, remove_store
 
 DEFAULT_SCENES_PER_SHARD = 256
@@ -74,12 +76,17 @@ def rows(store: Store, unit: int) -> Iterator[SceneRow]:
 
 
 def remove_job(folder: str | Path | Location) -> None:
-    """Removes the files of a job, and nothing else; the fits per scene, which are replaced, stay. Raises JobWriteError.
+    """Removes the files of a job, the fits of its scenes among them, and nothing else. Raises JobWriteError.
 
-    Those of SMPL-X go: no rows say which of them are this job's, and whoever reads their folder would take all.
+    Those of SMPL-X go all: no rows say which of them are this job's, and whoever reads their folder would take all.
     """
     folder = place(folder)
     settings = (folder / KIND.identity).read_json()
+    with contextlib.suppress(StoreError):  # of version 0.1, or broken: what is not known to be its own stays
+        old = {f"{file_stem(name)}.npz" for name in read_names(folder, len(read_cut(folder, KIND)[0].parts))}
+        with writing(folder):
+            for name in old & (folder / "fits").files().keys():
+                (folder / "fits" / name).remove()
     options = settings.get("options") if isinstance(settings, dict) else None
     if isinstance(options, dict) and options.get("body") == "smplx":
         with writing(folder):

@@ -30,6 +30,7 @@ run, `seconds_left` (null where nothing was done yet), `workers`, `host` and `pi
 RECENT_S = 120.0
 """A driver whose last line is older is not at work any more."""
 _REASONS_SHOWN = 5
+_ONE = {"people": "person"}
 
 
 class Pulse:
@@ -197,6 +198,11 @@ _KNOWN = (
 
 def _more(line: Line) -> list[tuple[str, Any]]:
     return [(name.replace("_", " "), value) for name, value in line.items() if name not in _KNOWN and value is not None]
+
+
+def number_of(count: int, things: str) -> str:
+    """`1 scene`, `2 scenes`."""
+    return f"{count} {_ONE.get(things, things.removesuffix('s')) if count == 1 else things}"
 
 
 def duration(seconds: float) -> str:

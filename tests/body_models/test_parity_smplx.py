@@ -21,9 +21,7 @@ PEOPLE = 4
 
 @pytest.fixture(scope="module", params=[20, 400])
 def path(request, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("smplx") / "SMPLX_NEUTRAL.npz"
-    np.savez(file, **smplx_synthetic.arrays(seed=7, columns=request.param))  # pyright: ignore[reportArgumentType]
-    return file
+    return smplx_synthetic.save(tmp_path_factory.mktemp("smplx"), smplx_synthetic.arrays(seed=7, columns=request.param))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])

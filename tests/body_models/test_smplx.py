@@ -22,9 +22,7 @@ def data() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def path(data: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("smplx") / "SMPLX_NEUTRAL.npz"
-    np.savez(file, **data)  # pyright: ignore[reportArgumentType]
-    return file
+    return smplx_synthetic.save(tmp_path_factory.mktemp("smplx"), data)
 
 
 @pytest.fixture(scope="module")

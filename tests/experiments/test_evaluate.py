@@ -262,9 +262,7 @@ def test_agora_with_its_own_predictions(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def smplx_file(tmp_path_factory):
     arrays = smplx_synthetic.arrays()
-    path = tmp_path_factory.mktemp("smplx") / "SMPLX_NEUTRAL.npz"
-    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
-    return str(path), arrays["J_regressor"]
+    return str(smplx_synthetic.save(tmp_path_factory.mktemp("smplx"), arrays)), arrays["J_regressor"]
 
 
 def ehf_truth(folder, world):

@@ -90,7 +90,7 @@ def test_the_program_says_what_it_did_and_ends_with_its_codes(job, tmp_path):
 
     done = call(f"--fits={job}", "--format=coco", f"--output={tmp_path / 'a.json'}", "--scenes=pair,trio")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"1 files: {tmp_path / 'a.json'}\n"
+    assert done.stdout == f"1 file: {tmp_path / 'a.json'}\n"
     assert len(json.loads((tmp_path / "a.json").read_text())["annotations"]) == 5
     lost = call(f"--fits={tmp_path / 'lost'}", f"--output={tmp_path / 'out'}")
     assert lost.returncode == 2 and "lost: no fits" in lost.stderr and "Traceback" not in lost.stderr

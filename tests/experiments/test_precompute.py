@@ -904,7 +904,7 @@ def test_the_program_runs_from_the_command_line(photos, tmp_path):
         capture_output=True, text=True, cwd=REPO, timeout=HANG_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "1 scenes, 1 people, 4 photos set aside" in done.stdout
+    assert "1 scene, 1 person, 4 photos set aside" in done.stdout
     page = subprocess.run(
         [sys.executable, "-m", "experiments.inspect_cues", f"--cues={tmp_path / 'out'}", f"--output={tmp_path / 'page'}"],
         capture_output=True, text=True, cwd=REPO, timeout=HANG_S,

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import smplx_synthetic
 import yaml
 from absl import app, flags
 from helpers import REPO
@@ -22,8 +23,10 @@ from annyfit_jax.distillation.distillation_steps import STEPS
 from annyfit_jax.engine.stopping import Interrupted
 from annyfit_jax.exports.export_fits import FORMATS
 from annyfit_jax.exports.scene_files import FRAMES
+from annyfit_jax.fit.config import load_config
 from annyfit_jax.jobs import fit_store
 from annyfit_jax.people.scene import SceneError
+from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.store import plan
 from annyfit_jax.store.locations import JobWriteError
 from annyfit_jax.truth.ablation import WORLDS
@@ -224,6 +227,16 @@ def test_settings_of_smplx_without_smplx_are_refused(usage_of, flag):
     assert not program.complaint_about("fit", usage, [*given, flag])
     with pytest.raises(ValueError, match=rf"{flag.partition('=')[0]}: only with --body=smplx"):
         smplx_flags.choice()
+
+
+def test_a_config_that_is_not_for_smplx_is_refused_before_anything_is_written(usage_of, tmp_path):
+    file = smplx_synthetic.save(tmp_path)
+    given = ["annyfit", "--input=a", "--output=b", "--body=smplx", f"--body_file={file}"]
+    assert not program.complaint_about("fit", usage_of("fit"), given)
+    config = load_config(program.find_config("annyfit_plus"))
+    assert smplx_flags.choice(config) is not None
+    with pytest.raises(ValueError, match="is for Anny"):
+        smplx_flags.choice(apply_overrides(config, ["lm.objective=released"]))
 
 
 @pytest.mark.slow

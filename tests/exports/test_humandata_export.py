@@ -26,6 +26,7 @@ from annyfit_jax.exports.humandata_export import COCO_PLACES, read_humandata
 from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.people.camera import project
 from annyfit_jax.people.scene import COCO17, SceneError
+from annyfit_jax.records import fit_files
 from body_models import smplx
 
 FIRST = [places[0] for places in COCO_PLACES]
@@ -141,9 +142,7 @@ def test_pickles_name_nothing_that_numpy_1_lacks(file):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> smplx.SmplxModel:
-    path = tmp_path_factory.mktemp("smplx") / "SMPLX_NEUTRAL.npz"
-    np.savez(path, **smplx_synthetic.arrays())  # pyright: ignore[reportArgumentType]
-    return smplx.load(path)
+    return smplx.load(smplx_synthetic.save(tmp_path_factory.mktemp("smplx")))
 
 
 def smplx_fit(**changes):
@@ -209,6 +208,15 @@ def test_smplx_fits_need_the_model_and_bodies_do_not_mix(model, tmp_path):
     with pytest.raises(ValueError, match=r"photo, \.\.\.: fits of different bodies"):
         humandata_export.write_humandata([smplx_fit(), make_fit("other")], tmp_path, smplx_model=model)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_export_leaves_no_folder(tmp_path):
+    (tmp_path / "fits").mkdir()
+    for fit in (smplx_fit(), make_fit("other")):
+        fit_files.save(fit, tmp_path / "fits" / f"{fit.name}.npz")
+    with pytest.raises(ValueError, match="SMPL-X: the model file is needed|fits of different bodies"):
+        export_fits(str(tmp_path / "fits"), tmp_path / "out", "humandata")
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------------------ reading

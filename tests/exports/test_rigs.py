@@ -71,8 +71,7 @@ def test_twelve_influences_leave_nothing_out(meshes):
 
 def test_joints_and_weights_of_smplx_make_its_mesh(tmp_path):
     """The correctives of the pose are in the bind mesh."""
-    np.savez(tmp_path / "SMPLX_NEUTRAL.npz", **smplx_synthetic.arrays())  # pyright: ignore[reportArgumentType]
-    model = smplx.load(tmp_path / "SMPLX_NEUTRAL.npz")
+    model = smplx.load(smplx_synthetic.save(tmp_path))
     drawn = smplx_synthetic.parameters(2)
     people = BodyParameters(drawn["root_rotvec"], drawn["translation"], drawn["pose_rotvec"], drawn["betas"])
     rig = rigs.smplx_rig(model, 4)  # no vertex of it has more

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 
 import fit_cases
 import jax
@@ -43,8 +42,7 @@ PEOPLE = 2
 
 @pytest.fixture(scope="module")
 def body(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FitBody]:
-    path: Path = tmp_path_factory.mktemp("smplx") / "SMPLX_NEUTRAL.npz"
-    np.savez(path, **smplx_synthetic.arrays())  # pyright: ignore[reportArgumentType]
+    path = smplx_synthetic.save(tmp_path_factory.mktemp("smplx"))
     with jax.enable_x64(True):
         yield smplx_body(smplx.load(path, dtype=np.float64), CONFIG)
 

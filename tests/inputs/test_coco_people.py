@@ -146,6 +146,14 @@ def test_people_to_set_aside(tmp_path):
         load_coco(tmp_path, annotations[:2])
 
 
+def test_negative_confidences_are_not_seen_and_noted(tmp_path):
+    keypoints = [50.0, 60.0, 0.5] * 17
+    keypoints[2] = -0.25
+    scene = load_coco(tmp_path, [person(keypoints=keypoints)])
+    assert scene.keypoints[0, 0, 2] == 0 and (scene.keypoints[0, 1:, 2] == 0.5).all()
+    assert "person 7: 1 negative confidences are taken as not seen" in scene.notes
+
+
 def test_intrinsics_of_image_file_or_field_of_view(tmp_path):
     camera = {"fx": 90, "fy": 91, "cx": 50, "cy": 70}
     k = [[1, 0, 2], [0, 3, 4], [0, 0, 1]]

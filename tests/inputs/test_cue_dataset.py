@@ -591,7 +591,7 @@ def test_pack_program(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, timeout=HANG_S)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.splitlines()[0].startswith("1 of 1 shards, 2 scenes, 2 people, 1 scenes set aside")
+    assert result.stdout.splitlines()[0].startswith("1 of 1 shard, 2 scenes, 2 people, 1 scene set aside")
     assert "c.jpg" in (tmp_path / "d" / "set_aside.jsonl").read_text()
     direct = open_input(str(tmp_path / "coco.json"))
     for folder in ("d", "again"):

@@ -214,6 +214,15 @@ def test_overwrite_removes_the_job_and_nothing_else(done, tmp_path):
     assert {path.name for path in folder.iterdir()} == {"fits", "mine.txt"}
 
 
+def test_overwrite_removes_the_fits_of_scenes_that_are_gone(tmp_path):
+    run(tmp_path, source_of(6), fit_files=True)
+    (tmp_path / "fits" / "of another.npz").touch()
+    run(tmp_path, source_of(3), fit_files=True, overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "fits").iterdir()) == [
+        "of another.npz", "scene0000.npz", "scene0001.npz", "scene0002.npz",
+    ]  # fmt: skip
+
+
 def test_a_folder_with_another_dataset_is_refused(tmp_path):
     (tmp_path / "dataset_info.json").write_text("{}")
     with pytest.raises(StoreError, match=r"no job\.json explains"):

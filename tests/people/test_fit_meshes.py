@@ -33,9 +33,7 @@ def data() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def file(data, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("smplx") / "SMPLX_NEUTRAL.npz"
-    np.savez(path, **data)  # pyright: ignore[reportArgumentType]
-    return path
+    return smplx_synthetic.save(tmp_path_factory.mktemp("smplx"), data)
 
 
 @pytest.fixture(scope="module")

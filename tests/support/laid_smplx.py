@@ -40,9 +40,8 @@ def frames(model: anny.AnnyModel) -> tuple[Convertible, BoneFrames]:
 
 def laying(model: anny.AnnyModel, folder: Path, kid: bool = False) -> Laying:
     """The whole, with the synthetic file."""
-    path = folder / "SMPLX_NEUTRAL.npz"
     arrays = smplx_synthetic.arrays()
-    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
+    path = smplx_synthetic.save(folder, arrays)
     child = None
     if kid:
         child = folder / "smplx_kid_template.npy"

@@ -6,6 +6,8 @@ pose directions, skinning weights over the nearest joints.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 V, J = 10475, 55
@@ -63,6 +65,13 @@ def arrays(seed: int = 0, columns: int = 20) -> dict[str, np.ndarray]:
         "dynamic_lmk_faces_idx": rng.integers(0, 20908, (79, 17)),
         "dynamic_lmk_bary_coords": np.full((79, 17, 3), 1.0 / 3.0),
     }
+
+
+def save(folder: Path, data: dict[str, np.ndarray] | None = None) -> Path:
+    """The file in a folder, under the official name; default `arrays()`."""
+    path = folder / "SMPLX_NEUTRAL.npz"
+    np.savez(path, **(arrays() if data is None else data))  # pyright: ignore[reportArgumentType]
+    return path
 
 
 def parameters(people: int, seed: int = 1, num_betas: int = 10, num_expression: int = 10) -> dict[str, np.ndarray]:

@@ -18,9 +18,7 @@ def smplx_arrays():
 
 @pytest.fixture(scope="module")
 def smplx_file(smplx_arrays, tmp_path_factory):
-    path = tmp_path_factory.mktemp("smplx") / "SMPLX_NEUTRAL.npz"
-    np.savez(path, **smplx_arrays)
-    return str(path)
+    return str(smplx_synthetic.save(tmp_path_factory.mktemp("smplx"), smplx_arrays))
 
 
 @pytest.fixture(scope="module")
