@@ -214,7 +214,7 @@ def test_a_refused_export_leaves_no_folder(tmp_path):
     (tmp_path / "fits").mkdir()
     for fit in (smplx_fit(), make_fit("other")):
         fit_files.save(fit, tmp_path / "fits" / f"{fit.name}.npz")
-    with pytest.raises(ValueError, match="SMPL-X: the model file is needed|fits of different bodies"):
+    with pytest.raises(ValueError, match=r"SMPL-X: the model file is needed|fits of different bodies"):
         export_fits(str(tmp_path / "fits"), tmp_path / "out", "humandata")
     assert not (tmp_path / "out").exists()
 
