@@ -217,7 +217,9 @@ def test_overwrite_removes_the_job_and_nothing_else(done, tmp_path):
 def test_overwrite_removes_the_fits_of_scenes_that_are_gone(tmp_path):
     run(tmp_path, source_of(6), fit_files=True)
     (tmp_path / "fits" / "of another.npz").touch()
-    run(tmp_path, source_of(3), fit_files=True, overwrite=True)
+    remove_job(tmp_path)
+    assert [path.name for path in (tmp_path / "fits").iterdir()] == ["of another.npz"]
+    run(tmp_path, source_of(3), fit_files=True)
     assert sorted(path.name for path in (tmp_path / "fits").iterdir()) == [
         "of another.npz", "scene0000.npz", "scene0001.npz", "scene0002.npz",
     ]  # fmt: skip
