@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import smplx_synthetic
 from export_cases import make_job
-from fitted_people import make_fit
+from fitted_people import make_fit, make_smplx_fit
 from helpers import max_abs, require_shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -212,7 +212,7 @@ def test_smplx_fits_need_the_model_and_bodies_do_not_mix(model, tmp_path):
 
 def test_a_refused_export_leaves_no_folder(tmp_path):
     (tmp_path / "fits").mkdir()
-    for fit in (smplx_fit(), make_fit("other")):
+    for fit in (make_smplx_fit(), make_fit("other")):
         fit_files.save(fit, tmp_path / "fits" / f"{fit.name}.npz")
     with pytest.raises(ValueError, match=r"SMPL-X: the model file is needed|fits of different bodies"):
         export_fits(str(tmp_path / "fits"), tmp_path / "out", "humandata")
