@@ -72,9 +72,8 @@ def define_flags() -> program.Usage:
 def main() -> None:
     from experts.photos_to_cues import PrecomputeOptions, precompute
 
-    fields = [
-        name for name in PrecomputeOptions.__dataclass_fields__ if name not in ("assignments", "engine", "progress")
-    ]
+    others = ("assignments", "engine", "progress", "overwrite")
+    fields = [name for name in PrecomputeOptions.__dataclass_fields__ if name not in others]
     options = PrecomputeOptions(
         assignments=tuple(FLAGS.set),
         engine=program.engine_from_flags(),

@@ -89,10 +89,7 @@ class _Work:
             images = as_folder(images, place(options.stages or options.output) / "photos")
         self.collection = Collection.of_folder(images, options.limit)
         folder = place(options.stages) if options.stages else self.output / "stages"
-        self._progress, self._log_every_s = (
-            place(options.progress) if options.progress else self.output,
-            options.log_every_s,
-        )
+        self._progress = place(options.progress or self.output)
         self.stages = Stages(
             folder, self.collection, experts, options.batch, options.log_every_s, options.retry_failed, self._progress
         )
@@ -112,7 +109,7 @@ class _Work:
         redone = self.stages.redone
         packed = datasets.stage(
             self.dataset, records, after=tuple(stage.name for stage in asked), redo=lambda unit: unit in redone,
-            progress=self._progress, log_every_s=self._log_every_s,
+            progress=self._progress, log_every_s=self.stages.log_every_s,
         )  # fmt: skip
         return [*asked, packed]
 
