@@ -790,7 +790,7 @@ def test_licences_that_do_not_allow_commercial_use_need_a_flag(photos, tmp_path)
 @pytest.mark.parametrize(
     ("changes", "more", "message"),
     [
-        ({"experts": "best"}, (), "expected one of default, large, server, none"),
+        ({"experts": "best"}, (), "expected one of default, whole_body, large, server, none"),
         ({}, ("depth=deepest",), "no expert 'deepest'; there are depth_anything"),
         ({}, ("depth=nowhere:Depth",), "no module nowhere"),
         ({}, (f"depth={__name__}:Nothing",), "has no Nothing"),
@@ -890,7 +890,7 @@ def test_the_program_runs_from_the_command_line(photos, tmp_path):
     command = [sys.executable, "-m", "experiments.precompute", f"--images={photos}", f"--output={tmp_path / 'out'}"]
     done = subprocess.run([*command, "--experts=nothing"], capture_output=True, text=True, cwd=REPO, timeout=HANG_S)
     assert done.returncode == 2
-    assert "expected one of default, large, server, none" in done.stderr
+    assert "expected one of default, whole_body, large, server, none" in done.stderr
     real = Image.open(photos / "a.jpg")
     file = tmp_path / "people.json"
     points = [v for x, y in STICK * [60, 100] + [40, 10] for v in (float(x), float(y), 2)]
