@@ -379,7 +379,17 @@ class Fitter:
             extent_px=spread(evidence.extent_px(*cues)),
             **_added(outcome, people, spread, _had_converged(losses)),
         )
-        return dataclasses.replace(fit, trust=np.where(fit.ok, trust.judge(fit).score, np.nan).astype(np.float32))
+        fit = dataclasses.replace(fit, trust=np.where(fit.ok, trust.judge(fit).score, np.nan).astype(np.float32))
+        if not isinstance(outcome, second_order.SecondOrderFit):
+            return fit
+        # After the score, which was calibrated on deviations of everybody.
+        harder = uncertainty.hardship(scene, prepared.knows_pose, self.config.map.min_confidence)
+        return dataclasses.replace(
+            fit,
+            sd_depth_m=fit.sd_depth_m * spread(harder["depth"]),
+            sd_height_m=fit.sd_height_m * spread(harder["height"]),
+            sd_joints_m=fit.sd_joints_m * spread(harder["joints"])[:, None],
+        )
 
     def vertices(self, people: BodyParameters) -> np.ndarray:
         """(n, 13718, 3) float32 posed vertices in camera space; NaN for people with NaN parameters."""

@@ -6,7 +6,8 @@ With A_n the person's curvature, B_n the coupling to the scene's unknowns and S 
 
 (Laplace's approximation; Bishop 2006, 4.4). Bounds are ignored, so nobody is certain because a bound was hit. Standard
 deviations are multiplied by factors fitted on synthetic scenes (`annyfit_jax/data/uncertainty.json`): the model's priors,
-its independent noise and its local view are all a little optimistic.
+its independent noise and its local view are all a little optimistic. They are more so for people of whom keypoints are all
+that is known, without an age word or with few of them: such people have factors of their own (`hardship`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from annyfit_jax.fit.problem import AnyArray
 from annyfit_jax.fit.second_order import lm, small_linear
 from annyfit_jax.fit.second_order.linear_plan import NUM_RIGID
 from annyfit_jax.fit.second_order.map_body import MapBody
+from annyfit_jax.people.scene import Scene
 
 QUANTITIES = ("depth", "height", "joints")
 
@@ -39,16 +42,46 @@ class Uncertainty(NamedTuple):
     """COCO-17 in camera space: root mean square distance, metres."""
 
 
+ALWAYS, WITHOUT_WORD, FEW_KEYPOINTS = "factors", "without_word", "few_keypoints"
+"""Groups of factors: of everybody; of people from keypoints alone without an age word, and with few keypoints, on top of it."""
+MANY_KEYPOINTS = 14
+"""Of COCO's 17; fewer are few."""
+
+
 @functools.cache
-def calibration() -> dict[str, float]:
-    """Factor of each of `QUANTITIES`, fitted by `experiments.studies.calibrate_uncertainty`."""
-    text = (importlib.resources.files("annyfit_jax") / "data" / "uncertainty.json").read_text()
-    return {name: float(json.loads(text)["factors"][name]) for name in QUANTITIES}
+def calibration() -> dict[str, dict[str, float]]:
+    """Group -> factor of each of `QUANTITIES`, fitted by `experiments.studies.calibrate_uncertainty`."""
+    content = json.loads((importlib.resources.files("annyfit_jax") / "data" / "uncertainty.json").read_text())
+    return {
+        group: {name: float(content[group][name]) for name in QUANTITIES}
+        for group in (ALWAYS, WITHOUT_WORD, FEW_KEYPOINTS)
+    }
+
+
+def hardship(
+    scene: Scene, knows_pose: Bool[np.ndarray, "n"], min_confidence: float
+) -> dict[str, Float[np.ndarray, "n"]]:
+    """What deviations of a scene's people are multiplied by beyond what everybody's are, for each of `QUANTITIES`.
+
+    1 for people of whom a start knows the pose, and for those with dense points or a metric depth; else the larger of the
+    factors of `WITHOUT_WORD` and `FEW_KEYPOINTS` that apply.
+    """
+    told = np.isfinite(scene.median_depth) | (scene.dense_keypoints[..., 2] > 0).any(1)
+    alone = ~told & ~np.asarray(knows_pose, bool)
+    few = (scene.keypoints[..., 2] >= min_confidence).sum(1) < MANY_KEYPOINTS
+    groups = calibration()
+    return {
+        name: np.maximum(
+            np.where(alone & (scene.age < 0), groups[WITHOUT_WORD][name], 1.0),
+            np.where(alone & few, groups[FEW_KEYPOINTS][name], 1.0),
+        )
+        for name in QUANTITIES
+    }
 
 
 def calibrated(raw: Uncertainty) -> Uncertainty:
-    """What `estimate` gives, times the factors."""
-    factor = calibration()
+    """What `estimate` gives, times the factors of everybody."""
+    factor = calibration()[ALWAYS]
     return Uncertainty(*(factor[name] * sd for name, sd in zip(QUANTITIES, raw, strict=True)))
 
 
