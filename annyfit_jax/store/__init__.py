@@ -4,6 +4,7 @@
 |---|---|
 | `locations` | files and folders at plain paths, `file://`, `s3://`, `gs://`, `memory://`: whole puts, fetches, fingerprints |
 | `mirrors` | files and folders of buckets as local files, for readers of files |
+| `holds` | one driver at a time in a bucket |
 | `plan` | what is to be stored, how it is cut into units, and how a later run with more or changed input goes on |
 | `units` | a store's units: content under hashed names, commit records, metadata of the finished dataset |
 | `datasets` | a whole dataset written by one call, on any engine |

@@ -19,6 +19,7 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from annyfit_jax.records import wire
 from annyfit_jax.records.files import sha256, sync, temporary_name, this_process
 from annyfit_jax.store.faults import fault_point
+from annyfit_jax.store.holds import Hold, held
 from annyfit_jax.store.locations import JobWriteError, Location, place, read_all, writing
 from annyfit_jax.store.plan import Cut, Kind, StoreError
 
@@ -42,6 +43,7 @@ class Store:
         self._entries: dict[int, Entry] | None = None
         self._sizes: dict[str, int] = {}
         self._trusted: dict[int, str] = {}
+        self._hold: Hold | None = None
 
     @property
     def num_units(self) -> int:
@@ -192,12 +194,12 @@ class Store:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Holds a local folder for this process. Raises StoreError where another one is at work on it.
+        """Holds the folder for this process. Raises StoreError where another one is at work on it.
 
-        The lock goes with the process. In a bucket there is none: a second writer would only waste work, as both commit the
-        same."""
+        The lock of a local folder goes with the process; that of a bucket passes (`holds`)."""
         if self.folder.remote:
-            yield
+            with held(self.folder) as self._hold:
+                yield
             return
         with writing(self.folder):
             self.folder.path.mkdir(parents=True, exist_ok=True)
@@ -218,7 +220,9 @@ class Store:
             os.close(handle)
 
     def commit(self, entry: Entry) -> None:
-        """Records a unit as finished. Raises JobWriteError."""
+        """Records a unit as finished. Raises JobWriteError, StoreError where another driver has taken over."""
+        if self._hold is not None:
+            self._hold.check()
         unit = entry["unit"]
         (self.folder / "done" / f"{unit:05d}.json").put_json(entry)
         self.entries[unit] = entry
@@ -267,7 +271,7 @@ class Store:
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker is told of the commit records that it needs.
-        return {**self.__dict__, "_entries": {}, "_sizes": {}, "_trusted": {}}
+        return {**self.__dict__, "_entries": {}, "_sizes": {}, "_trusted": {}, "_hold": None}
 
     def tfds_name(self, unit: int) -> str:
         """The name of a unit's file in the finished dataset."""
