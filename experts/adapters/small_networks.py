@@ -15,7 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from annyfit_jax.inputs import point_sets
-from annyfit_jax.records.files import sha256
+from annyfit_jax.store.locations import place
+from annyfit_jax.store.mirrors import local
+from experts.adapters.folders import file_fingerprint
 from experts.interfaces import Card, Detections, ExpertError, Outlines, People, Photo
 from experts.networks import blazepose, hands_and_faces, person_crops
 from experts.networks.masks_of_crops import cleaned, photo_masks
@@ -199,15 +201,16 @@ class BlazePoseOutlines(_Bundled):
     def card(self) -> Card:
         """The weights are part of the package, or a file of the user's."""
         if self.path:
-            version = f"sha256:{sha256(Path(self.path))}" if Path(self.path).is_file() else ""
+            known = file_fingerprint(self.path)
+            version = f"sha256:{known}" if known else ""
             return Card(self.NAME, Path(self.path).name, version, _LICENCE, commercial=True)
         return Card(self.NAME, "blazepose_full (bundled)", "1", _LICENCE, commercial=True)
 
     def load(self) -> None:
         """Reads the weights; the program is compiled with the first photo."""
-        if self.path and not Path(self.path).is_file():
+        if self.path and not place(self.path).is_file():
             raise ExpertError(f"{self.NAME}: no file {self.path}")
-        self._network = blazepose.BlazePose(self.path)
+        self._network = blazepose.BlazePose(local(self.path))
 
     def segment(self, photos: Sequence[Photo], people: Sequence[People]) -> list[Outlines]:
         """Masks without islands, which overlap only where crops show one and the same person twice, and landmarks per photo."""

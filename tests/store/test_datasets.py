@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import pickle
+import time
 from collections.abc import Iterator
 
 import pytest
-from bucket_server import failing_server
+from bucket_server import failing_server, gs_server
 from fake_job import FakeFitter, leave_out, load_varied, run, source_of
 
 from annyfit_jax.inputs import cue_dataset
 from annyfit_jax.inputs.cue_source import open_cues
 from annyfit_jax.jobs import job_status
 from annyfit_jax.jobs.fit_source import open_fits
+from annyfit_jax.jobs.fit_store import job_store
 from annyfit_jax.people.scene import SceneError
-from annyfit_jax.store import faults
+from annyfit_jax.store import faults, holds
 from annyfit_jax.store.locations import Location, place
+from annyfit_jax.store.plan import StoreError
 from experiments.studies.faulty_s3 import FaultyS3
 
 SCENES = 14
@@ -27,9 +31,17 @@ def server() -> Iterator[FaultyS3]:
         yield made
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(scope="module")
+def gs() -> Iterator[str]:
+    with gs_server() as bucket:
+        yield f"gs://{bucket}"
+
+
+@pytest.fixture(params=["memory", "s3", "gs"])
 def bucket(request, tmp_path, monkeypatch) -> Location:
     monkeypatch.setenv("ANNYFIT_CACHE", str(tmp_path / "cache"))
+    if request.param == "gs":
+        return place(request.getfixturevalue("gs")) / tmp_path.name
     if request.param == "memory":
         return place(f"memory://{tmp_path.name}-{os.getpid()}")
     server = request.getfixturevalue("server")
@@ -92,6 +104,23 @@ def test_a_job_in_a_bucket_goes_on_where_it_was_killed(bucket, tmp_path):
     assert run(bucket, source_of(SCENES)) == 2
     assert job_status.digest(bucket) == job_status.digest(tmp_path / "whole")
     assert len((bucket / "units").files()) == 4
+
+
+def test_a_second_driver_is_refused_and_one_that_lost_its_hold_commits_nothing(bucket, monkeypatch):
+    monkeypatch.setattr(holds, "HEARTBEAT_S", 0.05)
+    run(bucket, source_of(SCENES))
+    store, _ = job_store(bucket)
+    with store.alone():
+        with pytest.raises(StoreError, match="another process is at work on it"):
+            run(bucket, source_of(SCENES))
+        store.commit(store.entries[0])
+        assert pickle.loads(pickle.dumps(store)).folder == bucket  # as workers get it
+        number = len((bucket / "held").files())
+        (bucket / "held" / f"{number:05d}.json").put_json({"owner": {}})
+        while store._hold is not None and not store._hold._lost:
+            time.sleep(0.01)
+        with pytest.raises(StoreError, match="another process has taken over"):
+            store.commit(store.entries[0])
 
 
 def test_a_listing_that_lags_costs_work_and_nothing_else(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from bucket_server import failing_server
+from bucket_server import failing_server, gs_server
 
 from annyfit_jax.records.files import this_process
 from annyfit_jax.store import holds
@@ -24,9 +24,17 @@ def server() -> Iterator[FaultyS3]:
         yield made
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(scope="module")
+def gs() -> Iterator[str]:
+    with gs_server() as bucket:
+        yield f"gs://{bucket}"
+
+
+@pytest.fixture(params=["memory", "s3", "gs"])
 def folder(request, tmp_path, monkeypatch) -> Location:
     monkeypatch.setattr(holds, "HEARTBEAT_S", 0.05)
+    if request.param == "gs":
+        return place(request.getfixturevalue("gs")) / tmp_path.name
     if request.param == "memory":
         return place(f"memory://held-{tmp_path.name}-{os.getpid()}")
     return place(f"s3://{request.getfixturevalue('server').bucket}/{tmp_path.name}")

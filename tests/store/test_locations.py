@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
-from bucket_server import failing_server
+from bucket_server import failing_server, gs_server
 
 from annyfit_jax.store import locations
 from annyfit_jax.store.locations import JobWriteError, Location, is_remote, place, read_all
@@ -22,11 +22,19 @@ def server() -> Iterator[FaultyS3]:
         yield made
 
 
-@pytest.fixture(params=["disk", "memory", "s3"])
+@pytest.fixture(scope="module")
+def gs() -> Iterator[str]:
+    with gs_server() as bucket:
+        yield f"gs://{bucket}"
+
+
+@pytest.fixture(params=["disk", "memory", "s3", "gs"])
 def folder(request, tmp_path, monkeypatch) -> Location:
     monkeypatch.setenv("ANNYFIT_CACHE", str(tmp_path / "cache"))
     if request.param == "disk":
         return place(tmp_path / "folder")
+    if request.param == "gs":
+        return place(request.getfixturevalue("gs")) / tmp_path.name
     if request.param == "memory":
         return place(f"memory://{tmp_path.name}-{os.getpid()}")
     server = request.getfixturevalue("server")
@@ -146,7 +154,10 @@ def test_fetched_objects_make_way(folder, monkeypatch):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    def missing(*_: object, **__: object) -> None:
+        raise ImportError("Please install gcsfs")
+
+    monkeypatch.setattr(fsspec, "filesystem", missing)
     locations._fs_of.cache_clear()
     with pytest.raises(ValueError, match=r"pip install 'annyfit-jax\[gs\]'"):
         place("gs://bucket/x").exists()
