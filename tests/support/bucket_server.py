@@ -51,7 +51,7 @@ def gs_server() -> Iterator[str]:
                 return
         objects.insert(request, response, storage)
 
-    made = server.create_server("127.0.0.1", 0, in_memory=True, default_bucket="bucket")
+    made: Any = server.create_server("127.0.0.1", 0, in_memory=True, default_bucket="bucket")
     with pytest.MonkeyPatch.context() as patch:
         for _, handlers in server.HANDLERS:
             if handlers.get("POST") is objects.insert:
