@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import second_order_cases
+import smplx_synthetic
 from helpers import max_abs
 from second_order_cases import plus_config
 
@@ -25,6 +27,7 @@ from annyfit_jax.people.scene import BodyParameters, Scene
 from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.smplx_fit.smplx_fitter import BothBodies, SmplxChoice, SmplxFitter, config_for_smplx
 from annyfit_jax.smplx_fit.smplx_map_body import corresponding_points, retargeted
+from annyfit_jax.store.locations import place
 from annyfit_jax.store.plan import StoreError
 from body_models import smplx
 
@@ -174,3 +177,19 @@ def test_the_choice_names_a_job_by_what_the_file_holds(tmp_path):
     assert first == {"body": "smplx", "num_betas": 10, "body_file": first["body_file"]}
     path.write_bytes(b"two")
     assert SmplxChoice(str(path)).identity() != first
+
+
+def test_a_file_in_a_bucket_is_the_same_choice(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANNYFIT_CACHE", str(tmp_path / "cache"))
+    bucket = place(f"memory://smplx-{tmp_path.name}-{os.getpid()}")
+    body, child = tmp_path / "SMPLX_NEUTRAL.npz", tmp_path / "child.npy"
+    np.savez(body, **smplx_synthetic.arrays())  # pyright: ignore[reportArgumentType]
+    np.save(child, np.zeros((smplx.NUM_VERTICES, 3)))
+    for path in (body, child):
+        (bucket / path.name).put(path.read_bytes())
+    here = SmplxChoice(str(body), kid_template=str(child))
+    there = SmplxChoice(str(bucket / body.name), kid_template=str(bucket / child.name))
+    assert there.identity() == here.identity()
+    np.testing.assert_array_equal(there.read().vertices.mean, here.read().vertices.mean)
+    with pytest.raises(FileNotFoundError, match=f"{bucket}/none.npz"):
+        SmplxChoice(str(bucket / "none.npz")).identity()
