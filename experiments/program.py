@@ -301,7 +301,11 @@ def engine_flags() -> tuple[flags.FlagHolder, ...]:
         flags.DEFINE_enum("engine", "process", ["process", "ray"], "Who works: this process, or workers of a Ray cluster."),
         flags.DEFINE_string("address", "", "Ray: address of the cluster. Default: RAY_ADDRESS, else one on this machine."),
         flags.DEFINE_integer("workers", 0, "Ray: workers per stage; 0 = what the cluster has room for.", lower_bound=0),
-        flags.DEFINE_string("resources", "", "Ray: what a worker takes, e.g. CPU=4,GPU=1. Default: an accelerator or a core."),
+        flags.DEFINE_string(
+            "resources", "",
+            "Ray: what a worker takes, e.g. CPU=4,GPU=1, or that of a stage, e.g. detector:GPU=0.5,decode:CPU=2. Default: an "
+            "accelerator or a core.",
+        ),
     )  # fmt: skip
 
 
@@ -310,19 +314,23 @@ def engine_from_flags() -> Engine:
     from annyfit_jax.engine.stages import Engine
 
     resources: dict[str, float] = {}
+    of_stage: dict[str, dict[str, float]] = {}
     for part in filter(None, flags.FLAGS.resources.split(",")):
         name, _, amount = part.partition("=")
+        stage, _, resource = name.strip().rpartition(":")
         try:
-            resources[name.strip()] = float(amount)
+            (of_stage.setdefault(stage, {}) if stage else resources)[resource] = float(amount)
         except ValueError:
-            raise ValueError(f"--resources: expected e.g. CPU=4,GPU=1, got {flags.FLAGS.resources!r}") from None
+            raise ValueError(
+                f"--resources: expected e.g. CPU=4,GPU=1 or detector:GPU=0.5, got {flags.FLAGS.resources!r}"
+            ) from None
     index = next((os.environ[name] for name in _MANY if os.environ.get(name, "0") not in ("", "0")), None)
     if index is not None and flags.FLAGS.engine == "process":
         raise ValueError(
             f"this is process {index} of several that a launcher started, but one process drives a job: start it once, with "
             "--engine=ray for all machines (docs/fleet.md)"
         )
-    return Engine(flags.FLAGS.engine, flags.FLAGS.address, flags.FLAGS.workers, resources)
+    return Engine(flags.FLAGS.engine, flags.FLAGS.address, flags.FLAGS.workers, resources, of_stage)
 
 
 def config_flag(help: str, default: str = "") -> flags.FlagHolder:

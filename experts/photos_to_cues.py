@@ -108,7 +108,7 @@ class _Work:
         records = functools.partial(_records, self.stages, self._with_images)
         redone = self.stages.redone
         packed = datasets.stage(
-            self.dataset, records, after=tuple(stage.name for stage in asked), redo=lambda unit: unit in redone,
+            self.dataset, records, after=tuple(self.stages.keys), redo=lambda unit: unit in redone,
             progress=self._progress, log_every_s=self.stages.log_every_s,
         )  # fmt: skip
         return [*asked, packed]

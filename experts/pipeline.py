@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from annyfit_jax.engine.stages import Stage
+from annyfit_jax.engine.stages import EachUnit, Stage
 from annyfit_jax.engine.stopping import Interrupted
 from annyfit_jax.inputs.photos import bucket_photos, photo_paths, photo_size, read_photo, scene_names
 from annyfit_jax.people.scene import SceneError
@@ -49,6 +49,8 @@ UPSTREAM: Mapping[str, tuple[str, ...]] = {
     "start": ("detector", "keypoints", "camera"),
 }
 """Cue -> the cues whose answers its expert is given, besides those that the expert names in `uses`."""
+READING = "decode"
+"""The stage that reads photos for all experts, where cores relieve accelerators."""
 READERS = min(8, os.cpu_count() or 1)
 """Threads that decode photos while an expert is at work."""
 _KEY_VERSION = 3
@@ -167,10 +169,17 @@ class Stages:
           units: how many there are.
           indices: the photos of a unit.
         """
-        return [self._stage(cue, expert, units, indices) for cue, expert in self.experts.items()]
+        asked = [self._stage(cue, expert, units, indices) for cue, expert in self.experts.items()]
+        looking = [stage for stage in asked if stage.given]
+        reading = Stage(
+            READING, functools.partial(_make_reader, self.collection), range(units),
+            lambda unit: any(stage.needed(unit) for stage in looking), lambda unit: (unit, tuple(indices(unit))),
+            accelerator=False, hands_on=True,
+        )  # fmt: skip
+        return [reading, *asked]
 
     def _stage(self, cue: str, expert: Expert, units: int, indices: Callable[[int], Sequence[int]]) -> Stage:
-        folder, tried = self.path(cue), set()
+        folder, tried, looks = self.path(cue), set(), _looks(cue, expert)
         folder.clean()
         there = set(folder.files())
 
@@ -203,9 +212,38 @@ class Stages:
         return Stage(
             cue, functools.partial(_make_worker, self, cue, expert), range(units), needed,
             lambda unit: (unit, tuple(indices(unit))), commit,
-            tuple(name for name in upstream(cue, expert) if name in self.keys),
-            begin=begin, end=progress.report,
+            tuple(name for name in upstream(cue, expert) if name in self.keys) + (READING,) * looks, begin=begin,
+            end=progress.report, given=READING if looks else "",
         )  # fmt: skip
+
+
+def _looks(cue: str, expert: Expert) -> bool:
+    """Whether photos are decoded for an expert.
+
+    The detector's turn comes first and proves that a photo is whole, also where boxes are read from a file.
+    """
+    return cue == "detector" or getattr(expert, "needs_pixels", True)
+
+
+def read(collection: Collection, with_pixels: bool, index: int) -> Photo | Entry:
+    """A photo, or why there is none."""
+    name, path = collection.names[index], collection.paths[index]
+    try:
+        path.encode()  # a name that is not Unicode cannot be stored
+        pixels = read_photo(path) if with_pixels else _no_pixels(*photo_size(path))
+        return Photo(name, path, pixels, collection.files[index])
+    except (SceneError, UnicodeError) as error:
+        return Entry(name, error=f"photo: {error}", blocked=True)
+
+
+def _make_reader(collection: Collection, _: threading.Event) -> EachUnit:
+    threads = max(int(os.environ.get("OMP_NUM_THREADS") or 1), 1)  # as many as the cores that Ray gives an actor
+    pool = ThreadPoolExecutor(threads, "photos")
+
+    def read_all(task: tuple[int, Sequence[int]]) -> tuple[int, list[Photo | Entry]]:
+        return task[0], list(pool.map(functools.partial(read, collection, True), task[1]))
+
+    return EachUnit(read_all, pool.shutdown)
 
 
 def _make_worker(stages: Stages, cue: str, expert: Expert, stop: threading.Event) -> ExpertWorker:
@@ -238,13 +276,14 @@ class ExpertWorker:
         """Gives the expert's memory back."""
         self.expert.close()
 
-    def stream(
-        self, tasks: Iterator[tuple[int, Sequence[int]]]
-    ) -> Iterator[tuple[int, tuple[int, Counter[str], bool]]]:
-        """(unit, (photos asked about, reasons of those that failed, whether earlier answers were replaced)) of every unit."""
-        return ((unit, self._unit(indices)) for unit, indices in tasks)
+    def stream(self, tasks: Iterator[tuple[Any, ...]]) -> Iterator[tuple[int, tuple[int, Counter[str], bool]]]:
+        """(unit, (photos asked about, reasons of those that failed, whether earlier answers were replaced)) of every unit.
 
-    def _unit(self, indices: Sequence[int]) -> tuple[int, Counter[str], bool]:
+        A task is a unit, its photos by their indices, and perhaps what `READING` has read of them.
+        """
+        return ((unit, self._unit(indices, *given)) for unit, indices, *given in tasks)
+
+    def _unit(self, indices: Sequence[int], given: Sequence[Photo | Entry] = ()) -> tuple[int, Counter[str], bool]:
         cue, expert, stages = self.cue, self.expert, self.stages
         target = stages.path(cue, indices)
         before = (expert_store.read_index(target) if stages.retry_failed else None) or []
@@ -262,9 +301,7 @@ class ExpertWorker:
             }
             reader = stack.enter_context(ThreadPoolExecutor(READERS, "photos"))
             todo = [i for i in indices if i not in entries]
-            # The detector's turn comes first and proves that a photo is whole, also where boxes are read from a file.
-            with_pixels = cue == "detector" or getattr(expert, "needs_pixels", True)
-            for chunk, photos in self._photos(reader, todo, with_pixels):
+            for chunk, photos in self._photos(reader, todo, dict(zip(indices, given))):
                 if self.stop.is_set():
                     raise Interrupted
                 known = [{name: opened.entry(position[i]) for name, opened in earlier.items()} for i in chunk]
@@ -275,28 +312,20 @@ class ExpertWorker:
         return len(todo), failed, again
 
     def _photos(
-        self, reader: ThreadPoolExecutor, indices: Sequence[int], with_pixels: bool
+        self, reader: ThreadPoolExecutor, indices: Sequence[int], given: Mapping[int, Photo | Entry]
     ) -> Iterator[tuple[Sequence[int], list[Photo | Entry]]]:
-        """Chunks of photos, the next one read while the expert is at work on the last."""
+        """Chunks of photos, the next one read while the expert is at work on the last, where they are not given."""
+        one = functools.partial(read, self.collection, _looks(self.cue, self.expert))
 
-        def read(chunk: Sequence[int]) -> list[Future[Photo | Entry]]:
-            return [reader.submit(self._photo, i, with_pixels) for i in chunk]
+        def begun(chunk: Sequence[int]) -> list[Future[Photo | Entry]]:
+            return [reader.submit(given.__getitem__, i) if i in given else reader.submit(one, i) for i in chunk]
 
         chunks = [indices[k : k + self.batch] for k in range(0, len(indices), self.batch)]
-        ahead = read(chunks[0]) if chunks else []
+        ahead = begun(chunks[0]) if chunks else []
         for position, chunk in enumerate(chunks):
             photos = [future.result() for future in ahead]
-            ahead = read(chunks[position + 1]) if position + 1 < len(chunks) else []
+            ahead = begun(chunks[position + 1]) if position + 1 < len(chunks) else []
             yield chunk, photos
-
-    def _photo(self, index: int, with_pixels: bool) -> Photo | Entry:
-        name, path = self.collection.names[index], self.collection.paths[index]
-        try:
-            path.encode()  # a name that is not Unicode cannot be stored
-            pixels = read_photo(path) if with_pixels else _no_pixels(*photo_size(path))
-            return Photo(name, path, pixels, self.collection.files[index])
-        except (SceneError, UnicodeError) as error:
-            return Entry(name, error=f"photo: {error}", blocked=True)
 
     def _answers(
         self, cue: str, expert: Expert, photos: Sequence[Photo | Entry], known: Sequence[dict[str, Entry]]

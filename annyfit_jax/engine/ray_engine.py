@@ -33,6 +33,9 @@ ATTEMPTS = 4
 _POLL_S = 0.5
 _LOOK = 256
 """Waiting units that are looked at for one that an actor can be given."""
+_AHEAD = 2
+"""Units that a stage hands on and that are not used up yet, for each worker of the stages after it."""
+_ACCELERATORS = ("GPU", "TPU")
 _PASSED_ON = (
     "JAX_PLATFORMS",
     "JAX_COMPILATION_CACHE_DIR",
@@ -63,13 +66,17 @@ class Member:
             raise self._failed
         return True
 
-    def do(self, unit: int, task: Any) -> Any:
-        """The result of a unit. Raises what the worker raised."""
+    def do(self, unit: int, task: Any, *given: Any) -> Any:
+        """The result of a unit; `given` is added to the task. Raises what the worker raised."""
         if self._failed is not None:
             raise self._failed
         self._results[unit] = future = Future()
-        self._tasks.put(task)
+        self._tasks.put((*task, *given) if given else task)
         return future.result()
+
+    def hand_on(self, unit: int, task: Any) -> tuple[None, Any]:
+        """As `do`, with two objects in the store: one to wait for, and the result, which the driver never fetches."""
+        return None, self.do(unit, task)
 
     def close(self) -> None:
         """Gives memory and devices back."""
@@ -112,6 +119,8 @@ class _Run:
     done: set[int] = field(default_factory=set)
     """Units that later stages may have, with those that needed nothing."""
     attempts: dict[int, int] = field(default_factory=dict)
+    kept: dict[int, Any] = field(default_factory=dict)
+    """Unit -> reference to what it hands on."""
     begun: bool = False
     over: bool = False
     count: int = 0
@@ -167,7 +176,17 @@ def _environment() -> dict[str, str]:
 class _Driver:
     def __init__(self, stages: Sequence[Stage], engine: Engine, stop: threading.Event) -> None:
         self._engine, self._stop = engine, stop
-        self._runs = {stage.name: _Run(stage, deque(stage.units)) for stage in stages}
+        names = [stage.name for stage in stages]
+        if unknown := sorted(engine.of_stage.keys() - set(names)):
+            logging.warning("--resources: there is no stage %s; there are %s", unknown[0], ", ".join(names))
+        # Cores relieve accelerators. Where there are cores alone, what hands on would take those of the stages after it.
+        there = ray.cluster_resources()
+        relieves = any(there.get(name) for name in _ACCELERATORS)
+        self._runs = {
+            stage.name: _Run(stage, deque(stage.units))
+            for stage in stages
+            if relieves or not stage.hands_on or stage.name in engine.of_stage
+        }
         self._tasks: dict[Any, tuple[_Run, _Actor, int]] = {}
         self._lost: dict[int, str] = {}
         self._resources: dict[str, dict[str, float]] = {}
@@ -206,6 +225,7 @@ class _Driver:
         if run.over:
             return
         self._welcome(run)
+        self._let_go(run)
         before = [self._runs[name] for name in run.stage.after if name in self._runs]
         # Only the first ones are looked at: stages work in the same order, and a job has tens of thousands of units.
         position = 0
@@ -224,6 +244,8 @@ class _Driver:
                 run.stage.begin(
                     sum(map(run.stage.needed, run.stage.units)) if not before else len(run.waiting), run.wanted
                 )
+            if run.stage.hands_on and self._is_far_ahead(run):
+                break
             suspect = run.attempts.get(unit, 0) > 0
             actor = self._free(run, suspect)
             if actor is None and not suspect:
@@ -235,7 +257,13 @@ class _Driver:
             del run.waiting[position]
             run.attempts.setdefault(unit, 0)
             actor.units[unit] = None
-            self._tasks[actor.handle.do.remote(unit, run.stage.task(unit))] = (run, actor, unit)
+            if run.stage.hands_on:
+                done, run.kept[unit] = actor.handle.hand_on.options(num_returns=2).remote(unit, run.stage.task(unit))
+            else:
+                source = self._runs.get(run.stage.given)
+                given = [source.kept[unit]] if source and unit in source.kept else []
+                done = actor.handle.do.remote(unit, run.stage.task(unit), *given)
+            self._tasks[done] = (run, actor, unit)
         if not run.waiting and not any(actor.units for actor in run.actors):
             for actor in run.actors:
                 with contextlib.suppress(RayError):
@@ -247,6 +275,22 @@ class _Driver:
             for other in self._runs.values():
                 if other.begun and not other.over:
                     self._hire(other)
+
+    def _users(self, run: _Run) -> list[_Run]:
+        """The stages that are given what a stage hands on, and are not over."""
+        return [other for other in self._runs.values() if other.stage.given == run.stage.name and not other.over]
+
+    def _let_go(self, run: _Run) -> None:
+        """Forgets what was handed on and is used up."""
+        if run.kept:
+            users = self._users(run)
+            for unit in [unit for unit in run.kept if unit in run.done and all(unit in user.done for user in users)]:
+                del run.kept[unit]
+
+    def _is_far_ahead(self, run: _Run) -> bool:
+        """Whether more would be handed on than the stages after it are soon to use: memory is what it costs."""
+        workers = max((user.wanted for user in self._users(run)), default=0)
+        return len(run.kept) >= _AHEAD * max(workers, 1) + 1
 
     def _hire(self, run: _Run) -> None:
         """Asks for the actors of a stage: its share of the room, and no more than it has units."""
@@ -272,9 +316,12 @@ class _Driver:
     def _whole(self, stage: Stage) -> dict[str, float]:
         """What a worker of a stage takes where it has no other stage beside it."""
         there = ray.cluster_resources()
-        named = next((name for name in ("GPU", "TPU") if there.get(name)), None)
-        chosen = self._engine.resources or ({named: 1.0} if named else {})
-        return {"CPU": 1.0, **(chosen if stage.accelerator else {})}
+        named = next((name for name in _ACCELERATORS if there.get(name)), None)
+        return {"CPU": 1.0, **(self._chosen(stage) or ({named: 1.0} if named and stage.accelerator else {}))}
+
+    def _chosen(self, stage: Stage) -> dict[str, float]:
+        """What the user says that a worker of a stage takes."""
+        return self._engine.of_stage.get(stage.name) or (self._engine.resources if stage.accelerator else {})
 
     def _each(self, stage: Stage) -> dict[str, float]:
         """What a worker of a stage takes.
@@ -284,7 +331,7 @@ class _Driver:
         """
         if stage.name not in self._resources:
             each, stages = self._whole(stage), len(self._runs)
-            for name in {"CPU", "GPU"} & each.keys() - (self._engine.resources.keys() if stage.accelerator else set()):
+            for name in {"CPU", "GPU"} & each.keys() - self._chosen(stage).keys():
                 parts = (k for k in range(1, 2 * stages + 1) if stages == 1 or _room({name: 1 / k}) >= 2 * stages)
                 each[name] = 1.0 / next(parts, 2 * stages)
             self._resources[stage.name] = each
@@ -332,6 +379,12 @@ class _Driver:
                 ObjectLostError,
                 WorkerCrashedError,
             ) as error:
+                run.kept.pop(unit, None)
+                source = self._runs.get(run.stage.given)
+                if isinstance(error, ObjectLostError) and source and source.kept.pop(unit, None):
+                    del actor.units[unit]  # what it was given went with a node: now the worker makes it itself
+                    run.waiting.appendleft(unit)
+                    continue
                 if not actor.blamed:
                     actor.blamed = True
                     run.attempts[next(iter(actor.units))] += 1
@@ -342,14 +395,18 @@ class _Driver:
                 raise _unwrapped(error) from None
             else:
                 del actor.units[unit]
-                run.stage.commit(unit, result)
+                if not run.stage.hands_on:
+                    run.stage.commit(unit, result)
                 run.done.add(unit)
                 run.count += 1
 
     def _again(self, run: _Run, unit: int, why: str) -> None:
         if run.attempts[unit] < ATTEMPTS:
             logging.warning("%s: unit %d lost its worker (%s): another one gets it", run.stage.name, unit, why)
-            run.waiting.append(unit)
+            # A unit whose turn comes late would hold what it is given, and the stage that hands on would wait for it.
+            (run.waiting.appendleft if run.stage.given else run.waiting.append)(unit)
+        elif run.stage.hands_on:
+            run.done.add(unit)
         else:
             logging.error("%s: unit %d is given up", run.stage.name, unit)
             self._lost[unit] = why

@@ -17,7 +17,7 @@ def run(stages: Sequence[Stage], engine: Engine | None = None, stop: threading.E
     """
     engine, stop = engine or Engine(), stop or threading.Event()
     if engine.in_process:
-        return sum(_run_here(stage, stop) for stage in stages)
+        return sum(_run_here(stage, stop) for stage in stages if not stage.hands_on)
     from annyfit_jax.engine.ray_engine import run_on_ray
 
     return run_on_ray(stages, engine, stop)

@@ -55,6 +55,11 @@ class Stage:
     """Stages that must have done a unit before."""
     accelerator: bool = True
     """Whether it wants one where there are any."""
+    hands_on: bool = False
+    """Whether its results are for the stages after it and nothing else: they stay in memory until those have done the unit, and
+    `commit` is not told. Such a stage relieves workers of what they can do themselves, so an engine may leave it out."""
+    given: str = ""
+    """Stage of that kind whose result is added to the end of a task, where the engine has it."""
     begin: Callable[[int, int], None] = lambda units, workers: None
     """Told how many units are to be done, and by how many workers, before the first; not called where there are none."""
     end: Callable[[str], None] = lambda state: None
@@ -73,6 +78,8 @@ class Engine:
     """Workers of a stage; 0: as many as the cluster has room for."""
     resources: dict[str, float] = field(default_factory=dict)
     """Of one worker, e.g. {"CPU": 4, "GPU": 1}; empty: one accelerator where there are any, else one core."""
+    of_stage: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The same of the workers of a stage by its name, in place of `resources`."""
 
     @property
     def in_process(self) -> bool:

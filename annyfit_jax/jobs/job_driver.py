@@ -121,7 +121,7 @@ def run_job(
         if before and (before.store.cut, list(before.order)) != (store.cut, list(dataset.order)):
             run(stages, options.engine, stop)
             stages = []
-        after = tuple(stage.name for stage in stages)
+        after = tuple(stage.name for stage in stages if not stage.hands_on)
         run(
             [*stages, fit_stage(dataset, job, progress, options, after, before.redone if before else set())],
             options.engine,

@@ -167,7 +167,7 @@ def predict_scenes(
     stamps = [source.stamp(index) for index in range(len(source.names))]
     scenes = functools.partial(_scene_fits, load, source)
     work = _Work(scenes, list(source.names), output, how, identity, stamps, units)
-    run([*before, work.parts.stage(tuple(stage.name for stage in before))], how.engine, how.stop)
+    run([*before, work.parts.stage(tuple(stage.name for stage in before if not stage.hands_on))], how.engine, how.stop)
     return work.finish("nobody of {} scenes can be told")
 
 

@@ -254,5 +254,52 @@ def test_no_stage_waits_for_another_but_for_its_units(cluster, tmp_path):
     assert sorted(committed) == sorted((name, unit) for name in ("look", "fit") for unit in range(12))
 
 
+def read(log: Path, task: tuple[int, int]) -> tuple[int, np.ndarray]:
+    with log.open("a") as file:
+        file.write(f"read {task[0]}\n")
+    return task[0], np.full(100_000, float(task[0]))
+
+
+def used(log: Path, name: str, task: tuple) -> tuple[int, float]:
+    """The sum of what was given; without that it reads itself."""
+    unit, _, *given = task
+    array = given[0] if given else read(log, task)[1]
+    time.sleep(0.05)
+    with log.open("a") as file:
+        file.write(f"{name} {unit}\n")
+    return unit, float(array.sum())
+
+
+@pytest.mark.parametrize("relieved", [True, False])
+def test_what_is_handed_on_is_made_once_and_not_far_ahead(cluster, tmp_path, relieved):
+    """Two stages are given arrays that a third one makes, where that is asked for; else each makes them itself."""
+    log, sums = tmp_path / "log", {}
+    names = ("read", "one", "two")
+    stages = [
+        Stage(
+            name, functools.partial(lambda name, stop: EachUnit(make_function(log, name)), name), range(20),
+            task=lambda unit: (unit, unit), commit=lambda unit, total, name=name: sums.update({(name, unit): total}),
+            after=("read", *names[1:k]) if k else (), accelerator=False, hands_on=not k, given="read" if k else "",
+        )
+        for k, name in enumerate(names)
+    ]  # fmt: skip
+    run_stages(stages, Engine("ray", workers=1, of_stage={"read": {"CPU": 0.5}} if relieved else {}))
+    assert sums == {(name, unit): 1e5 * unit for name in names[1:] for unit in range(20)}
+    lines = [line.split() for line in log.read_text().splitlines()]
+    reads = [int(unit) for name, unit in lines if name == "read"]
+    assert sorted(reads) == (list(range(20)) if relieved else sorted([*range(20), *range(20)]))
+    if relieved:  # what is read and not used up by both: three units, and those of which the driver does not know yet
+        ahead = [
+            sum(name == "read" for name, _ in lines[:k]) - sum(name == "two" for name, _ in lines[:k])
+            for k in range(len(lines))
+        ]
+        assert max(ahead) <= 2 * 1 + 1
+    assert run_stages(stages) == 40
+
+
+def make_function(log: Path, name: str):
+    return functools.partial(read, log) if name == "read" else functools.partial(used, log, name)
+
+
 def test_the_varied_collection_is_what_is_fitted(reference):
     assert load_varied(0).name == "scene0000" and job_status.digest(reference)["scenes"] == SCENES

@@ -68,6 +68,34 @@ def photos(tmp_path):
 UNITS = [(0, 1, 2), (3, 4)]
 
 
+def test_photos_that_are_given_are_not_read_again(photos, tmp_path, monkeypatch):
+    """The stage that reads for all experts hands on what each would read itself, broken photos among them."""
+    (photos / "p1.png").write_bytes(b"no photo")
+    detector = Detector()
+    stages = Stages(
+        place(tmp_path / "stages"), Collection.of_folder(str(photos)), ExpertSet(detector=detector, depth=Depth())
+    )
+    reading, *asked = stages.stages(len(UNITS), UNITS.__getitem__)
+    assert reading.hands_on and [stage.given for stage in asked] == [reading.name, reading.name]
+    assert [unit for unit in reading.units if reading.needed(unit)] == [0, 1]
+    stop = threading.Event()
+    read = dict(reading.make(stop).stream(iter(map(reading.task, reading.units))))
+    assert [type(photo).__name__ for photo in read[0]] == ["Photo", "Entry", "Photo"]
+
+    def refuse(*_):
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("experts.pipeline.read_photo", refuse)
+    for stage in asked:
+        tasks = [(*stage.task(unit), read[unit]) for unit in stage.units]
+        for unit, result in stage.make(stop).stream(iter(tasks)):
+            stage.commit(unit, result)
+    assert [unit for unit in reading.units if reading.needed(unit)] == []
+    assert [call for call in detector.calls if call] == [["p0", "p2"], ["p3", "p4"]]
+    (row,) = failures(stages, UNITS)
+    assert row["scene"] == "p1" and row["cue"] == "photo"
+
+
 @dataclass
 class Run:
     """Stages with units of three photos."""
