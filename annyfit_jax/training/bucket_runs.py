@@ -3,8 +3,8 @@
     RUN/checkpoints/2000/...       the files of a checkpoint, as on a disk
     RUN/checkpoints/2000.complete  put after them, with their names: a checkpoint without it is not looked at
 
-The other files of a run (`config.json`, `metrics.jsonl`, ...) are put with each checkpoint. One process writes a run: a
-training on several machines needs a folder that all of them see.
+The other files of a run (`config.json`, `metrics.jsonl`, ...) are put with each checkpoint. Where several processes train, each
+begins with what is complete in the bucket, and process 0 alone puts.
 """
 
 from __future__ import annotations
@@ -23,20 +23,15 @@ _COMPLETE = ".complete"
 
 @contextlib.contextmanager
 def run_folder(run: str | Path | Location) -> Iterator[tuple[Path, Callable[[], None] | None]]:
-    """A local folder with what there is of a run, and what puts back what is new there; on a disk the folder itself, and None.
-
-    Raises ValueError for a run in a bucket with several processes.
-    """
+    """A local folder with what there is of a run, and what puts back what is new; on a disk the folder itself, and None."""
     run = place(run)
     if not run.remote:
         yield run.path, None
         return
-    if jax.process_count() > 1:
-        raise ValueError(f"{run}: a training on several machines needs an --output that all of them see as a folder")
     with tempfile.TemporaryDirectory(prefix="annyfit-run-") as scratch:
         folder = Path(scratch)
         kept = _fetch(run, folder)
-        yield folder, lambda: _put(run, folder, kept)
+        yield folder, lambda: _put(run, folder, kept) if jax.process_index() == 0 else None
 
 
 def _step(name: str) -> str:

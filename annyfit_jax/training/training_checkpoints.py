@@ -6,6 +6,7 @@ gets the newest checkpoint that is whole; what is newer is named in a warning.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from absl import logging
 from annyfit_jax.training.training_state import TrainState, all_finite
 
 _SUMS = "sums"
+_PLACES = "places"
+"""Places in the data of all processes, where process 0 writes alone."""
 
 
 class DamagedCheckpoint(ValueError):
@@ -24,14 +27,25 @@ class DamagedCheckpoint(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints in a folder."""
+    """The checkpoints in a folder.
 
-    def __init__(self, folder: str | Path, keep: int = 3) -> None:
+    With several processes it is one that all see, and each writes its part; or each has a folder of its own (`apart`), all with
+    the same checkpoints: then process 0 writes everything, which is why states must be the same on every device.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 3, *, apart: bool = False) -> None:
         import orbax.checkpoint as ocp
 
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._apart = apart
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=not apart)
+        if apart:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            own = jax.process_index()
+            options.multiprocessing_options = ocp.options.MultiprocessingOptions(own, {own}, f"process{own}")
         self._manager = ocp.CheckpointManager(Path(folder).resolve(), options=options)
         self._damaged: list[int] = []
+        if apart and len({*map(tuple, _gathered(sorted(self._manager.all_steps())))}) > 1:
+            raise ValueError(f"{folder}: the processes have read different checkpoints; start all of them again")
 
     @property
     def latest(self) -> int | None:
@@ -43,6 +57,17 @@ class Checkpoints:
         import orbax.checkpoint as ocp
         from grain.checkpoint import CheckpointSave
 
+        if self._apart:
+            places = _gathered(data.get_state()) if data is not None else None
+            if jax.process_index() == 0:
+                state = _on_host(state)
+                alone: dict[str, Any] = {
+                    "state": ocp.args.StandardSave(state._asdict()),  # pyright: ignore
+                    _SUMS: ocp.args.JsonSave(_sums(state)),  # pyright: ignore
+                    _PLACES: ocp.args.JsonSave({"places": places}),  # pyright: ignore
+                }
+                self._manager.save(int(state.step), args=ocp.args.Composite(**alone))
+            return
         parts: dict[str, Any] = {
             "state": ocp.args.StandardSave(state._asdict()),  # pyright: ignore
             _SUMS: ocp.args.JsonSave(_sums(state)),  # pyright: ignore
@@ -87,7 +112,7 @@ class Checkpoints:
         can be saved again."""
         if not self._damaged:
             return
-        if jax.process_index() == 0:
+        if self._apart or jax.process_index() == 0:
             folder = Path(self._manager.directory)
             kept = folder.parent / "damaged"
             kept.mkdir(exist_ok=True)
@@ -115,6 +140,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp
         from grain.checkpoint import CheckpointRestore
 
+        if self._apart:
+            return self._restore_apart(step, state, data)
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), state._asdict()
         )
@@ -127,13 +154,53 @@ class Checkpoints:
             parts["data"] = CheckpointRestore(data)  # pyright: ignore
         checkpoint = self._manager.restore(step, args=ocp.args.Composite(**parts))
         restored = TrainState(**checkpoint["state"])
-        if int(restored.step) != step:
-            raise DamagedCheckpoint(f"it holds step {int(restored.step)}")
-        if has_sums and checkpoint[_SUMS] != _sums(restored):
-            raise DamagedCheckpoint("its values are not those that were written")
-        if not bool(all_finite((restored.variables, restored.averaged))):
-            raise DamagedCheckpoint("its variables are not finite")
+        _check(restored, step, checkpoint[_SUMS] if has_sums else None)
         return restored
+
+    def _restore_apart(self, step: int, state: TrainState, data: Any | None) -> TrainState:
+        import orbax.checkpoint as ocp
+
+        parts: dict[str, Any] = {
+            "state": ocp.args.StandardRestore(_on_host(state)._asdict()),  # pyright: ignore
+            _SUMS: ocp.args.JsonRestore(),  # pyright: ignore
+            _PLACES: ocp.args.JsonRestore(),  # pyright: ignore
+        }
+        checkpoint = self._manager.restore(step, args=ocp.args.Composite(**parts))
+        restored = TrainState(**checkpoint["state"])
+        _check(restored, step, checkpoint[_SUMS])
+        if data is not None:
+            places = checkpoint[_PLACES]["places"]
+            if len(places or ()) != jax.process_count():
+                raise ValueError(f"it is of {len(places or ())} processes, these are {jax.process_count()}")
+            data.set_state(places[jax.process_index()])
+        return jax.tree.map(lambda x, like: jax.make_array_from_process_local_data(like.sharding, x), restored, state)
+
+
+def _check(restored: TrainState, step: int, sums: Any | None) -> None:
+    """Raises DamagedCheckpoint where a state is not that of a step, or not what was written."""
+    if int(restored.step) != step:
+        raise DamagedCheckpoint(f"it holds step {int(restored.step)}")
+    if sums is not None and sums != _sums(restored):
+        raise DamagedCheckpoint("its values are not those that were written")
+    if not bool(all_finite((restored.variables, restored.averaged))):
+        raise DamagedCheckpoint("its variables are not finite")
+
+
+def _on_host(state: TrainState) -> TrainState:
+    """The values of arrays that are the same on every device."""
+    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), state)
+
+
+def _gathered(here: Any) -> list[Any]:
+    """JSON of every process, in their order."""
+    from jax.experimental import multihost_utils
+
+    content = np.frombuffer(json.dumps(here).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(len(content)))
+    padded = np.zeros(int(np.max(lengths)), np.uint8)
+    padded[: len(content)] = content
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [json.loads(bytes(row[:length])) for row, length in zip(rows, np.ravel(lengths), strict=True)]
 
 
 def _sums(state: TrainState) -> dict[str, list[int]]:

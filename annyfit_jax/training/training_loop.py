@@ -49,7 +49,7 @@ def train(
     A step whose loss or gradient is not finite changes nothing but the number of steps, and is counted in the metrics
     (`skipped`). After `config.stop_after_skipped` such steps in a row the run ends; the last good state is on disk.
 
-    The folder may be in a bucket where one process trains (`bucket_runs`).
+    The folder may be in a bucket (`bucket_runs`).
 
     Raises ValueError where the folder belongs to another run, where none of its checkpoints is whole, or where the batch
     cannot be split over the devices; TrainingStopped where too many steps in a row were skipped.
@@ -90,7 +90,7 @@ def _train(
             threads=config.reader_threads,
         )
     )  # fmt: skip
-    checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints)
+    checkpoints = Checkpoints(folder / "checkpoints", config.keep_checkpoints, apart=put is not None and processes > 1)
     if checkpoints.latest is not None:
         state = checkpoints.restore(state, rows)
         checkpoints.set_damaged_aside()
@@ -134,6 +134,8 @@ def _train(
             last_saved = done
             progress.more["last_checkpoint"] = done
         progress.add(1)
+        if last_saved == done:
+            progress.report("running")
     if last_saved != done:
         checkpoints.save(state, rows)
     skips.look(done)

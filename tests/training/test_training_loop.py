@@ -9,10 +9,12 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bucket_server import failing_server
 from helpers import HANG_S, REPO
 from number_source import Numbers
 from PIL import Image
@@ -36,8 +39,10 @@ from annyfit_jax.regressors.aios.examples import anny_bones
 from annyfit_jax.regressors.regressed_people import scene_fit
 from annyfit_jax.store import faults
 from annyfit_jax.store.locations import place
+from annyfit_jax.store.work_status import work_state
 from annyfit_jax.training import training_data, training_metrics
 from annyfit_jax.training import training_state as states
+from annyfit_jax.training.bucket_runs import run_folder
 from annyfit_jax.training.protocol import Regressor
 from annyfit_jax.training.training_checkpoints import Checkpoints
 from annyfit_jax.training.training_config import OptimiserConfig, TrainConfig, describe, load_config, override
@@ -256,7 +261,7 @@ def test_a_signal_ends_the_run_with_everything_on_disk(straight, tmp_path):
     assert lines(tmp_path) == lines(folder)
 
 
-def run_processes(folder: Path, output: Path, *arguments: str) -> None:
+def start_processes(folder: Path, output: Path | str, *arguments: str) -> list[subprocess.Popen[str]]:
     """`experiments.train` of LINE on two processes of this machine, joined by `jax.distributed`."""
     (folder / "line.py").write_text("from test_training_loop import LINE\n\n\ndef get_config():\n    return LINE\n")
     with socket.socket() as free:
@@ -268,11 +273,15 @@ def run_processes(folder: Path, output: Path, *arguments: str) -> None:
     ]  # fmt: skip
     path = os.pathsep.join([str(REPO), str(Path(__file__).parent), str(REPO / "tests" / "support")])
     own = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    started = [
+    return [
         subprocess.Popen([*command, f"--process_index={index}"], cwd=REPO, env=own, stderr=subprocess.PIPE, text=True)
         for index in range(2)
     ]
-    for process in started:
+
+
+def run_processes(folder: Path, output: Path | str, *arguments: str) -> None:
+    """`start_processes`, to their end."""
+    for process in start_processes(folder, output, *arguments):
         _, errors = process.communicate(timeout=HANG_S)
         assert process.returncode == 0, errors
 
@@ -286,6 +295,38 @@ def test_two_processes_that_are_interrupted(tmp_path):
         run_processes(tmp_path, tmp_path / "interrupted", f"--set=steps={steps}")
     assert len(lines(tmp_path / "straight")) == LINE.steps
     assert lines(tmp_path / "interrupted") == lines(tmp_path / "straight")
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_two_processes_in_a_bucket_that_are_killed(tmp_path):
+    """Each begins with the same checkpoint of the bucket, and the killed run is the one on a disk to every digit."""
+    steps = "--set=steps=40"
+    run_processes(tmp_path, tmp_path / "straight", steps)
+    with failing_server(share=0.02) as server:
+        run = place(f"s3://{server.bucket}/run")
+        started = start_processes(tmp_path, str(run), steps)
+        while not (run / "checkpoints" / "10.complete").exists() and all(p.poll() is None for p in started):
+            time.sleep(0.1)
+        for process in started:
+            process.kill()
+        assert [process.wait() for process in started] == [-signal.SIGKILL] * 2
+        for process in started:
+            assert process.stderr is not None
+            process.stderr.close()
+        state = work_state(run)["works"][0]
+        assert (state["state"], state["total"], state["workers"]) == ("running", 40, 2)
+        assert state["last_checkpoint"] >= 5 and state["done"] >= 5
+        run_processes(tmp_path, str(run), steps)
+        state = work_state(run)
+        assert state["finished"] and state["works"][0]["last_checkpoint"] == state["works"][0]["done"] == 40
+        with run_folder(run) as (folder, _):
+            assert lines(folder) == lines(tmp_path / "straight")
+            begun = states.create(LINE.regressor, LINE.regressor.init(jax.random.key(LINE.seed)), LINE.optimiser)
+            ends = [Checkpoints(at / "checkpoints").restore(begun) for at in (folder, tmp_path / "straight")]
+            assert int(ends[0].step) == 40
+            for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+                np.testing.assert_array_equal(a, b)
 
 
 def test_what_was_logged_after_the_checkpoint_is_logged_again(straight, tmp_path):
