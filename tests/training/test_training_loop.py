@@ -301,7 +301,7 @@ def test_two_processes_that_are_interrupted(tmp_path):
 @pytest.mark.process
 def test_two_processes_in_a_bucket_that_are_killed(tmp_path):
     """Each begins with the same checkpoint of the bucket, and the killed run is the one on a disk to every digit."""
-    steps = "--set=steps=40"
+    steps = "--set=steps=24"
     run_processes(tmp_path, tmp_path / "straight", steps)
     with failing_server(share=0.02) as server:
         run = place(f"s3://{server.bucket}/run")
@@ -315,16 +315,16 @@ def test_two_processes_in_a_bucket_that_are_killed(tmp_path):
             assert process.stderr is not None
             process.stderr.close()
         state = work_state(run)["works"][0]
-        assert (state["state"], state["total"], state["workers"]) == ("running", 40, 2)
+        assert (state["state"], state["total"], state["workers"]) == ("running", 24, 2)
         assert state["last_checkpoint"] >= 5 and state["done"] >= 5
         run_processes(tmp_path, str(run), steps)
         state = work_state(run)
-        assert state["finished"] and state["works"][0]["last_checkpoint"] == state["works"][0]["done"] == 40
+        assert state["finished"] and state["works"][0]["last_checkpoint"] == state["works"][0]["done"] == 24
         with run_folder(run) as (folder, _):
             assert lines(folder) == lines(tmp_path / "straight")
             begun = states.create(LINE.regressor, LINE.regressor.init(jax.random.key(LINE.seed)), LINE.optimiser)
             ends = [Checkpoints(at / "checkpoints").restore(begun) for at in (folder, tmp_path / "straight")]
-            assert int(ends[0].step) == 40
+            assert int(ends[0].step) == 24
             for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
                 np.testing.assert_array_equal(a, b)
 
