@@ -112,11 +112,21 @@ def test_the_hold_of_another_machine_passes_when_it_is_silent(folder, monkeypatc
 def test_the_hold_of_another_machine_that_gives_a_sign_does_not(folder, monkeypatch):
     monkeypatch.setattr(holds, "SILENCE_S", 600.0)
     put(folder, 0)
-    sign = threading.Timer(0.2, lambda: put(folder, 0, beats=1))
-    sign.start()
-    with pytest.raises(StoreError, match="of other"):
-        Hold(folder)
-    sign.join()
+    ended = threading.Event()
+
+    def give_signs() -> None:
+        beats = 0
+        while not ended.wait(0.1):
+            put(folder, 0, beats=(beats := beats + 1))
+
+    signs = threading.Thread(target=give_signs)
+    signs.start()
+    try:
+        with pytest.raises(StoreError, match="of other"):
+            Hold(folder)
+    finally:
+        ended.set()
+        signs.join()
 
 
 def test_who_was_only_slow_commits_nothing_more(folder):
