@@ -28,9 +28,9 @@ _LEAST_WEIGHT = 0.05
 _LARGEST_CORRELATION = 0.9
 _WIDEST_DEPTH = 6.0
 """Factor of the width of the robust function of depth at the beginning."""
-_SIZE_SPREADS = 3.0
+_SIZE_SPREADS = 5.0
 """Disagreement of a depth cue with a person's size that says nothing about the cue, in `depth_sd`."""
-_DEPTH_PRIOR_CUES = 2.0
+_DEPTH_PRIOR_CUES = 4.0
 """What `depth_sd` counts for against a scene's own cues."""
 
 
