@@ -1,4 +1,7 @@
-"""The lifter that ships: from a person's keypoints to hypotheses of the body. Trained on one CPU core in about 45 minutes.
+"""The lifter that ships: from a person's keypoints to hypotheses of the body.
+
+This is the first part of its training, about 45 minutes on one CPU core; the second goes on from there
+(`experiments/results/lifter.md` has both commands).
 
 --set=regressor.data.bank=lifter_bank.npz      the poses, made by experiments.builders.build_lifter_bank
 --set=regressor.config.width=1024 --set=batch=64 --set=steps=100000 ...         larger, for an accelerator
