@@ -1,4 +1,4 @@
-"""The progress of any long program from its output folder, also in a bucket; or a comparison of two jobs of `annyfit fit`.
+"""The progress of any long program from its output folder, on a disk or in a bucket.
 
     annyfit status --output=OUT              # done, failed by reason, rate, time left, who is at work
     annyfit status --output=OUT --watch=10   # again every 10 seconds until it is finished

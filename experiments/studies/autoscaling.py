@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -84,7 +85,7 @@ def measure(folder: Path) -> dict[str, Any]:
         return nodes
 
     with head(folder):
-        ray.init(f"127.0.0.1:{_PORT}", _node_ip_address="127.0.0.1", log_to_driver=False, logging_level="warning")
+        ray.init(f"127.0.0.1:{_PORT}", _node_ip_address="127.0.0.1", log_to_driver=False, logging_level=logging.WARNING)
         began = time.monotonic()
         look()
         on_ray = [

@@ -101,7 +101,8 @@ def test_no_program_hides_a_module_of_python():
 def test_ways_to_start_a_program(way, tmp_path):
     done = call(*way, f"--output={tmp_path}")
     assert done.returncode == 2
-    assert done.stderr == f"annyfit status: {tmp_path}: no readable job.json, expected the --output of annyfit fit\n"
+    expected = "no progress was noted; expected the --output of annyfit fit, precompute, synthesize, pack, predict, export or train"
+    assert done.stderr == f"annyfit status: {tmp_path}: {expected}\n"
 
 
 # ------------------------------------------------------------------------------------------------ help

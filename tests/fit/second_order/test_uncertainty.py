@@ -11,9 +11,10 @@ from fit_cases import make_scene, trajectory
 from annyfit_jax.fit import trust
 from annyfit_jax.fit.second_order import uncertainty
 from annyfit_jax.fit.second_order.uncertainty import FEW_KEYPOINTS, QUANTITIES, WITHOUT_WORD, calibration, hardship
+from annyfit_jax.people.scene import Scene
 
 
-def people(count: int = 4, **fields) -> object:
+def people(count: int = 4, **fields) -> Scene:
     """People of whom all 17 keypoints are seen, and nothing else is known."""
     keypoints = np.ones((count, 17, 3))
     return make_scene("people", keypoints, **fields)
