@@ -101,8 +101,10 @@ def test_no_program_hides_a_module_of_python():
 def test_ways_to_start_a_program(way, tmp_path):
     done = call(*way, f"--output={tmp_path}")
     assert done.returncode == 2
-    expected = "no progress was noted; expected the --output of annyfit fit, precompute, synthesize, pack, predict, export or train"
-    assert done.stderr == f"annyfit status: {tmp_path}: {expected}\n"
+    programs = "fit, precompute, synthesize, pack, predict, export or train"
+    assert done.stderr == (
+        f"annyfit status: {tmp_path}: no progress was noted; expected the --output of annyfit {programs}\n"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ help
