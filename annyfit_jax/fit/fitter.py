@@ -382,12 +382,10 @@ class Fitter:
         fit = dataclasses.replace(fit, trust=np.where(fit.ok, trust.judge(fit).score, np.nan).astype(np.float32))
         if not isinstance(outcome, second_order.SecondOrderFit):
             return fit
-        # After the score, which was calibrated on deviations of everybody.
         harder = uncertainty.hardship(scene, prepared.knows_pose, self.config.map.min_confidence)
         return dataclasses.replace(
             fit,
             sd_depth_m=fit.sd_depth_m * spread(harder["depth"]),
-            sd_height_m=fit.sd_height_m * spread(harder["height"]),
             sd_joints_m=fit.sd_joints_m * spread(harder["joints"])[:, None],
         )
 

@@ -88,11 +88,11 @@ def main(_: list[str]) -> None:
         print(table(errors, f"before, seeds {CALIBRATION_SEEDS}"))
         content = {uncertainty.ALWAYS: always, "seeds": CALIBRATION_SEEDS, "scenes_per_seed": values.count}
         alike = {uncertainty.WITHOUT_WORD: "alone", uncertainty.FEW_KEYPOINTS: "halves"}
-        content |= {group: dict.fromkeys(QUANTITIES, 1.0) for group in alike} | {"hard_seeds": HARD_SEEDS}
+        content |= {group: dict.fromkeys(uncertainty.HARDER, 1.0) for group in alike} | {"hard_seeds": HARD_SEEDS}
         _write(content)
         for group, name in alike.items():
             hard = hard_people(fitter, name, values.count)
-            content[group] = {q: round(max(quantile_factor(hard[q]), 1.0), 4) for q in QUANTITIES}
+            content[group] = {q: round(max(quantile_factor(hard[q]), 1.0), 4) for q in uncertainty.HARDER}
             print(table(hard, f"before, {name}, seeds {HARD_SEEDS}"))
         _write(content)
         print(f"{content} written to {FACTORS.relative_to(REPO)}")

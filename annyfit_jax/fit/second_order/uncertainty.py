@@ -44,24 +44,24 @@ class Uncertainty(NamedTuple):
 
 ALWAYS, WITHOUT_WORD, FEW_KEYPOINTS = "factors", "without_word", "few_keypoints"
 """Groups of factors: of everybody; of people from keypoints alone without an age word, and with few keypoints, on top of it."""
+HARDER = ("depth", "joints")
+"""Those that have factors of such people: the trust of a fit was calibrated on the deviation of its height as it is."""
 MANY_KEYPOINTS = 14
 """Of COCO's 17; fewer are few."""
 
 
 @functools.cache
 def calibration() -> dict[str, dict[str, float]]:
-    """Group -> factor of each of `QUANTITIES`, fitted by `experiments.studies.calibrate_uncertainty`."""
+    """Group -> factor of each of `QUANTITIES`, of hard people of `HARDER`, from `experiments.studies.calibrate_uncertainty`."""
     content = json.loads((importlib.resources.files("annyfit_jax") / "data" / "uncertainty.json").read_text())
-    return {
-        group: {name: float(content[group][name]) for name in QUANTITIES}
-        for group in (ALWAYS, WITHOUT_WORD, FEW_KEYPOINTS)
-    }
+    names = {ALWAYS: QUANTITIES, WITHOUT_WORD: HARDER, FEW_KEYPOINTS: HARDER}
+    return {group: {name: float(content[group][name]) for name in names[group]} for group in names}
 
 
 def hardship(
     scene: Scene, knows_pose: Bool[np.ndarray, "n"], min_confidence: float
 ) -> dict[str, Float[np.ndarray, "n"]]:
-    """What deviations of a scene's people are multiplied by beyond what everybody's are, for each of `QUANTITIES`.
+    """What deviations of a scene's people are multiplied by beyond what everybody's are, for each of `HARDER`.
 
     1 for people of whom a start knows the pose, and for those with dense points or a metric depth; else the larger of the
     factors of `WITHOUT_WORD` and `FEW_KEYPOINTS` that apply.
@@ -75,7 +75,7 @@ def hardship(
             np.where(alone & (scene.age < 0), groups[WITHOUT_WORD][name], 1.0),
             np.where(alone & few, groups[FEW_KEYPOINTS][name], 1.0),
         )
-        for name in QUANTITIES
+        for name in HARDER
     }
 
 
