@@ -7,7 +7,8 @@
     annyfit fit --input=ROOT --output=OUT                           # official anny-fit preprocessing
     annyfit fit --input=DATASET --output=OUT                        # cue dataset (annyfit pack, annyfit precompute)
     annyfit fit --input=... --output=OUT --body=smplx --body_file=SMPLX_NEUTRAL.npz   # and SMPL-X, in OUT/smplx
-    ... --set=stages.pose.lr.pose=0.002 --set=stages.pose.weights.depth_order=50
+    ... --config=annyfit --set=stages.pose.lr.pose=0.002 --set=stages.pose.weights.depth_order=50    # the released schedule
+    ... --set=map.noise_share=0.015 --set=map.starts=4              # the default
 
 OUT is a job (`annyfit_jax.jobs`), a folder or a place in a bucket (s3://, gs://). You may kill it at any time and run the same
 command to continue. With --engine=ray the workers of a Ray cluster do it (docs/fleet.md). Watch it with `annyfit status`.

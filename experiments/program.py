@@ -319,10 +319,12 @@ def engine_from_flags() -> Engine:
         name, _, amount = part.partition("=")
         stage, _, resource = name.strip().rpartition(":")
         try:
+            if not float(amount) > 0:
+                raise ValueError
             (of_stage.setdefault(stage, {}) if stage else resources)[resource] = float(amount)
         except ValueError:
             raise ValueError(
-                f"--resources: expected e.g. CPU=4,GPU=1 or detector:GPU=0.5, got {flags.FLAGS.resources!r}"
+                f"--resources: expected amounts above 0, e.g. CPU=4,GPU=1 or detector:GPU=0.5, got {flags.FLAGS.resources!r}"
             ) from None
     index = next((os.environ[name] for name in _MANY if os.environ.get(name, "0") not in ("", "0")), None)
     if index is not None and flags.FLAGS.engine == "process":

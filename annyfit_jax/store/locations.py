@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -38,6 +39,8 @@ CACHE_BYTES = 20 << 30
 """Room for fetched objects on the local disk; the ones unused for longest make way."""
 _ENDS = 1 << 16
 """Bytes of the beginning and of the end of a local file that its fingerprint reads."""
+_PATIENCE = 2
+"""Failures of a request that are nothing to speak of."""
 _PERMANENT = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 T = TypeVar("T")
 
@@ -54,7 +57,9 @@ def writing(path: Path | Location) -> Iterator[None]:
     except JobWriteError:
         raise
     except (OSError, RuntimeError) as error:
-        raise JobWriteError(f"{path}: cannot be written ({error}); make room and run the same command again") from error
+        full = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "make room and run the same command again" if full else "run the same command again once it can be"
+        raise JobWriteError(f"{path}: cannot be written ({error}); {advice}") from error
 
 
 def is_remote(text: str | Path | Location) -> bool:
@@ -374,16 +379,19 @@ def _retried(request: Callable[[], T], location: Location) -> T:
     for attempt in range(ATTEMPTS):
         try:
             return request()
-        except _PERMANENT:
-            raise
+        except _PERMANENT as error:
+            if str(location) in str(error):
+                raise
+            raise type(error)(f"{location}: {error}") from error
         except (
             Exception
         ) as error:  # of botocore, aiohttp, google-api-core, ...: their hierarchies have nothing in common
             if isinstance(error, ValueError | TypeError | AttributeError | KeyError) and not isinstance(error, OSError):
                 raise
-            if attempt + 1 == ATTEMPTS:
+            if attempt + 1 == ATTEMPTS or "Credentials" in type(error).__name__:
                 raise OSError(f"{location}: {type(error).__name__}: {error}") from error
-            logging.debug("%s: %r, once more", location, error)
+            say = logging.warning if attempt == _PATIENCE else logging.debug
+            say("%s: %r, once more", location, error)
             time.sleep(FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0))
     raise AssertionError
 

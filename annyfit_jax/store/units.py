@@ -115,7 +115,11 @@ class Store:
         if self.folder.remote and self._trusted.get(unit) != entry["sha256"]:
             if sha256(path) != entry["sha256"]:
                 path.unlink(missing_ok=True)
-                raise StoreError(f"{self.shard(unit)}: does not have the checksum of its commit record")
+                record = self.folder / "done" / f"{unit:05d}.json"
+                raise StoreError(
+                    f"{self.shard(unit)}: does not have the checksum of its commit record; remove {record} and run the command "
+                    "that made it again: the unit is done again"
+                )
             self._trusted[unit] = entry["sha256"]
         return path
 
