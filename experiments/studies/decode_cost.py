@@ -75,9 +75,9 @@ def measure(folder: Path) -> dict:
 
 def _copy(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(path) as photo:
-        scale = FLAGS.side / max(photo.size) if FLAGS.side else 1.0
-        photo.convert("RGB").resize([round(scale * side) for side in photo.size]).save(target, quality=92)
+    photo = Image.fromarray(read_photo(path))
+    scale = FLAGS.side / max(photo.size) if FLAGS.side else 1.0
+    photo.resize([round(scale * side) for side in photo.size]).save(target, quality=92)
 
 
 if __name__ == "__main__":

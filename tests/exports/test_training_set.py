@@ -46,9 +46,11 @@ def examples(folder: Path) -> list[dict]:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Everything but the commit records, which say when and where a shard was written, and the card of an export."""
+    """Everything but what says when and where a shard was written (records, progress), and the card of an export."""
     files = (
-        p for p in sorted(folder.rglob("*")) if p.is_file() and p.parent.name != "done" and p.name != "data_card.json"
+        p
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.parent.name != "done" and p.name != "data_card.json" and not p.name.startswith("progress-")
     )
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 

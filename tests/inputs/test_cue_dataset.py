@@ -141,8 +141,12 @@ def write_records(folder: Path, records: list[bytes], version: int = cue_schema.
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Everything but the commit records, which say when and where a shard was written."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.parent.name != "done")
+    """Everything but the commit records and lines of progress, which say when and where a shard was written."""
+    files = (
+        p
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.parent.name != "done" and not p.name.startswith("progress-")
+    )
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
