@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from annyfit_jax.people.body_meshes import BodyMeshes
@@ -35,17 +35,24 @@ _LEAST_PX = 8.0
 Photo = UInt8[np.ndarray, "H W 3"]
 
 
-def part_sheet(fit: SceneFit, photo: Photo, meshes: BodyMeshes | SmplxMeshes) -> Photo | None:
+def part_sheet(
+    fit: SceneFit, photo: Photo, meshes: BodyMeshes | SmplxMeshes, vertices: Float[np.ndarray, "n V 3"] | None = None
+) -> Photo | None:
     """All fitted parts of a scene beside each other, photo above body; None where no part was fitted.
 
     Args:
       photo: of the size of the scene, without distortion.
       meshes: the whole mesh is drawn, for its fingers.
+      vertices: of everybody, where they are known already.
     """
     people = np.flatnonzero(fit.ok & (np.nan_to_num(fit.parts_seen) > 0).any(1))
     if not len(people):
         return None
-    vertices = np.asarray(meshes.vertices(fit.parameters.select(people)), np.float64)
+    if vertices is None:
+        vertices = meshes.vertices(fit.parameters.select(people))
+    else:
+        vertices = vertices[people]
+    vertices = np.asarray(vertices, np.float64)
     pixels = project(vertices, np.asarray(fit.K, np.float64))
     zooms = []
     for row, person in enumerate(people):

@@ -62,7 +62,7 @@ def write_scene_pages(
         meshes = bodies.of(fit, str(path))
         vertices = meshes.vertices(fit.parameters) if fit.vertices is None else fit.vertices
         page = scene_page(fit, vertices, meshes.faces, credits.get(Path(fit.image_path).name, ""))
-        if page.photo is not None and (sheet := part_sheet(fit, page.photo, meshes)) is not None:
+        if page.photo is not None and (sheet := part_sheet(fit, page.photo, meshes, vertices)) is not None:
             page.after = [("Hands, heads and feet that were fitted: photo above body", sheet)]
         return page
 

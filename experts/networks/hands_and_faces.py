@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from annyfit_jax.inputs.point_sets import POINT_SETS
 from annyfit_jax.people.scene import COCO17
 from experts.networks import frozen_graph
 from experts.networks.batched import BatchedNetwork
@@ -23,8 +24,7 @@ from experts.networks.person_crops import Square, crop
 HAND_SIZE, FACE_SIZE = 224, 192
 """Sides of the crops, pixels."""
 NUM_HAND, NUM_FACE = 21, 68
-FEET = {"left": {"big_toe": 31, "heel": 29}, "right": {"big_toe": 32, "heel": 30}}
-"""BlazePose's landmarks of each foot."""
+_LANDMARK = {name: i for i, name in enumerate(POINT_SETS["blazepose33"])}
 
 IBUG68 = (
     162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389,
@@ -51,7 +51,9 @@ _LIMBS_M = (
     ),
 )
 """Pairs of keypoints and their distance on an adult, metres."""
-_KNUCKLES = {"left": (15, 17, 19), "right": (16, 18, 20)}
+_KNUCKLES = {
+    side: [_LANDMARK[f"{side}_{point}"] for point in ("wrist", "pinky", "index")] for side in ("left", "right")
+}
 """BlazePose's wrist and the knuckles of little and index finger."""
 _HAND_M, _FACE_M, _FOOT_M = 0.19, 0.2, 0.27
 """Length of an adult's hand, height of a face, length of a shoe."""
@@ -93,10 +95,11 @@ def feet(
 ) -> dict[str, Float[np.ndarray, "n 3"]]:
     """`left_big_toe`, `left_heel` and of the right: BlazePose's, within a foot's length of an ankle that is seen."""
     found = {}
-    for side, points in FEET.items():
+    reach = np.array([metre_px(one, least) for one in keypoints]) * _FOOT_M
+    for side in ("left", "right"):
         ankle = keypoints[:, _J[f"{side}_ankle"]]
-        reach = np.array([metre_px(one, least) for one in keypoints]) * _FOOT_M
-        for name, landmark in points.items():
+        for name, theirs in (("big_toe", "foot_index"), ("heel", "heel")):
+            landmark = _LANDMARK[f"{side}_{theirs}"]
             away = np.linalg.norm(landmarks[:, landmark, :2] - ankle[:, :2], axis=-1)
             near = (ankle[:, 2] >= least) & (away <= reach)
             found[f"{side}_{name}"] = landmarks[:, landmark] * near[:, None]
@@ -218,7 +221,7 @@ def _tasks(person: int, keypoints: np.ndarray, landmarks: np.ndarray | None, lim
             continue
         ways = [points[wrist] - points[elbow]] if seen[elbow] else []
         if landmarks is not None:
-            root, little, index = landmarks[list(_KNUCKLES[side])]
+            root, little, index = landmarks[_KNUCKLES[side]]
             if min(root[2], little[2], index[2]) > 0.1 and np.linalg.norm(root[:2] - points[wrist]) < hand:
                 ways.append((2 * index[:2] + little[:2]) / 3 - root[:2])
         squares = tuple(_hand_square(points[wrist], way, hand) for way in ways if np.linalg.norm(way) > 1.0)

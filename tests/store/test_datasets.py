@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import time
-from collections.abc import Iterator
 
 import pytest
-from bucket_server import failing_server, gs_server
+from bucket_server import failing_server
 from fake_job import FakeFitter, leave_out, load_varied, run, source_of
 
 from annyfit_jax.inputs import cue_dataset
@@ -18,34 +16,10 @@ from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.jobs.fit_store import job_store
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.store import faults, holds
-from annyfit_jax.store.locations import Location, place
+from annyfit_jax.store.locations import place
 from annyfit_jax.store.plan import StoreError
-from experiments.studies.faulty_s3 import FaultyS3
 
 SCENES = 14
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultyS3]:
-    with failing_server(share=0.1) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def gs() -> Iterator[str]:
-    with gs_server() as bucket:
-        yield f"gs://{bucket}"
-
-
-@pytest.fixture(params=["memory", "s3", "gs"])
-def bucket(request, tmp_path, monkeypatch) -> Location:
-    monkeypatch.setenv("ANNYFIT_CACHE", str(tmp_path / "cache"))
-    if request.param == "gs":
-        return place(request.getfixturevalue("gs")) / tmp_path.name
-    if request.param == "memory":
-        return place(f"memory://{tmp_path.name}-{os.getpid()}")
-    server = request.getfixturevalue("server")
-    return place(f"s3://{server.bucket}/{tmp_path.name}")
 
 
 @pytest.fixture(autouse=True)

@@ -5,39 +5,20 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
-from bucket_server import failing_server, gs_server
 
 from annyfit_jax.records.files import this_process
 from annyfit_jax.store import holds
 from annyfit_jax.store.holds import Hold, held
 from annyfit_jax.store.locations import Location, place
 from annyfit_jax.store.plan import StoreError
-from experiments.studies.faulty_s3 import FaultyS3
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultyS3]:
-    with failing_server(share=0.1) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def gs() -> Iterator[str]:
-    with gs_server() as bucket:
-        yield f"gs://{bucket}"
-
-
-@pytest.fixture(params=["memory", "s3", "gs"])
-def folder(request, tmp_path, monkeypatch) -> Location:
+@pytest.fixture
+def folder(bucket, monkeypatch) -> Location:
     monkeypatch.setattr(holds, "HEARTBEAT_S", 0.05)
-    if request.param == "gs":
-        return place(request.getfixturevalue("gs")) / tmp_path.name
-    if request.param == "memory":
-        return place(f"memory://held-{tmp_path.name}-{os.getpid()}")
-    return place(f"s3://{request.getfixturevalue('server').bucket}/{tmp_path.name}")
+    return bucket
 
 
 def put(folder: Location, number: int, **changed: object) -> Location:

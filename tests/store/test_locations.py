@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from bucket_server import failing_server, gs_server
+from bucket_server import failing_server
 
 from annyfit_jax.store import locations
 from annyfit_jax.store.locations import JobWriteError, Location, is_remote, place, read_all
@@ -20,12 +20,6 @@ from experiments.studies.faulty_s3 import FaultyS3
 def server() -> Iterator[FaultyS3]:
     with failing_server(share=0.2) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def gs() -> Iterator[str]:
-    with gs_server() as bucket:
-        yield f"gs://{bucket}"
 
 
 @pytest.fixture(params=["disk", "memory", "s3", "gs"])

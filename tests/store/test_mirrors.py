@@ -2,39 +2,18 @@
 
 import os
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bucket_server import failing_server, gs_server
 
 from annyfit_jax.store import locations, mirrors
-from annyfit_jax.store.locations import Location, place
+from annyfit_jax.store.locations import Location
 from annyfit_jax.store.mirrors import Mirror, local
-from experiments.studies.faulty_s3 import FaultyS3
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultyS3]:
-    with failing_server(share=0.1) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def gs() -> Iterator[str]:
-    with gs_server() as bucket:
-        yield f"gs://{bucket}"
-
-
-@pytest.fixture(params=["memory", "s3", "gs"])
-def bucket(request, tmp_path, monkeypatch) -> Location:
-    monkeypatch.setenv("ANNYFIT_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(autouse=True)
+def nothing_held() -> None:
     mirrors._held.cache_clear()
-    if request.param == "gs":
-        return place(request.getfixturevalue("gs")) / tmp_path.name
-    if request.param == "memory":
-        return place(f"memory://mirror-{tmp_path.name}-{os.getpid()}")
-    return place(f"s3://{request.getfixturevalue('server').bucket}/{tmp_path.name}")
 
 
 def names(folder: Path) -> list[str]:
