@@ -3,8 +3,8 @@
     RUN/checkpoints/2000/...       the files of a checkpoint, as on a disk
     RUN/checkpoints/2000.complete  put after them, with their names: a checkpoint without it is not looked at
 
-The other files of a run (`config.json`, `metrics.jsonl`, ...) are put with each checkpoint. Where several processes train, each
-begins with what is complete in the bucket, and process 0 alone puts.
+The other files of a run (`config.json`, `metrics.jsonl`, ...) are put with each checkpoint, before its mark. Where several
+processes train, each begins with what is complete in the bucket, and process 0 alone puts.
 """
 
 from __future__ import annotations
@@ -59,17 +59,22 @@ def _fetch(run: Location, folder: Path) -> set[str]:
 
 
 def _put(run: Location, folder: Path, kept: set[str]) -> None:
-    """Puts new checkpoints, then what says that they are complete, and removes those that are gone; the other files as well."""
+    """Puts new checkpoints and the other files, then what says that the checkpoints are complete; removes those that are gone.
+
+    The other files come before the marks: a run that goes on at a checkpoint finds the lines of all steps before it, and cuts
+    off those after it.
+    """
     here = place(folder).tree()
     steps = {_step(name) for name in here} - {""}
-    for step in sorted(steps - kept, key=len):
+    new = {step: [name for name in here if _step(name) == step] for step in sorted(steps - kept)}
+    for step, names in new.items():
         (run / "checkpoints" / step).remove()  # what a killed process put of it
-        names = [name for name in here if _step(name) == step]
         for name in names:
             (run / name).put((folder / name).read_bytes())
-        (run / "checkpoints" / f"{step}{_COMPLETE}").put_json(names)
     for name in (name for name in here if not _step(name) and not _told(name)):
         (run / name).put((folder / name).read_bytes())
+    for step, names in new.items():
+        (run / "checkpoints" / f"{step}{_COMPLETE}").put_json(names)
     for step in kept - steps:
         (run / "checkpoints" / f"{step}{_COMPLETE}").remove()
         (run / "checkpoints" / step).remove()

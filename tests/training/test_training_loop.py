@@ -218,12 +218,16 @@ def test_a_run_that_is_interrupted_is_the_same_run(straight, tmp_path, stops):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_run_in_a_bucket_is_the_same_run(straight, tmp_path):
-    """Also where it is killed while a checkpoint is put: it goes on at the one before."""
+@pytest.mark.parametrize(
+    ("moment", "complete"),
+    [("metrics.jsonl: before writing", False), ("10.complete: before writing", False), ("10.complete: renamed", True)],
+)
+def test_a_run_in_a_bucket_is_the_same_run(straight, tmp_path, moment, complete):
+    """Also where it is killed while checkpoint 10 is put: it goes on there once that is complete, else at the one before."""
     folder, expected = straight
     run = place(f"memory://training-{tmp_path.name}-{os.getpid()}")
-    train(dataclasses.replace(LINE, steps=3), run)
-    killed = {"10.complete: before writing": 1}
+    train(dataclasses.replace(LINE, steps=5), run)
+    killed = {moment: 1}
 
     def kill(at: str) -> None:
         if killed.pop(at, 0):
@@ -233,9 +237,8 @@ def test_a_run_in_a_bucket_is_the_same_run(straight, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(LINE, run)
     faults.install(None)
-    assert "checkpoints/10.complete" not in run.tree() and any(
-        name.startswith("checkpoints/10/") for name in run.tree()
-    )
+    assert ("checkpoints/10.complete" in run.tree()) == complete
+    assert any(name.startswith("checkpoints/10/") for name in run.tree())
     state = train(LINE, run)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
