@@ -64,9 +64,11 @@ def main() -> None:
     from annyfit_jax.fit.config import load_config
     from annyfit_jax.records.files import write_json, write_text
     from annyfit_jax.records.settings import apply_overrides
+    from annyfit_jax.store.locations import place
     from annyfit_jax.truth.ablation import ROWS, ablate, parse_row, scene_sets
     from annyfit_jax.truth.ablation_report import kept_reading, markdown
 
+    base = place(FLAGS.output).path
     config_file = program.find_config(FLAGS.config)
     config = apply_overrides(load_config(config_file), FLAGS.set)
     rows = (*ROWS, *map(parse_row, FLAGS.row))
@@ -78,7 +80,6 @@ def main() -> None:
         raise ValueError("--worlds and --public are both empty: there is nothing to fit")
     report = ablate(sets, config, rows, rounds=FLAGS.bootstrap)
     report["config"], report["command"] = relative(config_file), command()
-    base = Path(FLAGS.output)
     target = base.with_name(base.name + ".md")
     write_text(target, markdown(report) + kept_reading(target))
     write_json(base.with_name(base.name + ".json"), report)

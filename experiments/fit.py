@@ -87,6 +87,13 @@ def main() -> None:
     chosen = _config(FLAGS.config)
     config, smplx = one_config(chosen), smplx_flags.choice(chosen)
     photos = are_photos(FLAGS.input)
+    if photos:
+        input_flags.refuse_for_photos()
+        program.refuse_given(("images",), "for keypoints and other scenes: --input names the photos")
+    else:
+        program.refuse_given(("experts", "expert"), "where --input names photos")
+    if not FLAGS.pictures:
+        program.refuse_given(("compare", "credits"), "with --pictures")
     with program.stopping() as stop:
         found = scenes_of_photos(photo_flags.precompute_options()) if photos else None
         source = found.source if found else input_flags.open_from_flags()

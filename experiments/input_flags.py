@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES
+from experiments import program
 
 if TYPE_CHECKING:
     from annyfit_jax.inputs import SceneSource
@@ -45,6 +46,12 @@ def input_options() -> dict[str, Any]:
     if FLAGS.image_size:
         chosen["image_size"] = _size(FLAGS.image_size)
     return {"fov_degrees": FLAGS.fov, "translation": FLAGS.translation, **chosen}
+
+
+def refuse_for_photos() -> None:
+    """Raises ValueError for flags about scenes where experts look at photos."""
+    about_scenes = ("skeleton", "image_size", "words", "depth", "masks", "hand_labels", "hand_depth", "translation")
+    program.refuse_given(about_scenes, "for keypoints and other scenes, not for photos that experts look at")
 
 
 def _size(text: str) -> tuple[int, int]:

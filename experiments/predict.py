@@ -47,7 +47,10 @@ def define_flags() -> program.Usage:
                 ),
                 flags.DEFINE_string("checkpoint", None, "PyTorch state dict of the official program."),
             ),
-            "Keypoints or photos": input_flags.define_flags(),
+            "Keypoints or photos": (
+                *input_flags.define_flags(),
+                flags.DEFINE_integer("limit", None, "Number of photos, counted from the first.", lower_bound=1),
+            ),
             "Photos": (
                 flags.DEFINE_multi_string("expert", [], "Lifter: cue=expert, cue.option=value, as in `annyfit fit`."),
                 flags.DEFINE_integer(
@@ -96,7 +99,12 @@ def main() -> None:
     network = Network(config, FLAGS.run or "", FLAGS.checkpoint or "", options)
     network.check()
     with program.stopping() as stop:
-        how = Predicting(FLAGS.photos_per_unit, program.engine_from_flags(), stop)
+        if not FLAGS.input:
+            input_flags.refuse_for_photos()
+            program.refuse_given(("calibration",), "with --input")
+        if FLAGS.input or not config.regressor.reads_scenes:
+            program.refuse_given(("expert",), "for the lifter, with --images and without --input")
+        how = Predicting(FLAGS.photos_per_unit, program.engine_from_flags(), stop, FLAGS.limit)
         if not config.regressor.reads_scenes:
             if FLAGS.input:
                 raise app.UsageError(f"--input: {FLAGS.config} predicts from photos; give --images")
@@ -125,7 +133,7 @@ def _found(engine: Engine | None) -> ScenesOfPhotos:
     return scenes_of_photos(
         PrecomputeOptions(
             FLAGS.images, str(place(FLAGS.output) / "cues"), "default", (*FLAGS.expert, *camera), engine=engine or Engine(),
-            photos_per_shard=FLAGS.photos_per_unit, progress=FLAGS.output,
+            photos_per_shard=FLAGS.photos_per_unit, limit=FLAGS.limit, progress=FLAGS.output,
         )
     )  # fmt: skip
 

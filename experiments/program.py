@@ -11,7 +11,7 @@ and ends with `program.run("name")`. Wrong usage is one line on stderr, with the
 | --- | --- |
 | 0 | finished |
 | 2 | wrong usage or wrong input: another try cannot help |
-| 74 | a file could not be read or written (EX_IOERR of sysexits.h): make room and run the same command again |
+| 74 | a file could not be read or written, or a server not be reached (EX_IOERR of sysexits.h): run the same command again |
 | 75 | stopped by SIGTERM or SIGINT (EX_TEMPFAIL of sysexits.h): run the same command again to go on |
 """
 
@@ -332,7 +332,20 @@ def engine_from_flags() -> Engine:
             f"this is process {index} of several that a launcher started, but one process drives a job: start it once, with "
             "--engine=ray for all machines (docs/fleet.md)"
         )
+    if flags.FLAGS.engine == "process":
+        refuse_given(("address", "workers", "resources"), "with --engine=ray")
     return Engine(flags.FLAGS.engine, flags.FLAGS.address, flags.FLAGS.workers, resources, of_stage)
+
+
+def refuse_given(names: Sequence[str], when: str) -> None:
+    """Raises ValueError where flags were given that only have a meaning `when`, e.g. `with --engine=ray`."""
+    given = [
+        f"--{name}"
+        for name in names
+        if flags.FLAGS[name].present and flags.FLAGS[name].value not in (None, "", False, [])
+    ]
+    if given:
+        raise ValueError(f"{' and '.join(given)}: only {when}")
 
 
 def config_flag(help: str, default: str = "") -> flags.FlagHolder:

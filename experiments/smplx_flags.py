@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from annyfit_jax.store.locations import Location
+from experiments import program
 
 if TYPE_CHECKING:
     from annyfit_jax.fit.config import FitConfig
@@ -57,8 +58,7 @@ def choice(config: FitConfig | None = None) -> SmplxChoice | None:
     if (FLAGS.body == "smplx") != bool(FLAGS.body_file):
         raise ValueError("--body=smplx and --body_file belong together")
     if FLAGS.body != "smplx":
-        if unused := [f"--{name}" for name in ("num_betas", "kid_template") if FLAGS[name].present]:
-            raise ValueError(f"{' and '.join(unused)}: only with --body=smplx")
+        program.refuse_given(("num_betas", "kid_template"), "with --body=smplx")
         return None
     from annyfit_jax.smplx_fit.smplx_fitter import SmplxChoice, config_for_smplx
 

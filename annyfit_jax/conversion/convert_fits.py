@@ -19,6 +19,7 @@ from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records import fit_files
 from annyfit_jax.records.file_names import TABLE, file_stem, table_lines
 from annyfit_jax.records.files import json_lines
+from annyfit_jax.store.holds import held
 from annyfit_jax.store.locations import Location, place
 from annyfit_jax.store.mirrors import local
 from body_models import anny, smplx
@@ -154,21 +155,27 @@ class FitConverter:
 
 
 def write_converted(fits: Iterable[SceneFit], folder: str | Path | Location, convert: FitConverter) -> Summary:
-    """Writes `<scene>.npz` of the other body into `folder/fits`, and `folder/conversion.jsonl`; each file atomically."""
+    """Writes `<scene>.npz` of the other body into `folder/fits`, and `folder/conversion.jsonl`; each file atomically.
+
+    Raises TakenError where another process is at work on the folder, of a bucket.
+    """
     folder = place(folder)
     lines: list[dict[str, Any]] = []
     names: list[str] = []
     scenes = 0
-    for window in _windows(fits):
-        for made, converted in convert.many(window):
-            with (folder / "fits" / f"{file_stem(made.name)}.npz").replacing() as file:
-                fit_files.save(made, file)
-            lines += _lines(made, converted)
-            names.append(made.name)
-            scenes += 1
-    if table := b"".join(table_lines(names)):
-        (folder / "fits" / TABLE).put(table)
-    (folder / REPORT).put_parts(json_lines(lines))
+    with held(folder) as hold:
+        for window in _windows(fits):
+            for made, converted in convert.many(window):
+                if hold is not None:
+                    hold.check()
+                with (folder / "fits" / f"{file_stem(made.name)}.npz").replacing() as file:
+                    fit_files.save(made, file)
+                lines += _lines(made, converted)
+                names.append(made.name)
+                scenes += 1
+        if table := b"".join(table_lines(names)):
+            (folder / "fits" / TABLE).put(table)
+        (folder / REPORT).put_parts(json_lines(lines))
     errors = np.array([line["surface_mm"] for line in lines if "surface_mm" in line])
     people = len(errors)
     return Summary(

@@ -47,6 +47,7 @@ from annyfit_jax.records import fit_files
 from annyfit_jax.records.file_names import file_stem
 from annyfit_jax.records.files import read_json, sha256, write_json, write_text
 from annyfit_jax.records.settings import apply_overrides
+from annyfit_jax.store.locations import place
 from annyfit_jax.synthetic.scene_dataset import MadeScenes, write_dataset
 from annyfit_jax.synthetic.world import WORLD_VERSION, World, jpeg
 from annyfit_jax.training import training_state as states
@@ -90,7 +91,7 @@ class Distillation:
 
         Raises ValueError where the folder is that of another config, or a student is unknown.
         """
-        self.config, self.folder, self.stop = config, Path(folder), threading.Event() if stop is None else stop
+        self.config, self.folder, self.stop = config, place(folder).path, threading.Event() if stop is None else stop
         self._make_predictor, self._find_config = predictor, find_config
         names = [student.name for student in config.students]
         unknown = [name for name in students if name not in names]

@@ -25,6 +25,7 @@ from annyfit_jax.exports.other_programs import PROGRAMS
 from annyfit_jax.jobs.fit_source import FitSource, Outcome, open_fits
 from annyfit_jax.people.fitted import check_body, drawable, is_smplx
 from annyfit_jax.records.fit_files import SceneFit
+from annyfit_jax.store.holds import TakenError
 from annyfit_jax.store.locations import Location, place
 from annyfit_jax.store.mirrors import local
 from annyfit_jax.store.parts import LEDGER, Made, Parts, Record, Write
@@ -77,11 +78,12 @@ class _Export:
         """Scenes that are exported."""
         return len(self.names) or self.source.total
 
+    @contextlib.contextmanager
     def written(
         self, output: Location, make: Callable[[], Write], spans: Sequence[range] = (), name: str = "",
         ledger: Location | None = None,
-    ) -> tuple[Parts, list[Record]]:  # fmt: skip
-        """Has all parts written; returns their records.
+    ) -> Iterator[tuple[Parts, list[Record]]]:  # fmt: skip
+        """Has all parts written; gives their records for the block, in which no other driver writes the same.
 
         Args:
           make: of `Parts`; its tasks are (part, span, names).
@@ -95,36 +97,38 @@ class _Export:
             name or self.wanted.file_format, output, tasks, make, settings, ledger=ledger, things=(total, "scenes"),
             counted=_counted, log_every_s=self.log_every_s,
         )  # fmt: skip
-        run([parts.stage()], self.engine, self.stop)
-        records = parts.finish()
-        if not self.counts.scenes:
-            for record in records:
-                self.counts.add_json(record["card"])
-        if name:  # nothing but counts
-            parts.forget()
-        return parts, records
+        with parts.alone():
+            run([parts.stage()], self.engine, self.stop)
+            records = parts.finish()
+            if not self.counts.scenes:
+                for record in records:
+                    self.counts.add_json(record["card"])
+            yield parts, records
+            if name:  # nothing but counts
+                parts.forget()
 
     def files(self, output: Location, spans: Sequence[range] = ()) -> tuple[list[Path], list[str]]:
         """Files of their own for every part; those written, and the scenes without a mesh."""
         from annyfit_jax.records.file_names import TABLE, table_lines
 
-        _, records = self.written(output, functools.partial(_writer, self.source, self.wanted), spans)
-        if odd := [name for record in records for name in record["odd"]]:
-            (output / TABLE).put_parts(table_lines(odd))
+        with self.written(output, functools.partial(_writer, self.source, self.wanted), spans) as (_, records):
+            if odd := [name for record in records for name in record["odd"]]:
+                (output / TABLE).put_parts(table_lines(odd))
         names = [name for record in records for name in record["files"]]
         return _paths(output, names), [name for record in records for name in record.get("empty", ())]
 
     def one_file(self, target: Location) -> list[Path]:
         """One file, put together from parts that are removed afterwards."""
         folder = target.parent / LEDGER / target.name
-        parts, records = self.written(folder, functools.partial(_writer, self.source, self.wanted), ledger=folder)
-        with target.replacing() as temporary:
-            pieces = [(folder / name).fetched() for record in records for name in record["files"]]
-            join, expected = _JOIN[self.wanted.file_format], sum(record["rows"] for record in records)
-            if (rows := join(pieces, temporary)) != expected:
-                raise RuntimeError(f"{target}: {rows} people, {expected} were written to its parts")
-        logging.info("%s: %d people", target.name, rows)
-        parts.forget()
+        write = functools.partial(_writer, self.source, self.wanted)
+        with self.written(folder, write, ledger=folder) as (parts, records):
+            with target.replacing() as temporary:
+                pieces = [(folder / name).fetched() for record in records for name in record["files"]]
+                join, expected = _JOIN[self.wanted.file_format], sum(record["rows"] for record in records)
+                if (rows := join(pieces, temporary)) != expected:
+                    raise RuntimeError(f"{target}: {rows} people, {expected} were written to its parts")
+            logging.info("%s: %d people", target.name, rows)
+            parts.forget()
         return _paths(target.parent, [target.name])
 
 
@@ -203,7 +207,8 @@ def _exported(export: _Export, folder: Location, people_per_file: int) -> tuple[
     file_format = wanted.file_format
     if file_format == "tfds":
         written = _training_set(export, folder)
-        export.written(folder, functools.partial(_counter, source), name="tfds-card")
+        with export.written(folder, functools.partial(_counter, source), name="tfds-card"):
+            pass
     elif file_format == "humandata":
         written, _ = export.files(folder, _humandata_spans(export, folder, people_per_file))
     elif file_format in _TABLE_NAMES and not wanted.partition_by:
@@ -226,6 +231,8 @@ def _nothing_of_refused(output: Location) -> Iterator[None]:
     is_new = not output.exists()
     try:
         yield
+    except TakenError:  # it is another's
+        raise
     except ValueError:
         if is_new and all(name.startswith(f"{LEDGER}/") for name in output.tree()):
             output.remove()
@@ -393,8 +400,9 @@ def _humandata(source: FitSource, wanted: _Wanted) -> _Part:
 
 def _humandata_spans(export: _Export, output: Location, people_per_file: int) -> list[range]:
     """The scenes of every file: it ends with the image that reaches the number of people. Raises ValueError for nobody."""
-    _, records = export.written(output, functools.partial(_counter, export.source), name="humandata-card")
     spans, start, count = [], 0, 0
+    with export.written(output, functools.partial(_counter, export.source), name="humandata-card") as (_, records):
+        pass
     for position, people in enumerate(n for record in records for n in record["kept"]):
         count += people
         if count >= people_per_file:

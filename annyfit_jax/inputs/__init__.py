@@ -67,11 +67,31 @@ def open_input(
         from annyfit_jax.inputs.cue_source import is_cue_dataset, open_cues
 
         if is_cue_dataset(path):
-            return open_cues(str(path), chosen)
+            source = open_cues(str(path), chosen)
+            _check_uses(source, chosen)
+            return source
     source = open_fetched(str(path), chosen, _open_local)
+    _check_uses(source, chosen)
     for note in source.notes:
         logging.warning("%s", note)
     return source
+
+
+_OF_KEYPOINTS = {"images", "calibration", "skeleton", "image_size"}
+_OF_COCO = {"words", "hand_labels", "hand_depth", "depth", "masks"}
+
+
+def _check_uses(source: SceneSource, chosen: InputOptions) -> None:
+    """Raises SceneError for options that this kind of input has no use for: nobody is to wonder why they change nothing."""
+    uses = {"coco": _OF_KEYPOINTS | _OF_COCO, "scene_npz": set(), "cues": set(), "official": {"translation"}}
+    plain, mine = InputOptions(), uses.get(source.kind, _OF_KEYPOINTS)
+    for name in sorted((_OF_KEYPOINTS | _OF_COCO | {"translation"}) - mine):
+        if getattr(chosen, name) != getattr(plain, name):
+            users = [kind for kind, names in uses.items() if name in names]
+            users += ["keypoints of other programs"] if name in _OF_KEYPOINTS else []
+            raise SceneError(
+                f"option {name}: {source.location} is of kind {source.kind}; it is for {' and '.join(users)}"
+            )
 
 
 def _open_local(path: str, chosen: InputOptions) -> SceneSource:

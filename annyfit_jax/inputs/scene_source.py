@@ -11,7 +11,7 @@ from annyfit_jax.people.scene import DEFAULT_FOV_DEGREES, Scene, SceneError
 
 @dataclass(frozen=True)
 class InputOptions:
-    """Choices of the readers. Each option names the kinds of input it concerns; the others ignore it."""
+    """Choices of the readers. Each option names the kinds of input it concerns."""
 
     images: str | None = None
     """coco, keypoint files: folder of the photos; default the folder of the input."""

@@ -117,12 +117,14 @@ class Network:
 
 @dataclass(frozen=True)
 class Predicting:
-    """How predictions are made; none of it changes them."""
+    """How predictions are made, and of how many; none of it changes them."""
 
     per_unit: int = 64
     """Photos of a unit of work."""
     engine: Engine | None = None
     stop: threading.Event | None = None
+    limit: int | None = None
+    """Number of photos or scenes, counted from the first; None: all."""
 
 
 def predict_photos(
@@ -146,11 +148,12 @@ def predict_photos(
     else:
         root, paths = photo_paths(images)
         files, relative = [str(path) for path in paths], [path.relative_to(root) for path in paths]
-        stamps = [place(path).stamp() for path in paths]
-    names = scene_names(relative)
+        stamps = [place(path).stamp() for path in paths[: how.limit]]
+    names = scene_names(relative)[: how.limit]  # of all photos: a limit changes no name
     work = _Work(functools.partial(_photo_fits, load, names, files), names, output, how, identity, stamps)
-    run([work.parts.stage()], how.engine, how.stop)
-    return work.finish(f"{images}: none of the {{}} photos can be read")
+    with work.parts.alone():
+        run([work.parts.stage()], how.engine, how.stop)
+        return work.finish(f"{images}: none of the {{}} photos can be read")
 
 
 def predict_scenes(
@@ -164,11 +167,17 @@ def predict_scenes(
 
     Raises SceneError where nobody of any scene can be told.
     """
-    stamps = [source.stamp(index) for index in range(len(source.names))]
+    names = list(source.names[: how.limit])
+    stamps = [source.stamp(index) for index in range(len(names))]
     scenes = functools.partial(_scene_fits, load, source)
-    work = _Work(scenes, list(source.names), output, how, identity, stamps, units)
-    run([*before, work.parts.stage(tuple(stage.name for stage in before if not stage.hands_on))], how.engine, how.stop)
-    return work.finish("nobody of {} scenes can be told")
+    work = _Work(scenes, names, output, how, identity, stamps, units)
+    with work.parts.alone():
+        run(
+            [*before, work.parts.stage(tuple(stage.name for stage in before if not stage.hands_on))],
+            how.engine,
+            how.stop,
+        )
+        return work.finish("nobody of {} scenes can be told")
 
 
 Fits = Callable[[int], SceneFit]

@@ -30,11 +30,20 @@ HEARTBEAT_S = 10.0
 SILENCE_S = 60.0
 
 
+class TakenError(StoreError):
+    """Another process is at work on the folder."""
+
+    def __init__(self, folder: Location, who: str = "") -> None:
+        super().__init__(
+            f"{folder}: another process is at work on it{who}; one command drives all workers (--engine=ray)"
+        )
+
+
 class Hold:
     """Of this process on a folder."""
 
     def __init__(self, folder: Location) -> None:
-        """Takes it. Raises StoreError where another driver has it, JobWriteError."""
+        """Takes it. Raises TakenError where another driver has it, JobWriteError."""
         self._folder, self._holds = folder, folder / "held"
         self._mine: dict[str, Any] = {"owner": this_process()._asdict(), "since": time.time()}
         self._lost = False
@@ -54,8 +63,8 @@ class Hold:
         """Lets the next driver have it."""
         self._stop.set()
         self._thread.join()
-        if not self._lost:
-            with contextlib.suppress(OSError, JobWriteError):
+        with contextlib.suppress(OSError, JobWriteError):
+            if not self._lost and self._is_mine(self._number):  # who removed the folder has removed the hold as well
                 self._at(self._number).put_json({**self._mine, "over": True})
 
     def _at(self, number: int) -> Location:
@@ -65,7 +74,9 @@ class Hold:
         return (_read(self._at(number)) or {}).get("owner") == self._mine["owner"]
 
     def _take(self) -> int:
-        number = 0
+        # Numbers have five digits, so that the last one of the listing is the highest; it may lag behind.
+        listed = list(self._holds.files())
+        number = int(listed[-1].removesuffix(".json")) if listed else 0
         while True:
             while self._at(number + 1).exists():
                 number += 1
@@ -73,10 +84,7 @@ class Hold:
             if before is not None:
                 if not self._is_over(number, before):
                     owner = before.get("owner", {})
-                    raise StoreError(
-                        f"{self._folder}: another process is at work on it (process {owner.get('pid')} of "
-                        f"{owner.get('host')}); one command drives all workers (--engine=ray)"
-                    )
+                    raise TakenError(self._folder, f" (process {owner.get('pid')} of {owner.get('host')})")
                 number += 1
             self._at(number).put_json(self._mine, if_absent=True)
             if self._is_mine(number):
@@ -109,8 +117,14 @@ class Hold:
 
 
 @contextlib.contextmanager
-def held(folder: Location) -> Iterator[Hold]:
-    """Holds a folder of a bucket for the block. Raises StoreError where another driver has it, JobWriteError."""
+def held(folder: Location) -> Iterator[Hold | None]:
+    """Holds a folder of a bucket for the block; one on a disk is not held, and gives None.
+
+    Raises TakenError where another driver has it, JobWriteError.
+    """
+    if not folder.remote:
+        yield None
+        return
     hold = Hold(folder)
     try:
         yield hold

@@ -1,12 +1,14 @@
 """Work whose units leave files under names of their own: exports, predictions.
 
 parts = Parts("glb", place("OUT"), spans, make, settings)
-run([parts.stage()], engine)
-records = parts.finish()
+with parts.alone():
+    run([parts.stage()], engine)
+    records = parts.finish()
 
 A unit's files are written aside and put in their places whole; then the driver puts the record of the unit into `LEDGER` beside
 them: which files of which size, made with which settings from which input. A unit without a record, whose record tells of other
 settings or another input, or whose files are not there, is done again; so the same call goes on where it was stopped.
+In a bucket the records are held (`holds`): of two drivers of the same work the second is refused.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any, NamedTuple
 
 from annyfit_jax.engine.stages import EachUnit, Stage
 from annyfit_jax.records.files import temporary_name
+from annyfit_jax.store.holds import Hold, held
 from annyfit_jax.store.locations import Location, read_all
 from annyfit_jax.store.work_progress import WorkProgress
 
@@ -57,7 +60,7 @@ class Parts:
         counted: Callable[[Record], tuple[int, Mapping[str, int]]] = lambda record: (1, {}), log_every_s: float = 10.0,
         accelerator: bool = False,
     ) -> None:  # fmt: skip
-        """Reads the records that are there.
+        """Nothing is read yet.
 
         Args:
           tasks: what `make` is told of each unit; can be pickled, like `make`.
@@ -75,10 +78,15 @@ class Parts:
         self._stamps, self._counted, self._accelerator = stamps, counted, accelerator
         total, what = things or (len(tasks), "units")
         self._progress = WorkProgress(self._ledger.parent, name, total, what, every_s=log_every_s)
-        self._ledger.clean()
-        contents = read_all(self._ledger, [name for name in self._ledger.files() if name.endswith(".json")])
-        self._old: dict[int, Record] = {int(name.removesuffix(".json")): json.loads(c) for name, c in contents.items()}
         self._records: dict[int, Record] = {}
+        self._hold: Hold | None = None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds the records in a bucket for this process. Raises TakenError where another one is at work on them."""
+        with held(self._ledger) as self._hold:
+            self._ledger.clean()
+            yield
 
     def stage(self, after: tuple[str, ...] = ()) -> Stage:
         """The stage of an engine that does the units that are not done."""
@@ -108,6 +116,12 @@ class Parts:
                 self._ledger.path.parent.rmdir()
 
     @functools.cached_property
+    def _old(self) -> dict[int, Record]:
+        """The records that were there."""
+        contents = read_all(self._ledger, [name for name in self._ledger.files() if name.endswith(".json")])
+        return {int(name.removesuffix(".json")): json.loads(content) for name, content in contents.items()}
+
+    @functools.cached_property
     def _there(self) -> dict[str, tuple[int, str]]:
         return self.output.tree()
 
@@ -132,6 +146,8 @@ class Parts:
         self._progress.begin(sum(count for count, _ in before), failed, workers)
 
     def _commit(self, unit: int, result: tuple[dict[str, int], dict[str, Any]]) -> None:
+        if self._hold is not None:
+            self._hold.check()
         files, facts = result
         record = {"files": files, "settings": self._settings, "input": self._stamps(unit), **facts}
         (self._ledger / f"{unit:05d}.json").put_json(record)

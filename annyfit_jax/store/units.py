@@ -19,7 +19,7 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from annyfit_jax.records import wire
 from annyfit_jax.records.files import sha256, sync, temporary_name, this_process
 from annyfit_jax.store.faults import fault_point
-from annyfit_jax.store.holds import Hold, held
+from annyfit_jax.store.holds import Hold, TakenError, held
 from annyfit_jax.store.locations import JobWriteError, Location, place, read_all, writing
 from annyfit_jax.store.plan import Cut, Kind, StoreError
 
@@ -198,7 +198,7 @@ class Store:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Holds the folder for this process. Raises StoreError where another one is at work on it.
+        """Holds the folder for this process. Raises TakenError where another one is at work on it.
 
         The lock of a local folder goes with the process; that of a bucket passes (`holds`)."""
         if self.folder.remote:
@@ -212,9 +212,7 @@ class Store:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StoreError(
-                    f"{self.folder}: another process is at work on it; one command drives all workers (--engine=ray)"
-                ) from None
+                raise TakenError(self.folder) from None
             except OSError:  # a file system without locks
                 pass
             for part in (self.folder, *(self.folder / name for name in ("units", "done", "fits"))):

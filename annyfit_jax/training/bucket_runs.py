@@ -16,14 +16,21 @@ from pathlib import Path
 
 import jax
 
+from annyfit_jax.store.holds import Hold
 from annyfit_jax.store.locations import Location, place
 
 _COMPLETE = ".complete"
 
 
 @contextlib.contextmanager
-def run_folder(run: str | Path | Location) -> Iterator[tuple[Path, Callable[[], None] | None]]:
-    """A local folder with what there is of a run, and what puts back what is new; on a disk the folder itself, and None."""
+def run_folder(
+    run: str | Path | Location, hold: Hold | None = None
+) -> Iterator[tuple[Path, Callable[[], None] | None]]:
+    """A local folder with what there is of a run, and what puts back what is new; on a disk the folder itself, and None.
+
+    Args:
+      hold: of who puts; nothing is put where another process has taken over.
+    """
     run = place(run)
     if not run.remote:
         yield run.path, None
@@ -31,7 +38,14 @@ def run_folder(run: str | Path | Location) -> Iterator[tuple[Path, Callable[[], 
     with tempfile.TemporaryDirectory(prefix="annyfit-run-") as scratch:
         folder = Path(scratch)
         kept = _fetch(run, folder)
-        yield folder, lambda: _put(run, folder, kept) if jax.process_index() == 0 else None
+
+        def put() -> None:
+            if hold is not None:
+                hold.check()
+            if jax.process_index() == 0:
+                _put(run, folder, kept)
+
+        yield folder, put
 
 
 def _step(name: str) -> str:
@@ -41,8 +55,8 @@ def _step(name: str) -> str:
 
 
 def _told(name: str) -> bool:
-    """Whether a file holds lines of progress, which are put as they are said."""
-    return name.startswith("progress-")
+    """Whether a file holds lines of progress, which are put as they are said, or is the hold of a process."""
+    return name.startswith(("progress-", "held/"))
 
 
 def _fetch(run: Location, folder: Path) -> set[str]:

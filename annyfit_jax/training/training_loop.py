@@ -16,6 +16,7 @@ import json
 import math
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import jax
 from absl import logging
 
 from annyfit_jax.records.files import read_json, write_text
+from annyfit_jax.store.holds import held
 from annyfit_jax.store.locations import Location, place
 from annyfit_jax.store.work_progress import WorkProgress
 from annyfit_jax.training import bucket_runs, flops, training_data, training_metrics
@@ -49,13 +51,15 @@ def train(
     A step whose loss or gradient is not finite changes nothing but the number of steps, and is counted in the metrics
     (`skipped`). After `config.stop_after_skipped` such steps in a row the run ends; the last good state is on disk.
 
-    The folder may be in a bucket (`bucket_runs`).
+    The folder may be in a bucket (`bucket_runs`), which process 0 then holds.
 
-    Raises ValueError where the folder belongs to another run, where none of its checkpoints is whole, or where the batch
-    cannot be split over the devices; TrainingStopped where too many steps in a row were skipped.
+    Raises TakenError where another run is at work on the folder, of a bucket; ValueError where the folder belongs to another
+    run, where none of its checkpoints is whole, or where the batch cannot be split over the devices; TrainingStopped where too
+    many steps in a row were skipped.
     """
-    progress = WorkProgress(place(folder), "train", config.steps, "steps", logs=False, writes=jax.process_index() == 0)
-    with bucket_runs.run_folder(folder) as (local, put):
+    first, run = jax.process_index() == 0, place(folder)
+    progress = WorkProgress(run, "train", config.steps, "steps", logs=False, writes=first)
+    with held(run) if first else nullcontext() as hold, bucket_runs.run_folder(run, hold) as (local, put):
         state = "stopped"
         try:
             trained = _train(config, local, put, stop, tensorboard, progress)

@@ -18,6 +18,7 @@ import smplx_synthetic
 import yaml
 from absl import app, flags
 from helpers import REPO
+from PIL import Image
 
 from annyfit_jax.distillation.distillation_steps import STEPS
 from annyfit_jax.engine.stopping import Interrupted
@@ -212,13 +213,41 @@ def test_flags_that_are_gone_name_the_new_command(usage_of, flag):
 @pytest.mark.parametrize("name", ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX", "TPU_WORKER_ID"])
 def test_one_process_of_many_that_a_launcher_started_is_refused(usage_of, monkeypatch, name):
     usage = usage_of("fit")
-    assert not program.complaint_about("fit", usage, ["annyfit", "--input=a", "--output=b", "--resources=CPU=4,GPU=1"])
+    assert not program.complaint_about("fit", usage, ["annyfit", "--input=a", "--output=b"])
+    assert program.engine_from_flags().in_process
+    flags.FLAGS["resources"].parse("CPU=4,GPU=1")
+    flags.FLAGS["engine"].parse("ray")
     assert program.engine_from_flags().resources == {"CPU": 4.0, "GPU": 1.0}
+    flags.FLAGS["engine"].parse("process")
+    with pytest.raises(ValueError, match=r"--resources: only with --engine=ray"):
+        program.engine_from_flags()
+    flags.FLAGS["resources"].parse("")
     monkeypatch.setenv(name, "0")
     assert program.engine_from_flags().in_process
     monkeypatch.setenv(name, "3")
     with pytest.raises(ValueError, match=r"this is process 3 of several .* --engine=ray"):
         program.engine_from_flags()
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "said"),
+    [
+        ("fit", ["--input=PHOTOS", "--hand_labels", "--words=w.json"], "--words and --hand_labels: only for keypoints"),
+        ("fit", ["--input=PHOTOS", "--images=PHOTOS"], "--images: only for keypoints"),
+        ("fit", ["--input=coco.json", "--experts=whole_body"], "--experts: only where --input names photos"),
+        ("fit", ["--input=PHOTOS", "--credits=c.json"], "--credits: only with --pictures"),
+        ("predict", ["--images=PHOTOS", "--config=lifter", "--calibration=c.toml"], "--calibration: only with --input"),
+        ("predict", ["--input=coco.json", "--config=lifter", "--expert=a=b"], "--expert: only for the lifter"),
+    ],
+)  # fmt: skip
+def test_flags_that_would_change_nothing_are_refused(usage_of, tmp_path, module, given, said):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    given = [argument.replace("PHOTOS", str(tmp_path)) for argument in given]
+    usage = usage_of(module)
+    assert not program.complaint_about(module, usage, ["annyfit", *given, f"--output={tmp_path / 'out'}"])
+    with pytest.raises(ValueError, match=f"^{said}"):
+        importlib.import_module(f"experiments.{module}").main()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("flag", ["--num_betas=16", "--kid_template=kid.npy"])

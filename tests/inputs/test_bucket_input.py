@@ -196,3 +196,20 @@ def test_local_inputs_are_opened_as_they_are(tmp_path):
     disk, where = on_disk(tmp_path, scene_files)
     source = opened(disk, where)
     assert not isinstance(source.loader, bucket_input._Loader) and source.location == str(disk / "keypoints")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"hand_labels": True}, "option hand_labels: .* is of kind openpose; it is for coco"),
+        ({"translation": "head"}, "option translation: .* is of kind openpose; it is for official"),
+    ],
+)  # fmt: skip
+def test_options_that_would_change_nothing_are_refused(tmp_path, given, said):
+    for name in ("keypoints", "photos"):
+        (tmp_path / name).mkdir()
+    openpose(tmp_path)
+    path, images = str(tmp_path / "keypoints"), str(tmp_path / "photos")
+    with pytest.raises(SceneError, match=said):
+        open_input(path, images=images, **given)
+    assert open_input(path, images=images).kind == "openpose"

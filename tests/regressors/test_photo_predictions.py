@@ -89,6 +89,15 @@ def test_predictions_of_other_photos_stay(place_of, tmp_path):
     assert open_fits(str(place_of / "out")).names == ("a", "b")
 
 
+def test_a_limit_counts_from_the_first_photo_and_may_grow(place_of, tmp_path):
+    network, photos, output = Greys(tmp_path / "calls"), place_of / "photos", place_of / "out"
+    write_photos(photos, {"a": 10, "b": 20, "c": 30})
+    assert predict_photos(network, str(photos), output, Predicting(per_unit=1, limit=2)) == Predicted(2, 3, 0)
+    assert network.names() == ["a", "b"]
+    assert predict_photos(network, str(photos), output, Predicting(per_unit=1)) == Predicted(3, 6, 0)
+    assert network.names() == ["c"]
+
+
 def test_nothing_that_can_be_read(place_of, tmp_path):
     (place_of / "photos" / "broken.png").put(b"nothing")
     with pytest.raises(SceneError, match=r"none of the 1 photos can be read; the reasons are in .*set_aside"):

@@ -38,7 +38,9 @@ from annyfit_jax.regressors.aios.augment import Augmentation
 from annyfit_jax.regressors.aios.examples import anny_bones
 from annyfit_jax.regressors.regressed_people import scene_fit
 from annyfit_jax.store import faults
+from annyfit_jax.store.holds import TakenError, held
 from annyfit_jax.store.locations import place
+from annyfit_jax.store.plan import StoreError
 from annyfit_jax.store.work_status import work_state
 from annyfit_jax.training import training_data, training_metrics
 from annyfit_jax.training import training_state as states
@@ -245,6 +247,18 @@ def test_a_run_in_a_bucket_is_the_same_run(straight, tmp_path, moment, complete)
     (tmp_path / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
     assert lines(tmp_path) == lines(folder)
     assert {name.split("/")[1] for name in run.tree() if name.startswith("checkpoints/")} >= {"12", "12.complete"}
+
+
+def test_a_second_run_in_a_bucket_is_refused(tmp_path):
+    run = place(f"memory://held-training-{tmp_path.name}-{os.getpid()}")
+    with held(run), pytest.raises(TakenError, match="another process is at work on it"):
+        train(LINE, run)
+    assert all(name.startswith("held/") for name in run.tree())
+    with held(run) as hold, run_folder(run, hold) as (_, put):
+        assert hold is not None and put is not None
+        hold._lost = True
+        with pytest.raises(StoreError, match="another process has taken over"):
+            put()
 
 
 def test_a_signal_ends_the_run_with_everything_on_disk(straight, tmp_path):
