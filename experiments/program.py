@@ -141,13 +141,14 @@ def run(module: str, arguments: Sequence[str] | None = None) -> None:
 
 
 def _quieten_start() -> None:
-    """Nothing of JAX's search for devices and of XLA's alarm about slow machines is said; must run before JAX is imported.
+    """Nothing of searches for devices and credentials and of XLA's alarm about slow machines is said; before JAX is imported.
 
     Errors of XLA reach the program as exceptions, so that its own log below that level only repeats them. Who wants to see it
     sets TF_CPP_MIN_LOG_LEVEL to 0.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    standard_logging.getLogger("jax._src.xla_bridge").setLevel(standard_logging.WARNING)
+    for name in ("jax._src.xla_bridge", "botocore", "aiobotocore"):  # the latter tell where credentials were found
+        standard_logging.getLogger(name).setLevel(standard_logging.WARNING)
 
 
 def complaint_about(name: str, usage: Usage, argv: Sequence[str]) -> str:

@@ -213,7 +213,7 @@ class Stages:
             cue, functools.partial(_make_worker, self, cue, expert), range(units), needed,
             lambda unit: (unit, tuple(indices(unit))), commit,
             tuple(name for name in upstream(cue, expert) if name in self.keys) + (READING,) * looks, begin=begin,
-            end=progress.report, given=READING if looks else "",
+            end=progress.report, waits=progress.waits, given=READING if looks else "",
         )  # fmt: skip
 
 

@@ -8,13 +8,19 @@ is not committed. Nothing of the cluster is trusted with results: they are in th
 from __future__ import annotations
 
 import contextlib
+import difflib
+import json
+import math
 import os
 import queue
+import re
 import signal
+import socket
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +41,9 @@ _LOOK = 256
 """Waiting units that are looked at for one that an actor can be given."""
 _AHEAD = 2
 """Units that a stage hands on and that are not used up yet, for each worker of the stages after it."""
+_LOOK_EVERY_S = 5.0
+"""Between two looks at whether the cluster has room for a worker of each stage."""
+_CONNECT_S = 10.0
 _ACCELERATORS = ("GPU", "TPU")
 _PASSED_ON = (
     "JAX_PLATFORMS",
@@ -121,6 +130,8 @@ class _Run:
     attempts: dict[int, int] = field(default_factory=dict)
     kept: dict[int, Any] = field(default_factory=dict)
     """Unit -> reference to what it hands on."""
+    missing: str = ""
+    """What no machine has that a worker needs."""
     begun: bool = False
     over: bool = False
     count: int = 0
@@ -128,39 +139,54 @@ class _Run:
 
 def run_on_ray(stages: Sequence[Stage], engine: Engine, stop: threading.Event) -> int:
     """`stages.run` on a cluster; the stages work at the same time, each on the units that the ones before it have done."""
-    own = not ray.is_initialized()
+    own, fixed = not ray.is_initialized(), False
     if own:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        _connect(engine.address or os.environ.get("RAY_ADDRESS", ""))
+        fixed = _connect(engine.address or os.environ.get("RAY_ADDRESS", ""))
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():  # Ray takes them to end what it started
                 signal.signal(number, handler)
-    driver = _Driver(stages, engine, stop)
     try:
-        return driver.run()
+        driver = _Driver(stages, engine, stop, fixed)
+        try:
+            return driver.run()
+        finally:
+            driver.close()
     finally:
-        driver.close()
         if own:
             ray.shutdown()
 
 
-def _connect(address: str) -> None:
+def _connect(address: str) -> bool:
     """Joins a cluster; without an address the one that runs on this machine, else (or for `local`) one is started here, on
-    the loopback."""
+    the loopback. Returns whether it was started here. Raises ConnectionError where nothing answers."""
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": "warning",
         "runtime_env": {"env_vars": _environment()},
     }
     if address != "local":
+        _check_answers(address)
         try:
             ray.init(address=address or "auto", **options)
-            return
-        except ConnectionError:
+            return False
+        except ConnectionError as error:
             if address:
-                raise
+                raise ConnectionError(f"--address={address}: cannot reach a Ray cluster: {error}") from error
     ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **options)
+    return True
+
+
+def _check_answers(address: str) -> None:
+    """Raises ConnectionError where nobody listens at HOST:PORT; Ray itself tries for five minutes, without a word."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise ConnectionError(f"--address={address}: cannot reach a Ray cluster: {error.strerror or error}") from error
 
 
 def _environment() -> dict[str, str]:
@@ -174,11 +200,15 @@ def _environment() -> dict[str, str]:
 
 
 class _Driver:
-    def __init__(self, stages: Sequence[Stage], engine: Engine, stop: threading.Event) -> None:
-        self._engine, self._stop = engine, stop
+    def __init__(self, stages: Sequence[Stage], engine: Engine, stop: threading.Event, fixed: bool = False) -> None:
+        """`fixed`: no machine will be added to the cluster. Raises ValueError for resources of a stage that is none."""
+        self._engine, self._stop, self._fixed = engine, stop, fixed
+        self._looked = -math.inf
         names = [stage.name for stage in stages]
         if unknown := sorted(engine.of_stage.keys() - set(names)):
-            logging.warning("--resources: there is no stage %s; there are %s", unknown[0], ", ".join(names))
+            near = difflib.get_close_matches(unknown[0], names, 1)
+            said = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+            raise ValueError(f"--resources: there is no stage {unknown[0]}; {said}")
         # Cores relieve accelerators. Where there are cores alone, what hands on would take those of the stages after it.
         there = ray.cluster_resources()
         relieves = any(there.get(name) for name in _ACCELERATORS)
@@ -199,6 +229,7 @@ class _Driver:
                     raise Interrupted
                 for run in self._runs.values():
                     self._advance(run)
+                self._look_for_room()
                 self._collect()
             state = "finished"
         except Interrupted:
@@ -217,6 +248,30 @@ class _Driver:
         for run in self._runs.values():
             for actor in run.actors:
                 ray.kill(actor.handle)
+
+    def _look_for_room(self) -> None:
+        """Says what stages wait for where no machine has room for their workers. Raises ValueError where none will be added."""
+        if time.monotonic() - self._looked < _LOOK_EVERY_S:
+            return
+        self._looked = time.monotonic()
+        for run in self._runs.values():
+            each = self._whole(run.stage)
+            missing = "" if run.over or _room(each) else _spell(each)
+            if missing and (self._fixed or not _may_grow()):
+                has = {name: max((node["Resources"].get(name, 0.0) for node in _alive()), default=0.0) for name in each}
+                raise ValueError(
+                    f"--resources: a worker of {run.stage.name} takes {missing}, but the most that a machine has is "
+                    f"{_spell(has)}, and none will be added to the cluster"
+                )
+            if missing != run.missing:
+                run.missing = missing
+                if missing:
+                    logging.warning(
+                        "%s: a worker takes %s, which no machine has: waiting for more machines",
+                        run.stage.name,
+                        missing,
+                    )
+                run.stage.waits(missing)
 
     # ---------------------------------------------------------------------------------------- giving work
 
@@ -271,6 +326,7 @@ class _Driver:
             run.actors = []
             run.over = True
             if run.begun:
+                run.stage.waits("")
                 run.stage.end("finished")
             for other in self._runs.values():
                 if other.begun and not other.over:
@@ -423,9 +479,26 @@ def _room(each: dict[str, float]) -> int:
     """How many workers that take this much the whole cluster has room for, were there no others."""
     return sum(
         min((int((node["Resources"].get(name, 0) + 1e-6) // amount) for name, amount in each.items()), default=1)
-        for node in ray.nodes()
-        if node["Alive"]
+        for node in _alive()
     )
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _spell(each: Mapping[str, float]) -> str:
+    return ",".join(f"{name}={amount:g}" for name, amount in each.items())
+
+
+def _may_grow() -> bool:
+    """Whether an autoscaler may add machines: not where Ray's status names each machine by itself, as it does without one."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    with contextlib.suppress(Exception):  # internal to Ray: where it tells nothing, we wait
+        kinds = json.loads(_internal_kv_get(b"__autoscaling_status"))["autoscaler_report"]["active_nodes"]
+        return not all(re.fullmatch("node_[0-9a-f]{40,}", kind) for kind in kinds)
+    return True
 
 
 def _unwrapped(error: BaseException) -> BaseException:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 
@@ -64,6 +64,8 @@ class Stage:
     """Told how many units are to be done, and by how many workers, before the first; not called where there are none."""
     end: Callable[[str], None] = lambda state: None
     """Told `finished`, `interrupted` or `stopped`, where `begin` was."""
+    waits: Callable[[str], None] = lambda what: None
+    """Told what no machine has that a worker needs, so that the stage waits for more machines; empty where that is over."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class Engine:
     def in_process(self) -> bool:
         """Whether the work is done in this process."""
         return self.kind == "process"
+
+    def of(self, stages: Iterable[str]) -> Engine:
+        """The same for some stages alone, where others of the same work come in another call."""
+        return replace(self, of_stage={name: each for name, each in self.of_stage.items() if name in set(stages)})
 
 
 class EngineError(RuntimeError):

@@ -98,7 +98,9 @@ class _Export:
             counted=_counted, log_every_s=self.log_every_s,
         )  # fmt: skip
         with parts.alone():
-            run([parts.stage()], self.engine, self.stop)
+            # Counts are one of two calls: what is chosen for the other one is no mistake here.
+            engine = self.engine.of([parts.name]) if name and self.engine else self.engine
+            run([parts.stage()], engine, self.stop)
             records = parts.finish()
             if not self.counts.scenes:
                 for record in records:

@@ -116,15 +116,15 @@ def run_job(
     )  # fmt: skip
     progress = Progress(folder, store.cut.total, every_s=options.log_every_s, tensorboard=options.tensorboard)
     with store.alone(), before.store.alone() if before else contextlib.nullcontext():
-        stages = list(before.stages) if before else []
+        engine, stages = options.engine, list(before.stages) if before else []
         # Both are cut alike unless one of them was killed between two growths.
         if before and (before.store.cut, list(before.order)) != (store.cut, list(dataset.order)):
-            run(stages, options.engine, stop)
-            stages = []
+            run(stages, options.engine.of(stage.name for stage in stages), stop)
+            engine, stages = engine.of(["fit"]), []
         after = tuple(stage.name for stage in stages if not stage.hands_on)
         run(
             [*stages, fit_stage(dataset, job, progress, options, after, before.redone if before else set())],
-            options.engine,
+            engine,
             stop,
         )
         totals = finish(store, stored)
@@ -163,7 +163,7 @@ def fit_stage(
     return Stage(
         "fit", functools.partial(make_fit_worker, job, progress if here else None), range(store.num_units),
         needed=lambda unit: needed(unit) or retried(unit), task=task, commit=commit, after=after,
-        begin=begin, end=progress.report,
+        begin=begin, end=progress.report, waits=progress.waits,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from annyfit_jax.store import work_progress
 from annyfit_jax.store.locations import Location, place
 from annyfit_jax.store.plan import StoreError
 from annyfit_jax.store.work_progress import at_work, describe_line, duration, lines_below
-from annyfit_jax.store.work_status import describe_work, work_state
+from annyfit_jax.store.work_status import JUST_STARTED, describe_work, work_state
 
 ROUNDING = 1e-4
 """Metres, radians and phenotype units to which parameters enter the digest."""
@@ -53,7 +53,9 @@ def status(folder: str | Path | Location) -> dict[str, Any]:
             "people_per_s": round(running["people_per_s"], 3) if running else 0.0,
             "seconds_left": round(left / rate, 1) if rate > 0 else None,
         },
-        "running": {name: running[name] for name in ("host", "pid", "workers", "time")} if running else None,
+        "running": {name: running.get(name) for name in ("host", "pid", "workers", "time", "waits_for")}
+        if running
+        else None,
         "stages": lines_below(folder),
         "source": job["source"],
         "configs": sorted(job["configs"]),
@@ -98,8 +100,10 @@ def describe(state: dict[str, Any]) -> str:
         workers = "1 worker" if running["workers"] == 1 else f"{running['workers']} workers"
         lines.append(
             f"driver   {running['host']} pid {running['pid']}, {workers}, {time.time() - running['time']:.0f} s ago"
+            + (f", waits for {running['waits_for']}" if running["waits_for"] else "")
         )
-    lines.append("finished" if state["finished"] else "not finished")
+    begun = units["done"] or running or state["stages"]
+    lines.append("finished" if state["finished"] else "not finished" if begun else JUST_STARTED)
     return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ class Progress:
     `pid` of the driver, `seconds` since the start, `scenes`, `people`, `failed`, `skipped` of this run, `scenes_done` and
     `scenes_total` of the job, rates `scenes_per_s`, `people_per_s`, `seconds_left` (null before the first scene; time that went
     into compiling is not counted), `padding` (share of the lists of people that nobody filled; null where the fitter does not
-    say) and `peak_memory_mb` of the driver."""
+    say), `peak_memory_mb` of the driver and `waits_for` (what no machine has that a worker needs, else null)."""
 
     def __init__(self, folder: Location, total: int, *, every_s: float = 10.0, tensorboard: bool = False) -> None:
         """`total`: scenes of the job. Raises ValueError where TensorBoard is asked for and not installed."""
@@ -37,7 +37,7 @@ class Progress:
         self.total, self.before, self.scenes = total, 0, 0
         self.people: Counter[str] = Counter()
         self._filled = self._lanes = 0
-        self._compile_s = 0.0
+        self._compile_s, self._waits = 0.0, ""
         self._fitted_scenes = 0
         self._started = self._last = time.monotonic()
         self._lock, self._pulse = threading.RLock(), None
@@ -54,8 +54,14 @@ class Progress:
         self._write(self.snapshot("running"))
         self._pulse = Pulse(self._every_s, self._beat)
 
+    def waits(self, what: str) -> None:
+        """The job waits for machines that have this; empty: it does not any more."""
+        self._waits = what
+
     def _beat(self) -> None:
         if self._pulse is not None and time.monotonic() - self._last >= self._every_s / 2:
+            if self._waits:
+                logging.info("waits for machines with %s", self._waits)
             self._write(self.snapshot("running"))
 
     def add(self, row: SceneRow) -> None:
@@ -114,6 +120,7 @@ class Progress:
             "seconds_left": round(left * max(seconds - self._compile_s, 0.0) / through, 1) if self.scenes else None,
             "padding": round(1.0 - self._filled / self._lanes, 4) if self._lanes else None,
             "peak_memory_mb": round(_peak_memory_mb()),
+            "waits_for": self._waits or None,
         }
 
     def report(self, state: str) -> None:

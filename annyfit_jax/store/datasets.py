@@ -161,6 +161,7 @@ def stage(
         accelerator=False,
         begin=begin,
         end=told.report,
+        waits=told.waits,
     )
 
 

@@ -16,7 +16,9 @@ import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import json
+import math
 import os
 import random
 import re
@@ -32,9 +34,14 @@ from absl import logging
 from annyfit_jax.records.files import clean_leftovers, open_regular, read_json, replacing
 from annyfit_jax.store.faults import fault_point
 
-ATTEMPTS = 8
-"""How often a request to a bucket is made before its error is believed."""
+ATTEMPTS = 11
+"""How often a request to a bucket is made before its error is believed: for one to two minutes."""
 FIRST_PAUSE_S = 0.1
+FIRST_CONTACT_S = 20.0
+"""For how long a server is tried that has not been reached yet: its address may be wrong."""
+_CONNECT_S = 10
+_reached: set[str] = set()
+"""Protocols whose server has answered this process."""
 CACHE_BYTES = 20 << 30
 """Room for fetched objects on the local disk; the ones unused for longest make way."""
 _ENDS = 1 << 16
@@ -357,7 +364,9 @@ def _fs_of(protocol: str, process: int) -> Any:
     import fsspec
 
     # What others write must be seen at once: no listing is kept.
-    options = {"use_listings_cache": False, "skip_instance_cache": True} if protocol != "memory" else {}
+    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True} if protocol != "memory" else {}
+    if protocol == "s3":  # `_retried` repeats requests, and says so
+        options["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": _CONNECT_S}
     try:
         return fsspec.filesystem(protocol, **options)
     except ImportError as error:
@@ -376,9 +385,12 @@ def _key(location: Location) -> str:
 
 def _retried(request: Callable[[], T], location: Location) -> T:
     """The answer of a request that is repeated where its error may pass. Raises OSError."""
-    for attempt in range(ATTEMPTS):
+    protocol, began = str(location).partition("://")[0], time.monotonic()
+    for attempt in itertools.count():
         try:
-            return request()
+            answer = request()
+            _reached.add(protocol)
+            return answer
         except _PERMANENT as error:
             if str(location) in str(error):
                 raise
@@ -388,11 +400,15 @@ def _retried(request: Callable[[], T], location: Location) -> T:
         ) as error:  # of botocore, aiohttp, google-api-core, ...: their hierarchies have nothing in common
             if isinstance(error, ValueError | TypeError | AttributeError | KeyError) and not isinstance(error, OSError):
                 raise
-            if attempt + 1 == ATTEMPTS or "Credentials" in type(error).__name__:
+            new = protocol not in _reached and "Connect" in type(error).__name__
+            over = time.monotonic() - began > FIRST_CONTACT_S if new else attempt + 1 >= ATTEMPTS
+            if over or "Credentials" in type(error).__name__:
                 raise OSError(f"{location}: {type(error).__name__}: {error}") from error
-            say = logging.warning if attempt == _PATIENCE else logging.debug
+            if new and attempt == 0:
+                logging.warning("%s: %s; trying again for %g s", location, error, FIRST_CONTACT_S)
+            say = logging.warning if attempt == _PATIENCE and not new else logging.debug
             say("%s: %r, once more", location, error)
-            time.sleep(FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0))
+            time.sleep(min(FIRST_PAUSE_S * 2**attempt, 2.0 if new else math.inf) * random.uniform(0.5, 1.0))
     raise AssertionError
 
 

@@ -93,7 +93,7 @@ class Parts:
         return Stage(
             self.name, functools.partial(_worker, self._make, self.output, self._ledger), range(len(self.tasks)),
             needed=self._needed, task=lambda unit: (unit, self.tasks[unit]), commit=self._commit, after=after,
-            accelerator=self._accelerator, begin=self._begin, end=self._progress.report,
+            accelerator=self._accelerator, begin=self._begin, end=self._progress.report, waits=self._progress.waits,
         )  # fmt: skip
 
     def finish(self, *, remove_others: bool = True) -> list[Record]:

@@ -90,6 +90,10 @@ class WorkProgress:
             if time.monotonic() - self._last >= self._every_s:
                 self.report("running")
 
+    def waits(self, what: str) -> None:
+        """The work waits for machines that have this; empty: it does not any more."""
+        self.more["waits_for"] = what or None
+
     def report(self, state: str) -> None:
         """Writes a line; any state but `running` is the last. A line that cannot be written is a warning."""
         with self._lock:
@@ -98,7 +102,7 @@ class WorkProgress:
                 self._pulse.stop()
                 self._pulse = None
             line = self._line(state)
-            if self._logs and (state != "running" or self.done != self._told):
+            if self._logs and (state != "running" or self.done != self._told or self.more.get("waits_for")):
                 self._told = self.done
                 logging.info("%s", describe_line(line, short=True))
             if not self._writes:

@@ -11,10 +11,12 @@ from annyfit_jax.store.plan import StoreError
 from annyfit_jax.store.work_progress import Line, describe_line, lines_below
 
 _CARD = "data_card.json"
+JUST_STARTED = "started; nothing is finished yet"
 
 
 def work_state(output: str | Path | Location) -> dict[str, Any]:
-    """`finished`, and `works`: the last line of progress of each work (`work_progress.Line`), oldest first.
+    """`finished`, and `works`: the last line of progress of each work (`work_progress.Line`), oldest first; of one that was
+    just started none.
 
     `output` is what the program was given, also the one file of an export. Raises StoreError where nothing is known of it.
     """
@@ -33,16 +35,21 @@ def work_state(output: str | Path | Location) -> dict[str, Any]:
         finished &= done is not None and done["done"] == total
     elif (folder / "cues").is_dir():  # people of photos are found first
         finished &= any(line["work"] == "predict" for line in works)
+    begun = ("plan.json", "config.json", "held", LEDGER, "cues")
     if not works:
+        if any((folder / name).exists() for name in begun):
+            return {"finished": False, "works": []}
         raise StoreError(
-            f"{output}: no progress was noted; expected the --output of annyfit fit, precompute, synthesize, pack, predict, "
-            "export or train"
+            f"{output}: nothing was noted (a program that was just started reads its input first); expected the --output of "
+            "annyfit fit, precompute, synthesize, pack, predict, export or train"
         )
     return {"finished": finished, "works": works}
 
 
 def describe_work(state: dict[str, Any]) -> str:
     """`work_state` for people, a line for each work."""
+    if not state["works"]:
+        return JUST_STARTED
     return "\n".join([*map(describe_line, state["works"]), "finished" if state["finished"] else "not finished"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import threading
@@ -28,6 +29,7 @@ from annyfit_jax.store.locations import JobWriteError, place
 # Ray takes another address of the machine than the loopback otherwise; it reads this when it is imported.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 ray = pytest.importorskip("ray")
+ray_engine = pytest.importorskip("annyfit_jax.engine.ray_engine")
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 SCENES = 22
 RAY = Engine("ray")
@@ -135,6 +137,67 @@ def test_what_a_worker_raises_reaches_the_driver_as_itself(cluster):
     stage = Stage("write", lambda stop: EachUnit(write_error), range(6))
     with pytest.raises(JobWriteError, match="No space left"):
         run_stages([stage], TWO)
+
+
+def test_resources_of_a_stage_that_is_none_are_refused(cluster):
+    stage = Stage("write", lambda stop: EachUnit(write_error), range(6))
+    with pytest.raises(ValueError, match=r"^--resources: there is no stage wirte; did you mean write\?$"):
+        run_stages([stage], replace(TWO, of_stage={"wirte": {"CPU": 1.0}}))
+
+
+def one(task: int) -> tuple[int, int]:
+    return task, 1
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_what_no_machine_has_is_waited_for_where_one_may_come(cluster, monkeypatch, grows):
+    monkeypatch.setattr(ray_engine, "_may_grow", lambda: grows)
+    monkeypatch.setattr(ray_engine, "_LOOK_EVERY_S", 0.1)
+    said: list[str] = []
+    added = []
+
+    def waits(what: str) -> None:
+        said.append(what)
+        if what:
+            added.append(cluster.add_node(num_cpus=1, resources={"rare": 1}, object_store_memory=80 << 20))
+
+    engine, done = Engine("ray", resources={"rare": 1.0}), []
+    stage = Stage(
+        "one", functools.partial(_each, one), range(2), commit=lambda *result: done.append(result), waits=waits
+    )
+    if not grows:
+        with pytest.raises(ValueError, match=r"a worker of one takes CPU=1,rare=1, but the most .* is CPU=1,rare=0"):
+            run_stages([stage], engine)
+        assert not done
+        return
+    assert run_stages([stage], engine) == 2
+    assert said[:2] == ["CPU=1,rare=1", ""] and sorted(done) == [(0, 1), (1, 1)]
+    cluster.remove_node(added[0])
+
+
+def _each(function, stop: threading.Event) -> EachUnit:
+    return EachUnit(function)
+
+
+def test_an_address_that_nobody_answers_at_is_said_at_once():
+    with pytest.raises(ConnectionError, match=r"^--address=127.0.0.1:9: cannot reach a Ray cluster: "):
+        ray_engine._connect("127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("status", "grows"),
+    [
+        (None, True),
+        ({}, True),
+        ({"autoscaler_report": {"active_nodes": {f"node_{'0a' * 28}": 1}}}, False),
+        ({"autoscaler_report": {"active_nodes": {"ray.head.default": 1}}}, True),
+    ],
+)
+def test_a_cluster_without_an_autoscaler_does_not_grow(monkeypatch, status, grows):
+    from ray.experimental import internal_kv
+
+    monkeypatch.setattr(internal_kv, "_internal_kv_get", lambda key: status and json.dumps(status).encode())
+    assert ray_engine._may_grow() is grows
 
 
 def broken_make(stop: threading.Event) -> EachUnit:

@@ -102,9 +102,9 @@ def test_no_program_hides_a_module_of_python():
 def test_ways_to_start_a_program(way, tmp_path):
     done = call(*way, f"--output={tmp_path}")
     assert done.returncode == 2
-    programs = "fit, precompute, synthesize, pack, predict, export or train"
     assert done.stderr == (
-        f"annyfit status: {tmp_path}: no progress was noted; expected the --output of annyfit {programs}\n"
+        f"annyfit status: {tmp_path}: nothing was noted (a program that was just started reads its input first); expected the "
+        "--output of annyfit fit, precompute, synthesize, pack, predict, export or train\n"
     )
 
 

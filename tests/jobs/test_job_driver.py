@@ -532,7 +532,7 @@ def test_the_programs_on_scenes_that_are_all_broken(tmp_path):
     state = json.loads(program("status", f"--output={out}", "--json").stdout)
     assert state["finished"] and state["people"]["skipped"] == {"invalid_cues": 2}
     missing = program("status", f"--output={scenes}")
-    assert missing.returncode == 2 and "no progress was noted" in missing.stderr
+    assert missing.returncode == 2 and "nothing was noted" in missing.stderr
 
 
 @pytest.fixture(scope="module")

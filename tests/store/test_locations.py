@@ -136,6 +136,19 @@ def test_errors_that_stay_are_said(server, monkeypatch):
     monkeypatch.undo()
 
 
+def test_a_server_that_was_never_reached_is_tried_for_a_short_time(server, monkeypatch, caplog):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(locations, "FIRST_CONTACT_S", 0.5)
+    monkeypatch.setattr(locations, "_reached", set())
+    locations._fs_of.cache_clear()
+    with caplog.at_level("WARNING"), pytest.raises(OSError, match="s3://bucket/x: EndpointConnectionError"):
+        place("s3://bucket/x").exists()
+    monkeypatch.undo()
+    locations._fs_of.cache_clear()
+    (said,) = [record.getMessage() for record in caplog.records if "trying again" in record.getMessage()]
+    assert "http://127.0.0.1:9" in said and "0.5 s" in said
+
+
 def test_fetched_objects_make_way(folder, monkeypatch):
     if not folder.remote:
         pytest.skip("nothing is copied on a disk")

@@ -14,6 +14,7 @@ from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.inputs import cue_dataset
 from annyfit_jax.jobs import job_status
 from annyfit_jax.people.scene import SceneError
+from annyfit_jax.store import datasets
 from annyfit_jax.store.locations import Location, place
 from annyfit_jax.store.parts import Made, Parts
 from annyfit_jax.store.plan import StoreError
@@ -35,8 +36,11 @@ def scene(index: int):
 
 
 def test_a_dataset_while_it_is_written_and_afterwards(folder):
-    with pytest.raises(StoreError, match="no progress was noted"):
+    with pytest.raises(StoreError, match="nothing was noted"):
         work_state(folder)
+    datasets.open_dataset(folder, cue_dataset.Plan(SCENES, {"test": 1}, 4))
+    state = work_state(folder)
+    assert not state["finished"] and describe_work(state) == "started; nothing is finished yet"
     seen = []
 
     def look(shard: int) -> None:
