@@ -5,6 +5,7 @@ Batches are formed within a unit, in order and per config, so a batch is the sam
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -246,7 +247,7 @@ class Feed:
         if first is not None:
             assert config is not None
             fitter = self._fitter(config)
-            for batch in fitter.batches(_chain(first, stream)):
+            for batch in fitter.batches(itertools.chain([first], stream)):
                 yield Batch(unit, fitter, batch, [infos.pop(id(ready)) for ready in batch])
                 while unfit:
                     yield Row(unit, unfit.pop(0))
@@ -285,8 +286,3 @@ def failed_row(info: SceneInfo, step: str, error: Exception, asset_version: str)
     """The row of a scene on which a step raised something unforeseen."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
     return job_rows.row_without_fit(info, f"failed:{step}:{type(error).__name__}", reason, asset_version)
-
-
-def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -174,19 +176,14 @@ def compare(first: str | Path | Location, second: str | Path | Location) -> dict
     return {"rows_differ": differ, "people": people, "largest_difference": largest}
 
 
-def _paired(first: Iterator[SceneRow], second: Iterator[SceneRow]) -> Iterator[tuple[SceneRow | None, SceneRow | None]]:
-    """Rows of equal scene index side by side; both come in input order."""
-    a, b = next(first, None), next(second, None)
-    while a is not None or b is not None:
-        if b is None or (a is not None and a.scene_index < b.scene_index):
-            yield a, None
-            a = next(first, None)
-        elif a is None or b.scene_index < a.scene_index:
-            yield None, b
-            b = next(second, None)
-        else:
-            yield a, b
-            a, b = next(first, None), next(second, None)
+def _paired(*runs: Iterator[SceneRow]) -> Iterator[list[SceneRow | None]]:
+    """Rows of equal scene index side by side; all runs come in input order."""
+    numbered = [
+        ((row.scene_index, k, row) for k, row in zip(itertools.repeat(run), one)) for run, one in enumerate(runs)
+    ]
+    for _, group in itertools.groupby(heapq.merge(*numbered, key=lambda item: item[:2]), key=lambda item: item[0]):
+        there = {run: row for _, run, row in group}
+        yield [there.get(run) for run in range(len(runs))]
 
 
 def describe_comparison(comparison: dict[str, Any]) -> str:

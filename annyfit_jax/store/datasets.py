@@ -196,6 +196,7 @@ def finish(store: Store) -> Progress:
     done = [entry for unit in range(store.num_units) if (entry := store.done(unit)) is not None]
     aside = [item for entry in done for item in entry["set_aside"]]
     scenes = sum(entry["num_records"] for entry in done)
+    people = sum(sum(entry.get("people", ())) for entry in done)
     finished = len(done) == store.num_units
     if finished:
         content = hashlib.sha256(json.dumps([entry["sha256"] for entry in done]).encode()).hexdigest()
@@ -205,11 +206,9 @@ def finish(store: Store) -> Progress:
         ):
             (store.folder / "set_aside.jsonl").put_parts(json_lines(aside))
             store.publish()
-            people = sum(sum(entry.get("people", ())) for entry in done)
             (store.folder / "finished.json").put_json(
                 {"shards_sha256": content, "scenes": scenes, "people": people, "set_aside": len(aside)}
             )
-    people = sum(sum(entry.get("people", ())) for entry in done)
     return Progress(len(done), store.num_units, scenes, people, len(aside), finished and scenes > 0)
 
 

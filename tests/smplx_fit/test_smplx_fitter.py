@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +19,13 @@ import numpy as np
 import pytest
 import second_order_cases
 import smplx_synthetic
-from helpers import max_abs
+from bucket_server import failing_server
+from helpers import HANG_S, REPO, max_abs
 from second_order_cases import plus_config
 
+from annyfit_jax.exports.export_fits import export_fits
 from annyfit_jax.inputs.scene_source import SceneSource
+from annyfit_jax.jobs import job_status
 from annyfit_jax.jobs.fit_job import fit_job, one_config
 from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.jobs.job_driver import JobOptions
@@ -193,3 +201,38 @@ def test_a_file_in_a_bucket_is_the_same_choice(tmp_path, monkeypatch):
     np.testing.assert_array_equal(there.read().vertices.mean, here.read().vertices.mean)
     with pytest.raises(FileNotFoundError, match=f"{bucket}/none.npz"):
         SmplxChoice(str(bucket / "none.npz")).identity()
+
+
+@slow
+@pytest.mark.process
+def test_a_job_in_a_bucket_that_is_killed_goes_on(made_file, tmp_path, monkeypatch):
+    """Input, body and output in a bucket of a server that fails now and then: fitted, killed, gone on with, exported."""
+    monkeypatch.setenv("ANNYFIT_CACHE", str(tmp_path / "cache"))
+    demo = REPO / "experiments" / "demo_data"
+    with failing_server(share=0.02) as server:
+        bucket, job = place(f"s3://{server.bucket}"), place(f"s3://{server.bucket}/job")
+        for file in (made_file, demo / "annotations.json", *sorted((demo / "photos").iterdir())):
+            (bucket / "in" / file.name).put(file.read_bytes())
+        body = f"{bucket}/in/{made_file.name}"
+        command = [
+            sys.executable, "-m", "experiments.fit", f"--input={bucket}/in/annotations.json", f"--images={bucket}/in",
+            f"--output={job}", "--body=smplx", f"--body_file={body}", "--limit=2", "--scenes_per_shard=1",
+            "--set=person_lengths=[8]",
+        ]  # fmt: skip
+        start = functools.partial(subprocess.Popen, command, cwd=REPO, stderr=subprocess.PIPE, text=True)
+        first = start()
+        while not (job / "done").files() and first.poll() is None:
+            time.sleep(0.1)
+        first.kill()
+        assert first.wait() == -signal.SIGKILL
+        (done,) = (job / "done").files()
+        kept = (job / "done" / done).read_bytes()
+        _, said = start().communicate(timeout=HANG_S)
+        assert job_status.status(job)["finished"], said
+        assert (job / "done" / done).read_bytes() == kept, "the unit of the killed driver is not done again"
+        people = {fit.name: len(fit) for fit in open_fits(str(job))}
+        smplx_people = {fit.name: sum(fit.status == "ok") for fit in open_fits(f"{job}/smplx")}
+        assert len(people) == 2 and people.keys() == smplx_people.keys() and sum(smplx_people.values()) > 0
+        (written,), _ = export_fits(f"{job}/smplx", f"{bucket}/humandata", "humandata", smplx_model=body)
+        with np.load((bucket / "humandata" / str(written)).fetched(), allow_pickle=True) as content:
+            assert content["annot_valid"].sum() == sum(smplx_people.values())
