@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from annyfit_jax.lifting.lifter_rig import MIRRORED_KEYPOINTS, mirror_vectors
 from annyfit_jax.people.scene import COCO17
 from annyfit_jax.people.words import AGE_CLASSES
 
@@ -91,6 +92,14 @@ def see(rays: Float[Array, "n 17 2"], confidence: Float[Array, "n 17"], told: To
         told.gender, told.focal_guessed[:, None], tall[:, None], told.height_known[:, None], up, told.up_known[:, None],
     ]  # fmt: skip
     return Seen(jnp.concatenate(features, -1), view)
+
+
+def mirrored(
+    rays: Float[Array, "n 17 2"], confidence: Float[Array, "n 17"], told: Told
+) -> tuple[Float[Array, "n 17 2"], Float[Array, "n 17"], Told]:
+    """The same people in a mirror: x points the other way, and left is right."""
+    other = rays[:, MIRRORED_KEYPOINTS] * jnp.asarray([-1.0, 1.0], rays.dtype)
+    return other, confidence[:, MIRRORED_KEYPOINTS], told._replace(up=mirror_vectors(told.up))
 
 
 def _box(points: Float[Array, "n 17 2"], seen: Float[Array, "n 17"]) -> tuple[Array, Array]:

@@ -85,6 +85,11 @@ def from_six(six: Float[Array, "*n 6"]) -> Float[Array, "*n 3 3"]:
     return jnp.stack([a, b, jnp.cross(a, b)], -1)
 
 
+def to_six(rotation: Float[Array, "*n 3 3"]) -> Float[Array, "*n 6"]:
+    """The first two columns: `from_six` gives the rotation again, and of a mean of them the rotation between."""
+    return jnp.concatenate([rotation[..., :, 0], rotation[..., :, 1]], -1)
+
+
 def _small(scale: float) -> nnx.Initializer:
     return nnx.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
 

@@ -29,6 +29,31 @@ _RIDES = {
 }  # fmt: skip
 """The bone that each keypoint moves with; hips with the root."""
 HIPS = (COCO17.index("left_hip"), COCO17.index("right_hip"))
+BODY = slice(5, None)
+"""Keypoints below the face."""
+
+
+def _other_side(names: tuple[str, ...], left: str, right: str) -> np.ndarray:
+    """Row of each name's counterpart; its own where it has no side."""
+    swapped = {name: name.replace(left, right) if left in name else name.replace(right, left) for name in names}
+    return np.array([names.index(swapped[name]) for name in names])
+
+
+MIRRORED_KEYPOINTS = _other_side(COCO17, "left_", "right_")
+MIRRORED_BONES = _other_side(BONES, ".L", ".R")
+"""Row of the keypoint, and of the bone, on the other side."""
+_MIRROR = np.array([-1.0, 1.0, 1.0])
+_NOSE, _ANKLES = COCO17.index("nose"), (COCO17.index("left_ankle"), COCO17.index("right_ankle"))
+
+
+def mirror_vectors(vectors: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
+    """The same in a mirror: x, which is to the side for bodies and cameras alike, points the other way."""
+    return vectors * jnp.asarray(_MIRROR, vectors.dtype)
+
+
+def mirror_rotations(rotation: Float[Array, "*n 3 3"]) -> Float[Array, "*n 3 3"]:
+    """What a turn looks like in a mirror; rows keep their bones."""
+    return rotation * jnp.asarray(_MIRROR[:, None] * _MIRROR, rotation.dtype)
 
 
 @dataclass(frozen=True)
@@ -107,6 +132,11 @@ def rest_keypoints(rig: LifterRig, shape: Float[Array, "n 6"]) -> Float[Array, "
     at = contraction.evaluate(rig.points.contraction, eye, jnp.zeros((bones, 3, z.shape[-1]), z.dtype), z)
     head = linear.evaluate(rig.points.heads, z)[:, 0]
     return jnp.moveaxis(at - rig.points.contraction.weight_sum[:, None, None] * head, -1, 0)
+
+
+def span(rest: Float[Array, "n 17 3"]) -> Float[Array, "n"]:
+    """From the nose to the middle of the ankles of resting bodies (`rest_keypoints`), metres."""
+    return jnp.sqrt(((rest[:, _NOSE] - rest[:, np.array(_ANKLES)].mean(1)) ** 2).sum(-1))
 
 
 def segments(rig: LifterRig, shape: Float[Array, "n 6"]) -> Float[Array, "n 17 Q 3"]:

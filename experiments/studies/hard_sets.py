@@ -13,11 +13,15 @@ A person is broken where joints (hips aligned) are off by more than 150 mm or th
 | `words`, `alone` | keypoints and words; keypoints |
 | `halves` | `words`, a random half of each person hidden |
 | `swapped`, `legs` | `words`, left and right exchanged of everybody; of the legs |
+| `faces`, `swapped_faces` | `words`, noses and eyes of heads that look away not seen, as in photos; and all sides exchanged |
 | `fov` | all cues of cameras of 35 and 90 degrees, told as a guess of 60 degrees |
 | `depth` | all cues, each metric depth off by another 30 % per person |
 | `seated`, `babies` | `words`, people of the rendered world who sit; who are younger than 1.5 years |
-| `mocap` | `words`, adults in poses of the motion capture's held-out clips (`build_pose_prior.HELD_OUT`) |
+| `mocap` | `faces`, adults in poses of the motion capture's held-out clips (`build_pose_prior.HELD_OUT`) |
 | `real`, `real_alone` | people with 3D truth: `pose2sim.json` and `pose2sim_nowords.json` of a folder with `truth.json` |
+
+The plain generator shows faces that look away too: a body with exchanged sides and its mirror image in depth are then the same
+keypoints but for perspective, which is why `swapped` cannot be told from people who face the other way; `swapped_faces` can.
 
 `lean` is the angle between the true and the fitted axis from ankles to shoulders. Real people are judged by their joints below
 the face that are known. Seeds below 7000 were used for choosing scales; report others.
@@ -56,6 +60,8 @@ _HIPS = [LEFT_HIP, RIGHT_HIP]
 _SHOULDERS, _ANKLES = ([COCO17.index(f"{side}_{part}") for side in ("left", "right")] for part in ("shoulder", "ankle"))
 _FACE = 5
 """Keypoints of the face, which come first."""
+_EARS = [COCO17.index("left_ear"), COCO17.index("right_ear")]
+_AWAY_DEGREES = 110.0
 _REAL = {"real": "pose2sim.json", "real_alone": "pose2sim_nowords.json"}
 
 
@@ -83,6 +89,17 @@ def halved(scene: Scene, rng: np.random.Generator) -> Scene:
         middle = 0.5 * (pixels[i].min(0) + pixels[i].max(0))
         hidden = (pixels[i] - middle) @ [np.cos(angle), np.sin(angle)] > 0
         keypoints[i, ~hidden if (~hidden).sum() < 4 else hidden, 2] = 0
+    return dataclasses.replace(scene, keypoints=keypoints)
+
+
+def faces_away_hidden(scene: Scene) -> Scene:
+    """Noses and eyes are not seen of heads that look away from the camera by more than `_AWAY_DEGREES`."""
+    joints = np.asarray(scene.extra["gt_coco3d"], np.float64)
+    forward = joints[:, 0] - joints[:, _EARS].mean(1)
+    sight = joints[:, 0] / np.linalg.norm(joints[:, 0], axis=-1, keepdims=True)
+    cosine = (forward * sight).sum(-1) / np.linalg.norm(forward, axis=-1)
+    keypoints = np.array(scene.keypoints)
+    keypoints[cosine > -np.cos(np.deg2rad(_AWAY_DEGREES)), :3, 2] = 0.0
     return dataclasses.replace(scene, keypoints=keypoints)
 
 
@@ -206,22 +223,22 @@ def make(
     if name == "mocap":
         if mocap is None:
             raise ValueError("--sets=mocap needs --mocap=DIR, the folder of the poses")
-        return mocap_scenes(model, seed, 3 * count, Path(mocap))
+        return [faces_away_hidden(s) for s in mocap_scenes(model, seed, 3 * count, Path(mocap))]
     if name in _REAL:
         if real is None:
             raise ValueError(f"--sets={name} needs --real=DIR, a folder with {_REAL[name]}, photos and truth.json")
         return real_scenes(Path(real), _REAL[name])
     sides = {"swapped": 1, "legs": 2}
+    exchanged = lambda s, k: dataclasses.replace(s, keypoints=s.keypoints[:, READINGS[k]])  # noqa: E731
     makers: dict[str, Callable[[Scene], Scene]] = {
         "all": lambda s: s,
         "words": keypoints_and_words,
         "alone": lambda s: without(s, "dense", "depth", "start", "words"),
         "halves": lambda s: halved(keypoints_and_words(s), rng),
         "depth": lambda s: noisy_depth(s, rng),
-        **{
-            name: lambda s, k=k: dataclasses.replace(keypoints_and_words(s), keypoints=s.keypoints[:, READINGS[k]])
-            for name, k in sides.items()
-        },
+        "faces": lambda s: faces_away_hidden(keypoints_and_words(s)),
+        "swapped_faces": lambda s: exchanged(faces_away_hidden(keypoints_and_words(s)), 1),
+        **{name: lambda s, k=k: exchanged(keypoints_and_words(s), k) for name, k in sides.items()},
     }
     if name not in makers:
         raise ValueError(

@@ -24,11 +24,11 @@ from scipy.spatial.transform import Rotation
 from annyfit_jax.fit.config import FitConfig, MapObjective
 from annyfit_jax.fit.problem import AnyArray, Problem, Variables
 from annyfit_jax.fit.second_order.columns import FOCAL, PITCH, ROLL, up
-from annyfit_jax.fit.second_order.costs.gravity import AXES
+from annyfit_jax.fit.second_order.costs.gravity import AXES, face_nats
 from annyfit_jax.fit.second_order.map_body import MapBody, pose_prior_arrays
 from annyfit_jax.fit.second_order.map_cues import FIXED, MapCues, middle_ages
 from annyfit_jax.fit.second_order.placement import refit_translation
-from annyfit_jax.lifting import lift
+from annyfit_jax.lifting import lift, lifter_rig
 from annyfit_jax.lifting.lift import Hypotheses, Reading
 from annyfit_jax.lifting.lifter_features import Told
 from annyfit_jax.people.scene import COCO17
@@ -53,7 +53,6 @@ _MODES = np.deg2rad([0.0, 90.0, 180.0, 270.0])
 _MODE_NATS = np.array([0.0, 6.5, 0.0, 6.5])
 """Cost of a picture that is turned. People on their heads are as rare as pictures on theirs: half a turn costs nothing. A
 person who lies on the side is more likely than a picture turned by a quarter."""
-_FACE_SOFT, _FACE_MOST = 0.25, 3.0
 _NEAREST_M = 0.3
 _ANYWHERE_M = 3.0
 _LIFTED_SPREAD = 0.04
@@ -203,13 +202,15 @@ def search(
 
 
 def read_keypoints(
-    config: FitConfig, body: MapBody, problem: Problem, cues: MapCues, roll_mode: Float[Array, "G"] | None = None
-) -> list[Reading]:
+    config: FitConfig, body: MapBody, problem: Problem, cues: MapCues, roll_mode: Float[Array, "G"] | None = None,
+    *, mirror: bool = False,
+) -> list[Reading]:  # fmt: skip
     """What the lifter says of every person: with the keypoints as they are and, where sides may be exchanged, in every reading.
 
     Args:
       roll_mode: turn of each scene's picture, radians. The lifter knows upright pictures alone: it sees them turned back, and
         what it says is turned like the picture. None: as they are.
+      mirror: as in `lift.read`.
 
     Raises ValueError for a body that was prepared without the lifter.
     """
@@ -226,7 +227,7 @@ def read_keypoints(
     many = len(readings)
     taken = lambda x: jnp.concatenate([x[:, reading] for reading in readings])  # noqa: E731
     repeated = Told(*(jnp.tile(x, (many, *(1,) * (x.ndim - 1))) for x in told))
-    every = lift.read(body.lifter, taken(rays), taken(confidence), repeated)
+    every = lift.read(body.lifter, taken(rays), taken(confidence), repeated, mirror=mirror)
     every = every._replace(view=every.view @ jnp.tile(upright, (many, 1, 1)))
     return [jax.tree.map(lambda x, part=part: jnp.split(x, many)[part], every) for part in range(many)]
 
@@ -244,11 +245,16 @@ def lifted(
     cues: MapCues,
     readings: list[Reading],
     shape: Float[Array, "S N"],
+    *,
+    average: bool = False,
 ) -> Lifted:
     """The lifter's best `config.map.lifted` hypotheses as starts, for bodies of these phenotypes.
 
     The best are those that cost least by their probability and by the keypoints that they explain, once each stands where it
     explains them best; hypotheses that are nearly the same count as one.
+
+    Args:
+      average: each stands at the mean of those like it (`lift.averaged`), for whoever takes the best one as it is.
     """
     assert body.lifter is not None
     dtype, people = shape.dtype, shape.shape[-1]
@@ -274,7 +280,12 @@ def lifted(
     off = ((px - pixels) ** 2).sum(0) / (_LIFTED_SPREAD * size) ** 2
     unexplained = (0.5 * weight * off / (1.0 + 0.25 * off)).sum(0).reshape(len(which), people)
     prior = config.map.swap_nats * (which[:, None] > 0) - joined.log_probability.T
+    if config.map.visible_face:
+        prior = prior + _face_cost(keypoints, _rays(problem).mean(1), cues)
     chosen = _different(unexplained + prior, keypoints, which, count)  # (K, N)
+    if average:
+        span = lifter_rig.span(lifter_rig.rest_keypoints(body.lifter.rig, shape.T.astype(jnp.float32)))
+        joined = lift.averaged(joined, (unexplained + prior).T, span, which[:, None] == which)
     take = lambda x: jnp.take_along_axis(x, chosen.T.reshape(people, count, *(1,) * (x.ndim - 2)), axis=1)  # noqa: E731
     rotvec = jnp.moveaxis(_rotvec(jnp.moveaxis(take(joined.pose), (-2, -1), (0, 1))), 0, -1)
     # Bones that it does not predict keep the relaxed pose.
@@ -523,13 +534,18 @@ def _candidates(
         logs.append(np.log(share / (2 * np.pi * wide**2)) - (1.0 - along) / wide**2)
     gravity = -jax.nn.logsumexp(jnp.stack(logs), axis=0) if settings.gravity else jnp.zeros_like(logs[0])
     if settings.visible_face:
-        nose, ears = turned[:, :, _J["nose"]], turned[:, :, [_J["left_ear"], _J["right_ear"]]].mean(2)
-        forward = nose - ears
-        away = forward[:, 2] / (jnp.sqrt((forward**2).sum(1)) + tiny)
-        face = jnp.minimum(0.5 * jax.nn.softplus(away / _FACE_SOFT) ** 2, _FACE_MOST)
-        cost = cost + face[None] * jnp.asarray(cues.face_visible)
+        cost = cost + _face_cost(turned, jnp.asarray([0.0, 0.0, 1.0], cost.dtype)[:, None], cues)
     flat = lambda x: x.reshape(*x.shape[:-3], -1, people)  # noqa: E731
     return _Candidates(flat(cost), flat(gravity), jnp.stack([flat(cx), flat(cy)]), jnp.stack([flat(tx), flat(ty)]))
+
+
+def _face_cost(keypoints: Float[Array, "A 3 17 N"], sight: Float[Array, "3 _"], cues: MapCues) -> Float[Array, "A N"]:
+    """What it costs candidates that a face that is seen looks away, or one that is not seen at the camera, nats."""
+    nose, ears = keypoints[:, :, _J["nose"]], keypoints[:, :, [_J["left_ear"], _J["right_ear"]]].mean(2)
+    forward = nose - ears  # (A, 3, N)
+    tiny = jnp.asarray(1e-9, keypoints.dtype)
+    long = jnp.sqrt((forward**2).sum(1) + tiny) * jnp.sqrt((sight**2).sum(0) + tiny)
+    return face_nats((forward * sight).sum(1) / long, cues)
 
 
 def _apart(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike, DTypeLike
 
 from annyfit_jax.fit.config import FitConfig, MapObjective
@@ -67,6 +67,8 @@ class MapCues(NamedTuple):
     """Offset of the detector's keypoints in the rest axes of their bones, as a share of body height."""
     face_visible: Float[AnyArray, "N"]
     """1 where nose and eyes are marked."""
+    face_hidden: Float[AnyArray, "N"]
+    """1 where none of them is, but an ear and both shoulders are: from behind."""
     grounded: Float[AnyArray, "N"]
     """1 where the person's scene has a ground."""
     facts: Facts
@@ -156,6 +158,7 @@ def assemble_cues(
         ),
         keypoint_shift=people_last([np.tile(keypoint_shift(s, settings), (len(s), 1, 1)) for s in scenes]),
         face_visible=people_last([(s.keypoints[:, :3, 2] >= config.keypoint_confidence).all(1) * 1.0 for s in scenes]),
+        face_hidden=people_last([_face_hidden(s, config.keypoint_confidence) * 1.0 for s in scenes]),
         grounded=people_last([np.full(n, float(_on_ground(s, k))) for s, n, k in zip(scenes, counts, word_known)]),
         facts=Facts(
             *(
@@ -230,6 +233,12 @@ def _known(facts: np.ndarray | None, people: int) -> tuple[np.ndarray, np.ndarra
     value, sd = np.asarray(facts, np.float64).T
     known = np.isfinite(value) & (sd > 0)
     return np.where(known, value, 1.0), np.where(known, 1.0 / np.where(known, sd, 1.0) ** 2, 0.0)
+
+
+def _face_hidden(scene: Scene, least: float) -> Bool[np.ndarray, "n"]:
+    """Whose nose and eyes are not marked, although an ear and both shoulders are."""
+    seen = scene.keypoints[..., 2] >= least
+    return ~seen[:, :3].any(1) & seen[:, 3:5].any(1) & seen[:, 5:7].all(1)
 
 
 def _on_ground(scene: Scene, word_known: np.ndarray) -> bool:

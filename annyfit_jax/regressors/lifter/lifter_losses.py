@@ -13,9 +13,6 @@ from annyfit_jax.lifting.lift import log_density
 from annyfit_jax.lifting.lifter_network import Lifted
 from annyfit_jax.regressors.lifter.lifter_views import View
 
-_BODY = slice(5, None)
-"""Keypoints below the face."""
-
 
 @dataclass(frozen=True)
 class LifterLoss:
@@ -41,7 +38,7 @@ def distances(lifted: Lifted, view: View) -> tuple[Float[Array, "n K"], Float[Ar
     found = lifter_rig.keypoints(view.segment, lifted.root, lifted.turns)
     true = lifter_rig.keypoints(view.segment, view.root[:, None], view.turns[:, None])
     off = jnp.sqrt(((found - true) ** 2).sum(-1) + 1e-6) / view.height_m[:, None, None]
-    return off.mean(-1), off[..., _BODY].mean(-1)
+    return off.mean(-1), off[..., lifter_rig.BODY].mean(-1)
 
 
 def terms(lifted: Lifted, view: View, loss: LifterLoss) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:

@@ -50,15 +50,15 @@ class Bodies(NamedTuple):
 
 
 def bodies(config: FitConfig, body: MapBody, given: second_order.MapProblem, variables: Variables) -> Bodies:
-    """Each person's best hypothesis (`hypotheses.lifted`), put where its keypoints are in the picture.
+    """Each person's best hypothesis (`hypotheses.lifted`, averaged), put where its keypoints are in the picture.
 
     The shape is that of the words; without them, of the age that the lifter reads.
     """
     problem, cues = given.problem, given.cues
-    readings = hypotheses.read_keypoints(config, body, problem, cues)
+    readings = hypotheses.read_keypoints(config, body, problem, cues, mirror=True)
     cues = hypotheses.with_read_ages(config, cues, readings[0])
     shape = named_shape(config, body, cues, jnp.asarray(variables.shape))
-    best = hypotheses.lifted(config, body, problem, cues, readings, shape)
+    best = hypotheses.lifted(config, body, problem, cues, readings, shape, average=True)
     start = Variables(*(v[0] for v in best.variables))
     placed, _ = closed_form_start(config, body, hypotheses.read(problem, best.reading[0]), cues, start)
     transl, root, phenotypes, pose = (jnp.asarray(v) for v in placed)

@@ -199,9 +199,7 @@ def look(data: LifterData, rig: LifterRig, drawn: Drawn) -> View:
     chance = lambda share: next(u) < share  # noqa: E731
     n = len(drawn.pose)
     at, turns = lifter_rig.posed(rig, drawn.shape, drawn.pose)
-    rest = lifter_rig.rest_keypoints(rig, drawn.shape)
-    ankles = 0.5 * (rest[:, _J["left_ankle"]] + rest[:, _J["right_ankle"]])
-    span = jnp.sqrt(((rest[:, _J["nose"]] - ankles) ** 2).sum(-1))
+    span = lifter_rig.span(lifter_rig.rest_keypoints(rig, drawn.shape))
     # Detectors place keypoints by their own convention, more or less.
     rides = jnp.concatenate([jnp.broadcast_to(jnp.eye(3), (n, 1, 3, 3)), turns], 1)[:, np.array(rig.layout.rides)]
     shift = jnp.einsum("njab,jb->nja", rides, jnp.asarray(_offsets()))

@@ -35,10 +35,13 @@ J = {name: i for i, name in enumerate(COCO17)}
 
 
 def scenes() -> list:
-    """Twelve people of four scenes; one without words, one without depth, one scene without dense points."""
+    """Twelve people of four scenes; one without words, one without depth, one from behind, one scene without dense points."""
     found = [scene(index) for index in range(4)]
     found[1].age[0], found[1].gender[0] = -1, -1
     found[3].median_depth[2] = np.nan
+    behind = np.array(found[3].keypoints)
+    behind[1, :3, 2], behind[1, 3:7, 2] = 0.0, 0.9
+    found[3] = dataclasses.replace(found[3], keypoints=behind)
     found[2] = dataclasses.replace(
         found[2],
         dense_keypoints=np.zeros_like(found[2].dense_keypoints),
@@ -90,6 +93,15 @@ def case(load_anny) -> dict[str, Any]:
     return {
         "config": config, "context": ctx, "x": x, "scene_x": scene_x, "model": model, "jacobian": slopes, "again": again,
     }  # fmt: skip
+
+
+def test_a_face_is_seen_hidden_or_neither(case):
+    """A nose and eyes that are not marked say something where an ear and the shoulders are."""
+    seen, hidden = (
+        np.asarray(getattr(case["context"].cues, name))[:PEOPLE] for name in ("face_visible", "face_hidden")
+    )
+    assert hidden.tolist() == [0.0] * 8 + [1.0] + [0.0] * 3
+    assert seen.any() and not (seen * hidden).any()
 
 
 # ------------------------------------------------------------------------------------------------ an independent energy
@@ -169,9 +181,13 @@ def plain_energy(case: dict[str, Any], x, scene_x, keypoints, dense):
         ears = middle("ear")
         forward = keypoints[:, J["nose"]] - ears
         away = (forward / jnp.sqrt((forward**2).sum() + 1e-6)) @ (ears / jnp.sqrt((ears**2).sum() + 1e-6))
-        return energy + gm(more["face_visible"] * jnp.log1p(jnp.exp(away / 0.25)) ** 2, 2.5)
+        energy += gm(more["face_visible"] * jnp.log1p(jnp.exp(away / 0.25)) ** 2, 6.0)
+        return energy + gm(more["face_hidden"] * jnp.log1p(jnp.exp(-away / 0.25)) ** 2, 2.5)
 
-    names = ("age_log_prob", "log_depth", "depth_known", "posture_log_weight", "from_cue", "grounded", "face_visible")
+    names = (
+        "age_log_prob", "log_depth", "depth_known", "posture_log_weight", "from_cue", "grounded", "face_visible",
+        "face_hidden",
+    )  # fmt: skip
     more = {name: getattr(ctx.cues, name) for name in names}
     of_people = (x, keypoints, dense, ctx.problem.cues, more, ctx.cues.facts, fz, ctx.reference, scene_x[scene_of].T)
     people = jax.tree.map(lambda a: a[..., :PEOPLE], of_people)

@@ -10,9 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from annyfit_jax.fit.config import MapObjective
+from annyfit_jax.fit.second_order import robust as robust_functions
 from annyfit_jax.fit.second_order.columns import GROUND, PITCH, ROLL, up
 from annyfit_jax.fit.second_order.costs.base import Person, ResidualCost, View, robust
 from annyfit_jax.fit.second_order.map_body import MapBody
+from annyfit_jax.fit.second_order.map_cues import MapCues
 from annyfit_jax.people.scene import COCO17
 
 _J = {name: i for i, name in enumerate(COCO17)}
@@ -72,23 +74,46 @@ GROUND_PLANE = ResidualCost("ground", lambda s: s.ground_plane, _grounded, _off_
 
 
 _FACE_SOFT = 0.25
+_SEEN_WIDTH, _HIDDEN_WIDTH = 2.5, 2.5
+"""Detectors seldom mark nose and eyes of a face that looks away, but do not see every face that looks at the camera."""
 
 
-def _turned_away(person: Person, given: Any, body: MapBody, settings: MapObjective) -> Float[Array, "1"]:
-    """The square is twice the cost: softplus of how far a visible face points away from the camera."""
-    (visible,) = given
+def _turned(person: Person, given: Any, body: MapBody, settings: MapObjective) -> Float[Array, "1"]:
+    """Softplus of how far a face that is seen looks away from the camera, or one that is not seen looks at it."""
+    visible, hidden = given
     k = person.keypoints
     ears = 0.5 * (k[:, _J["left_ear"]] + k[:, _J["right_ear"]])
     forward = k[:, _J["nose"]] - ears
     forward = forward / jnp.sqrt((forward**2).sum() + 1e-6)
     view = ears / jnp.sqrt((ears**2).sum() + 1e-6)
-    away = (forward @ view) / _FACE_SOFT
-    return (jnp.sqrt(visible) * jax.nn.softplus(away))[None]
+    return _misplaced(forward @ view, visible, hidden)[None]
+
+
+def _misplaced(
+    away: Float[Array, "*n"], visible: Float[Array, "*#n"], hidden: Float[Array, "*#n"]
+) -> Float[Array, "*n"]:
+    """`away`: cosine between where the face looks and the line of sight, 1 for a face that looks away."""
+    return jnp.sqrt(visible + hidden) * jax.nn.softplus(jnp.where(hidden > 0, -away, away) / _FACE_SOFT)
 
 
 def _faces(view: View) -> Any:
-    return (view.cues.face_visible,)
+    return view.cues.face_visible, view.cues.face_hidden
 
 
-FACE = ResidualCost("face", lambda s: s.visible_face, _faces, _turned_away, robust(2.5), reads_keypoints=True)
+def _face_robust(view: View, r: Float[Array, "1 N"]) -> tuple[Array, Array]:
+    value, weight = robust_functions.geman_mcclure(r[0] ** 2, _face_width(view.cues))
+    return value, weight[None]
+
+
+def _face_width(cues: MapCues) -> Float[Array, "N"]:
+    return jnp.where(jnp.asarray(cues.face_hidden) > 0, _HIDDEN_WIDTH, _SEEN_WIDTH)
+
+
+def face_nats(away: Float[Array, "A N"], cues: MapCues) -> Float[Array, "A N"]:
+    """The cost of `FACE` for candidates whose faces look away by these cosines."""
+    r = _misplaced(away, jnp.asarray(cues.face_visible), jnp.asarray(cues.face_hidden))
+    return robust_functions.geman_mcclure(r**2, _face_width(cues))[0]
+
+
+FACE = ResidualCost("face", lambda s: s.visible_face, _faces, _turned, _face_robust, reads_keypoints=True)
 """Detectors mark nose and eyes of faces that are turned to the camera."""
