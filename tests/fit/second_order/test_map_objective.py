@@ -181,7 +181,7 @@ def plain_energy(case: dict[str, Any], x, scene_x, keypoints, dense):
         ears = middle("ear")
         forward = keypoints[:, J["nose"]] - ears
         away = (forward / jnp.sqrt((forward**2).sum() + 1e-6)) @ (ears / jnp.sqrt((ears**2).sum() + 1e-6))
-        energy += gm(more["face_visible"] * jnp.log1p(jnp.exp(away / 0.25)) ** 2, 6.0)
+        energy += gm(more["face_visible"] * jnp.log1p(jnp.exp(away / 0.25)) ** 2, 2.5)
         return energy + gm(more["face_hidden"] * jnp.log1p(jnp.exp(-away / 0.25)) ** 2, 2.5)
 
     names = (

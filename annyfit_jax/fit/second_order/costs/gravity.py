@@ -74,8 +74,8 @@ GROUND_PLANE = ResidualCost("ground", lambda s: s.ground_plane, _grounded, _off_
 
 
 _FACE_SOFT = 0.25
-_SEEN_WIDTH, _HIDDEN_WIDTH = 2.5, 2.5
-"""Detectors seldom mark nose and eyes of a face that looks away, but do not see every face that looks at the camera."""
+_FACE_WIDTH = 2.5
+"""Some programs mark faces that look away, and faces may be covered: neither costs more than 3 nats."""
 
 
 def _turned(person: Person, given: Any, body: MapBody, settings: MapObjective) -> Float[Array, "1"]:
@@ -100,20 +100,11 @@ def _faces(view: View) -> Any:
     return view.cues.face_visible, view.cues.face_hidden
 
 
-def _face_robust(view: View, r: Float[Array, "1 N"]) -> tuple[Array, Array]:
-    value, weight = robust_functions.geman_mcclure(r[0] ** 2, _face_width(view.cues))
-    return value, weight[None]
-
-
-def _face_width(cues: MapCues) -> Float[Array, "N"]:
-    return jnp.where(jnp.asarray(cues.face_hidden) > 0, _HIDDEN_WIDTH, _SEEN_WIDTH)
-
-
 def face_nats(away: Float[Array, "A N"], cues: MapCues) -> Float[Array, "A N"]:
     """The cost of `FACE` for candidates whose faces look away by these cosines."""
     r = _misplaced(away, jnp.asarray(cues.face_visible), jnp.asarray(cues.face_hidden))
-    return robust_functions.geman_mcclure(r**2, _face_width(cues))[0]
+    return robust_functions.geman_mcclure(r**2, _FACE_WIDTH)[0]
 
 
-FACE = ResidualCost("face", lambda s: s.visible_face, _faces, _turned, _face_robust, reads_keypoints=True)
-"""Detectors mark nose and eyes of faces that are turned to the camera."""
+FACE = ResidualCost("face", lambda s: s.visible_face, _faces, _turned, robust(_FACE_WIDTH), reads_keypoints=True)
+"""Detectors mark nose and eyes of faces that are turned to the camera, and of no others."""
