@@ -238,7 +238,7 @@ def _known(facts: np.ndarray | None, people: int) -> tuple[np.ndarray, np.ndarra
 def _face_hidden(scene: Scene, least: float) -> Bool[np.ndarray, "n"]:
     """Whose nose and eyes are not marked, although an ear and both shoulders are."""
     seen = scene.keypoints[..., 2] >= least
-    return ~seen[:, :3].any(1) & seen[:, 3:5].any(1) & seen[:, 5:7].all(1)
+    return np.asarray(~seen[:, :3].any(1) & seen[:, 3:5].any(1) & seen[:, 5:7].all(1))
 
 
 def _on_ground(scene: Scene, word_known: np.ndarray) -> bool:
