@@ -134,6 +134,8 @@ class SmplxModel:
     faces: Array
     """(20908, 3) int32 triangles."""
     labels: Labels = struct.field(pytree_node=False)
+    landmarks: smplx_file.Landmarks | None = None
+    """The file's 68 points of the face, host arrays; None where it has none."""
 
     @property
     def dtype(self):
@@ -237,6 +239,7 @@ def load(
             num_pca=num_pca if use_pca else None,
             kid=kid_template is not None,
         ),
+        landmarks=arrays.landmarks,
     )
 
 

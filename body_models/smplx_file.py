@@ -39,6 +39,8 @@ _KEYS = (
     "v_template", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights", "f",
     "hands_meanl", "hands_meanr", "hands_componentsl", "hands_componentsr",
 )  # fmt: skip
+_LANDMARK_KEYS = ("lmk_faces_idx", "lmk_bary_coords", "dynamic_lmk_faces_idx", "dynamic_lmk_bary_coords")
+"""May be left out."""
 _WHERE_TO_GET_IT = (
     "SMPL-X is licensed and not part of this project: register at https://smpl-x.is.tue.mpg.de, download "
     "models_smplx_v1_1.zip and give the path of SMPLX_NEUTRAL.npz (or MALE, FEMALE; .npz or .pkl)"
@@ -66,6 +68,17 @@ class SmplxArrays(NamedTuple):
     """Left, right; rotation vectors of 15 joints."""
     hand_components: Float[np.ndarray, "2 45 45"]
     """Left, right; principal components in rows, largest first."""
+    landmarks: Landmarks | None = None
+    """None for a file without them."""
+
+
+class Landmarks(NamedTuple):
+    """The 68 points of iBUG on the surface: 17 of the contour as they are seen from in front, then the 51 inside the face."""
+
+    corners: Int[np.ndarray, "68 3"]
+    """Vertices of a triangle each."""
+    shares: Float[np.ndarray, "68 3"]
+    """Barycentric coordinates in it."""
 
 
 def read(path: str | Path) -> SmplxArrays:
@@ -104,7 +117,30 @@ def read(path: str | Path) -> SmplxArrays:
         faces=_faces(path, _check(path, arrays, "f", (None, 3), kinds="iuf")),
         hand_means=np.stack([_check(path, arrays, f"hands_mean{side}", (45,)) for side in "lr"]),
         hand_components=np.stack([_check(path, arrays, f"hands_components{side}", (45, 45)) for side in "lr"]),
+        landmarks=_landmarks(path, raw, arrays["f"]),
     )
+
+
+def _landmarks(path: Path, raw: Mapping[str, Any], triangles: np.ndarray) -> Landmarks | None:
+    """The landmarks, where the file has all four of their arrays."""
+    if any(key not in raw for key in _LANDMARK_KEYS):
+        return None
+    arrays = {key: _as_array(path, key, raw[key]) for key in _LANDMARK_KEYS}
+    # The first of the contours is that of a face seen from in front.
+    inside, contour = (
+        (
+            _check(path, arrays, f"{kind}lmk_faces_idx", (None,) * (1 + bool(kind)), kinds="iuf"),
+            _check(path, arrays, f"{kind}lmk_bary_coords", (None,) * (1 + bool(kind)) + (3,)),
+        )
+        for kind in ("", "dynamic_")
+    )
+    faces = np.concatenate([contour[0][0], inside[0]]).astype(np.int64)
+    shares = np.concatenate([contour[1][0], inside[1]]).astype(np.float64)
+    if len(faces) != 68 or shares.shape != (68, 3) or not (faces.min() >= 0 and faces.max() < len(triangles)):
+        raise SmplxFileError(
+            f"{path}: lmk_faces_idx and dynamic_lmk_faces_idx must be 51 and (n, 17) triangles of the mesh"
+        )
+    return Landmarks(triangles[faces].astype(np.int64), shares)
 
 
 def read_kid_template(path: str | Path) -> Float[np.ndarray, "10475 3"]:
@@ -174,7 +210,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
     try:
         with open_npz(str(path), _KNOWN) as npz:
             raw: dict[str, Any] = {}
-            for key in _KEYS:
+            for key in (*_KEYS, *_LANDMARK_KEYS):
                 if key in npz:
                     raw[key] = _guarded(path, key, lambda key=key: npz.read(key))
             return raw

@@ -311,6 +311,18 @@ def posed(body: Convertible, people: BodyParameters) -> Mesh:
     return Mesh(*(np.concatenate(parts) for parts in zip(*found)))
 
 
+def all_heads(body: Convertible, people: BodyParameters) -> Float[np.ndarray, "n B 3"]:
+    """Heads of all bones of people, the root first, in the frame of the parameters."""
+    arrays = (people.transl, people.root_rotvec, people.shape, people.pose)
+    given = (jnp.asarray(np.moveaxis(x, (0, -1), (-1, 0)), body.dtype) for x in arrays)
+    return np.asarray(_heads(body, *given), np.float64).transpose(2, 1, 0)
+
+
+@jax.jit
+def _heads(body: Convertible, transl: Array, root: Array, shape: Array, pose: Array) -> Array:
+    return body.pose(transl, root, shape, pose).heads
+
+
 @jax.jit
 def _posed(body: Convertible, shape: Array, root: Array, pose: Array, transl: Array) -> tuple[Array, ...]:
     vertices, keypoints = body.facts.vertices(body.model, shape, root, pose, transl)

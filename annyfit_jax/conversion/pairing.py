@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from annyfit_jax.conversion import matching
 from annyfit_jax.conversion.closest_points import Closest, closest_points
-from annyfit_jax.conversion.convertible import Convertible, faces, posed
+from annyfit_jax.conversion.convertible import Convertible, all_heads, faces, posed
 from annyfit_jax.conversion.matching import BATCH
 from annyfit_jax.people.scene import BodyParameters
 from body_models import body_pairs
@@ -60,6 +60,10 @@ class Laid:
     """C with T_anny = T_smplx C, of each pair of bones turned by T from the rest of its own body."""
     axes: Float[np.ndarray, "3 3"]
     """A point p of Anny's resting body is p @ axes here."""
+    anny_heads: Float[np.ndarray, "B 3"]
+    """Heads of Anny's bones, the root first."""
+    smplx_joints: Float[np.ndarray, "55 3"]
+    """Joints of SMPL-X."""
 
 
 def pair(anny_body: Convertible, smplx_body: Convertible) -> tuple[Pairing, Pairing]:
@@ -98,10 +102,14 @@ def lay(anny_body: Convertible, smplx_body: Convertible) -> Laid:
         weight = jnp.asarray(np.repeat(np.where(good, 1.0 / sd, 0.0)[:, None], BATCH, 1), dtype)
         evidence = evidence._replace(surface=last(points), surface_weight=weight, head_weight=0.3 * one)
         x, _ = matching.fitted(smplx_body, evidence, x)
-    there = posed(smplx_body, _people(smplx_body, x[:, :1]))
+    person = _people(smplx_body, x[:, :1])
+    there = posed(smplx_body, person)
     # In the axes of SMPL-X, Anny at rest is turned by the axes alone.
     turns = np.swapaxes(there.turns[0], 1, 2) @ (start.T @ rest.turns[0])
-    return Laid(local, rest.keypoints[0] @ start, there.vertices[0] + origin, there.keypoints[0] + origin, turns, start)
+    return Laid(
+        local, rest.keypoints[0] @ start, there.vertices[0] + origin, there.keypoints[0] + origin, turns, start,
+        all_heads(anny_body, source)[0] @ start, all_heads(smplx_body, person)[0] + origin,
+    )  # fmt: skip
 
 
 def _places(

@@ -38,7 +38,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.lib import format as npy
 
 from annyfit_jax.exports import exported_people
@@ -148,6 +148,7 @@ def entries(
     mask[[place for places in COCO_PLACES for place in places]] = 1
     body = {name: fitted(getattr(fit, name) for fit in fits) for name in ("root_rotvec", "transl", "pose", "shape")}
     is_smplx = names == {smplx.JOINTS[1:]}
+    face = np.nan_to_num(fitted(fit.expression for fit in fits))
     genders = ["neutral"] * len(valid) if is_smplx else [gender_class(float(g)) for g in body["shape"][:, 0]]
     K = per_person([fit.K for fit in fits])
     meta: dict[str, Any] = {
@@ -165,7 +166,7 @@ def entries(
         body["height_m"] = fitted(fit.height_m for fit in fits)
         error = fitted(fit.reprojection_px for fit in fits)
         body["reprojection_px"] = np.where(np.isfinite(error), error, -1.0).astype(error.dtype)
-    bodies = {"smplx" if is_smplx else "anny": _smplx_dictionary(body, smplx_model) if is_smplx else body}
+    bodies = {"smplx" if is_smplx else "anny": _smplx_dictionary(body, face, smplx_model) if is_smplx else body}
     if to_smplx is not None and not is_smplx:
         converted = [to_smplx(fit) for fit in fits]
         near = gather(fit.conversion_m for fit in converted)
@@ -173,7 +174,7 @@ def entries(
         other = {
             name: fitted(getattr(fit, name) for fit in converted) for name in ("root_rotvec", "transl", "pose", "shape")
         }
-        bodies["smplx"] = _smplx_dictionary(other, smplx_model)
+        bodies["smplx"] = _smplx_dictionary(other, np.zeros_like(face), smplx_model)
         meta["smplx_valid"] = valid.astype(np.uint8)
     return {
         "__key_strict__": np.array(False),
@@ -249,18 +250,22 @@ def _placed(coco: np.ndarray) -> np.ndarray:
     return out
 
 
-def _smplx_dictionary(body: dict[str, np.ndarray], model: smplx.SmplxModel | None) -> dict[str, np.ndarray]:
+def _smplx_dictionary(
+    body: dict[str, np.ndarray], expression: Float[np.ndarray, "N 10"], model: smplx.SmplxModel | None
+) -> dict[str, np.ndarray]:
     if model is None:
         raise ValueError("fits of SMPL-X: the model file is needed to write the official `transl`")
     pose, betas = body["pose"].copy(), body["shape"]
     for hand, mean in zip(("left_hand_pose", "right_hand_pose"), np.asarray(model.hand_means)):
         pose[:, _SMPLX_PARTS[hand]] -= mean.reshape(-1, 3)
-    transl = np.asarray(smplx.transl_from_translation(model, jnp.asarray(betas), jnp.asarray(body["transl"])))
+    face = expression[:, : model.labels.num_expression]
+    given = (jnp.asarray(x, model.dtype) for x in (betas, body["transl"], face))
+    transl = np.asarray(smplx.transl_from_translation(model, *given))
     return {
         "global_orient": body["root_rotvec"],
         "transl": transl.astype(np.float32),
         "betas": betas,
-        "expression": np.zeros((len(pose), 10), np.float32),
+        "expression": expression,
         **{name: pose[:, part] for name, part in _SMPLX_PARTS.items()},
     }
 

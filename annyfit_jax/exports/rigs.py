@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
+from annyfit_jax.people.fit_meshes import smplx_face
 from annyfit_jax.people.scene import BodyParameters
 from body_models import anny, smplx
 
@@ -100,8 +101,9 @@ def rigged_smplx(model: smplx.SmplxModel, people: BodyParameters) -> Iterator[Ri
 
     SMPL-X does not say where a joint's limb ends: `tips` are the heads.
     """
+    faces = smplx_face(model, people)
     for i in range(len(people)):
-        arrays = (people.shape[i], people.root_rotvec[i], people.pose[i], people.transl[i])
+        arrays = (people.shape[i], people.root_rotvec[i], people.pose[i], people.transl[i], faces[i])
         params = smplx.Params(*(jnp.asarray(x, model.dtype) for x in arrays))
         vertices, joints = (np.asarray(x, np.float64) for x in _smplx_rest(model, params))
         pose = Rotation.from_rotvec(np.asarray(people.pose[i], np.float64)).as_matrix()

@@ -19,9 +19,10 @@
 | `center`, `scale` | (N, 2), (N,) | of the box around the seen keypoints, pixels; scale is its longer side by 200 pixels |
 | `gender`, `sub` | (N,) text | `neutral`; the person's id |
 
-Rotations are complete: readers load the body with `flat_hand_mean=True`, as they do for AMASS and BEDLAM. The official package
-turns a body about its resting pelvis and then adds `transl`. A camera that is turned by Q and moved by q therefore sees
-`transl` at Q (transl + pelvis) + q - pelvis: it is made from the position of the pelvis, which just moves along.
+Neither layout has expressions: they are left out. Rotations are complete: readers load the body with `flat_hand_mean=True`,
+as they do for AMASS and BEDLAM. The official package turns a body about its resting pelvis and then adds `transl`. A camera
+that is turned by Q and moved by q therefore sees `transl` at Q (transl + pelvis) + q - pelvis: it is made from the position of
+the pelvis, which just moves along.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from scipy.spatial.transform import Rotation
 
 from annyfit_jax.exports import exported_people, scene_files
 from annyfit_jax.exports.coco_export import photo_name
+from annyfit_jax.people.fit_meshes import smplx_face
 from annyfit_jax.people.fitted import SceneFit, drawable
 from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.records.file_names import file_stem, write_table
@@ -53,7 +55,9 @@ _PARTS = {
 def moved(people: BodyParameters, transform: Float[np.ndarray, "4 4"]) -> BodyParameters:
     """Bodies seen from elsewhere: a point p of the old axes is `transform` p in the new ones."""
     root = Rotation.from_matrix(transform[:3, :3]) * Rotation.from_rotvec(np.asarray(people.root_rotvec, np.float64))
-    return BodyParameters(root.as_rotvec(), scene_files.move(people.transl, transform), people.pose, people.shape)
+    return BodyParameters(
+        root.as_rotvec(), scene_files.move(people.transl, transform), people.pose, people.shape, people.expression
+    )
 
 
 def full_pose(people: BodyParameters) -> Float[np.ndarray, "n 165"]:
@@ -146,7 +150,7 @@ def join_bedlam(parts: Sequence[Path], path: str | Path) -> int:
 
 
 def _vertices(model: smplx.SmplxModel, people: BodyParameters) -> Float[np.ndarray, "n 10475 3"]:
-    arrays = (people.shape, people.root_rotvec, people.pose, people.transl)
+    arrays = (people.shape, people.root_rotvec, people.pose, people.transl, smplx_face(model, people))
     params = smplx.Params(*(jnp.asarray(x, model.dtype) for x in arrays))
     return np.asarray(_posed(model, params))
 

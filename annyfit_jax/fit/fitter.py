@@ -226,12 +226,11 @@ class Fitter:
         known = isinstance(outcome, second_order.SecondOrderFit)
         log_focal = np.nan_to_num(np.asarray(outcome.camera)[:, FOCAL]) if known else np.zeros(points.shape[::3], dtype)
         cues = problem.problem.cues if self.second_order else problem.cues
-        spread = jax.NamedSharding(device_mesh(self.devices), jax.P(LIST_AXIS))
-        given = part_fit.PartCues(jax.device_put(points, spread), cues.intrinsics)
+        given = part_fit.PartCues(self.spread(points), cues.intrinsics)
         program = ("parts", length, body.shown)
         with self.compiling(program, f"the fit of hands, head and feet for lists of {length} people"):
             return fit_parts(self.config.parts, self.devices)(
-                self.body, body, given, outcome.variables, outcome.keypoints, jax.device_put(log_focal, spread)
+                self.body, body, given, outcome.variables, outcome.keypoints, self.spread(log_focal)
             )
 
     @contextlib.contextmanager
@@ -261,7 +260,11 @@ class Fitter:
         # A device without a scene repeats the first list; nobody asks for its result.
         assembled = [assemble(chosen or lists[0], capacity) for chosen in lists]
         stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *assembled)
-        return lists, jax.device_put(stacked, jax.NamedSharding(device_mesh(self.devices), jax.P(LIST_AXIS)))
+        return lists, self.spread(stacked)
+
+    def spread(self, lists: Any) -> Any:
+        """Arrays with a leading axis of lists, a list on each device."""
+        return jax.device_put(lists, jax.NamedSharding(device_mesh(self.devices), jax.P(LIST_AXIS)))
 
     def _assemble(self, prepared: Sequence[PreparedScene], capacity: Capacity) -> tuple[Any, problems.Variables]:
         dtype = np.dtype(self.model.dtype)
@@ -294,9 +297,9 @@ class Fitter:
                 fit = self._collect(ready, end, outcome, people, losses)
                 if self.config.parts.on:
                     none = np.full((len(end), len(PARTS)), np.nan)
-                    own = {name: none if name != "moved" else 0.0 * np.nan_to_num(none) for name in _PART_FIELDS}
+                    own = {name: none if name != "moved" else 0.0 * np.nan_to_num(none) for name in PART_FIELDS}
                     if parts is not None:
-                        own = {name: getattr(parts, name)[k][:, people].T for name in _PART_FIELDS}
+                        own = {name: getattr(parts, name)[k][:, people].T for name in PART_FIELDS}
                     fit = _with_parts(fit, ready.kept, own)
                 fits[index] = fit
         return [fits[i] for i in range(len(pending.batch))]
@@ -440,15 +443,15 @@ def each_list(solve: Callable[..., Any], devices: tuple[Device, ...], *, common:
 
 
 def _with_parts(fit: SceneFit, kept: np.ndarray, own: dict[str, np.ndarray]) -> SceneFit:
-    """The fit with what is known of its parts, fields of `_PART_FIELDS`, (m, 5) for the m people that were fitted."""
+    """The fit with what is known of its parts, fields of `PART_FIELDS`, (m, 5) for the m people that were fitted."""
     fields = {}
-    for name, field in _PART_FIELDS.items():
+    for name, field in PART_FIELDS.items():
         fields[field] = np.full((len(fit), own[name].shape[1]), np.nan, np.float32)
         fields[field][kept] = own[name]
     return dataclasses.replace(fit, **fields)
 
 
-_PART_FIELDS = {
+PART_FIELDS = {
     "moved": "parts_seen", "error_px": "parts_px", "start_error_px": "start_parts_px", "sd_m": "sd_parts_m",
 }  # fmt: skip
 """Fields of `part_fit.PartsFit` and of `SceneFit`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ _CHUNK = 8
 
 
 class SmplxMeshes:
-    """A SMPL-X body and its compiled forward pass, as `BodyMeshes` of Anny; without expression."""
+    """A SMPL-X body and its compiled forward pass, as `BodyMeshes` of Anny."""
 
     def __init__(self, model: smplx.SmplxModel) -> None:
         self.model = model
@@ -43,16 +43,32 @@ class SmplxMeshes:
         keypoints = self._chunks(people, lambda p: self._forward(self.model, p).keypoints, (len(smplx.KEYPOINTS), 3))
         return keypoints, self._chunks(people, lambda p: self._rest(self.model, p.betas), ())
 
+    def outputs(self, people: BodyParameters) -> Iterator[smplx.Output]:
+        """Everything of the people's bodies, some at a time, in the frame of the parameters."""
+        for params, count in self._params(people):
+            yield jax.tree.map(lambda leaf, count=count: leaf[:count], self._forward(self.model, params))
+
+    def _params(self, people: BodyParameters) -> Iterator[tuple[smplx.Params, int]]:
+        for start in range(0, len(people), _CHUNK):
+            part = people.select(np.minimum(np.arange(start, start + _CHUNK), len(people) - 1))
+            arrays = (part.shape, part.root_rotvec, part.pose, part.transl, smplx_face(self.model, part))
+            yield smplx.Params(*(jnp.asarray(x, self.model.dtype) for x in arrays)), len(people) - start
+
     def _chunks(
         self, people: BodyParameters, function: Callable[[smplx.Params], jax.Array], trailing: tuple[int, ...]
     ) -> np.ndarray:
         out = [np.zeros((0, *trailing), self.model.dtype)]
-        for start in range(0, len(people), _CHUNK):
-            part = people.select(np.minimum(np.arange(start, start + _CHUNK), len(people) - 1))
-            arrays = (part.shape, part.root_rotvec, part.pose, part.transl)
-            params = smplx.Params(*(jnp.asarray(x, self.model.dtype) for x in arrays))
-            out.append(np.asarray(function(params))[: len(people) - start])
+        out += [np.asarray(function(params))[:count] for params, count in self._params(people)]
         return np.concatenate(out)
+
+
+def smplx_face(model: smplx.SmplxModel, people: BodyParameters) -> Float[np.ndarray, "n E"]:
+    """As many coefficients of the face as the model takes; zeros where there are none."""
+    face = np.zeros((len(people), model.labels.num_expression), np.float32)
+    if people.expression is not None:
+        given = np.nan_to_num(people.expression)[:, : face.shape[1]]
+        face[:, : given.shape[1]] = given
+    return face
 
 
 def _rest_height(model: smplx.SmplxModel, betas: Float[jax.Array, "n S"]) -> Float[jax.Array, "n"]:

@@ -353,6 +353,13 @@ class SceneFit:
             meaning="of a fit that was converted from another body: mean distance of its surface from that body's",
         ),
     )  # fmt: skip
+    expression: np.ndarray = field(
+        default_factory=_left_out,
+        metadata=_is(
+            "n", 10, since=7, unit="standard deviations", row=True,
+            meaning="coefficients of the face of a fit of SMPL-X, 0 where the face was not fitted; NaN for Anny",
+        ),
+    )  # fmt: skip
     vertices: np.ndarray | None = field(
         default=None,
         metadata=_is(
@@ -378,7 +385,7 @@ class SceneFit:
     @property
     def parameters(self) -> BodyParameters:
         """The fitted parameters, inside the body's ranges; NaN rows where nobody was fitted."""
-        return BodyParameters(self.root_rotvec, self.transl, self.pose, self.shape)
+        return BodyParameters(self.root_rotvec, self.transl, self.pose, self.shape, self.expression)
 
     @property
     def phenotypes(self) -> np.ndarray:

@@ -26,13 +26,18 @@ from annyfit_jax.fit.config import FitConfig, MapObjective
 from annyfit_jax.fit.fit_body import FitBody
 from annyfit_jax.fit.fitter import (
     CAMERA,
+    PART_FIELDS,
     Device,
     Fitter,
     PendingBatch,
     compiler_options,
     each_list,
+    fit_parts,
 )
 from annyfit_jax.fit.packing import Capacity
+from annyfit_jax.fit.parts import part_cues
+from annyfit_jax.fit.parts.part_body import PartsBody
+from annyfit_jax.fit.parts.part_fit import PartCues, PartsFit
 from annyfit_jax.fit.problem import AnyArray, Problem, Variables
 from annyfit_jax.fit.second_order import hypotheses, uncertainty
 from annyfit_jax.fit.second_order.columns import DEPTH_SCALE, FOCAL, NUM_SCENE, ROLL, pack, unpack
@@ -42,7 +47,7 @@ from annyfit_jax.fit.second_order.map_cues import FIXED, MapCues, assemble_cues
 from annyfit_jax.fit.second_order.map_objective import Context
 from annyfit_jax.fit.second_order.solve import reprojection_error, search
 from annyfit_jax.fit.second_order.uncertainty import Uncertainty
-from annyfit_jax.people.fitted import SceneFit
+from annyfit_jax.people.fitted import FACTS, PARTS, SceneFit
 from annyfit_jax.people.scene import BodyParameters
 from annyfit_jax.smplx_fit.smplx_map_body import (
     Laying,
@@ -51,6 +56,7 @@ from annyfit_jax.smplx_fit.smplx_map_body import (
     lay_upon_anny,
     smplx_map_body,
 )
+from annyfit_jax.smplx_fit.smplx_parts import smplx_parts_body
 from annyfit_jax.smplx_fit.smplx_start import SmplxStart, SmplxStarter, with_expected_heights
 from annyfit_jax.store.mirrors import local
 from body_models import anny, smplx, smplx_file
@@ -122,6 +128,8 @@ class SmplxFit(NamedTuple):
     """Not calibrated."""
     camera: Float[Array, "q N"]
     """Unknowns of each person's scene, roll from upright."""
+    parts: PartsFit | None = None
+    """Hands, head and feet after the body; None where nobody shows any."""
 
 
 def solve_map(config: FitConfig, body: MapBody, problem: Problem, cues: MapCues, begin: Begin) -> SmplxFit:
@@ -253,6 +261,7 @@ class SmplxFitter(Fitter):
         program = ("smplx", *(leaf.shape for leaf in jax.tree.leaves(begin)), body is self._map_bodies.get(True))
         with self.compiling(program, f"the fit of SMPL-X for lists of {begin.reading.shape[1]} people"):
             outcome = _fit_lists(self.smplx_config, self.devices)(body, problem, cues, begin)
+        outcome = outcome._replace(parts=self._fit_own_parts(starts, lists, problem, outcome))
         whole = jax.tree.map(np.asarray, outcome)
         found: dict[int, SmplxFit] = {}
         for k, chosen in enumerate(lists):
@@ -262,6 +271,38 @@ class SmplxFitter(Fitter):
                 first = people.stop
                 found[index] = jax.tree.map(lambda a, k=k, people=people: a[k][..., people], whole)
         return [found[i] for i in range(len(starts))]
+
+    def _fit_own_parts(
+        self, starts: Sequence[SmplxStart], lists: list[list[int]], problem: Problem, outcome: SmplxFit
+    ) -> PartsFit | None:
+        """Start the fit of the parts that the fit of Anny has found; None where there are none."""
+        if not self.smplx_config.parts.on or not any(start.parts_seen.any() for start in starts):
+            return None
+        length, dtype = outcome.height.shape[-1], np.dtype(self.model.dtype)
+        points = np.stack(
+            [part_cues.flat_points([starts[i].ready.scene for i in chosen], length, dtype) for chosen in lists]
+        )
+        for k, chosen in enumerate(lists):
+            found = (
+                np.concatenate([starts[i].parts_seen for i in chosen]) if chosen else np.zeros((0, len(PARTS)), bool)
+            )
+            first = 0
+            for part, names in enumerate(part_cues.PART_POINTS.values()):
+                points[k, 2, first : first + len(names), : len(found)] *= found[:, part]
+                first += len(names)
+        body = self._parts_body.with_shown(points[:, 2])
+        log_focal = np.nan_to_num(np.asarray(outcome.camera)[:, FOCAL])
+        program = ("smplx parts", length, body.shown)
+        with self.compiling(program, f"the fit of hands, head and feet of SMPL-X for lists of {length} people"):
+            return fit_parts(self.smplx_config.parts, self.devices)(
+                self._fit_body, body, PartCues(self.spread(points), problem.cues.intrinsics), outcome.variables,
+                outcome.keypoints, self.spread(log_focal),
+            )  # fmt: skip
+
+    @functools.cached_property
+    def _parts_body(self) -> PartsBody:
+        """Made at the first use."""
+        return smplx_parts_body(self.laying)
 
     def _solver_body_of(self, surface: bool) -> Any:
         if not self.second_order:
@@ -332,6 +373,7 @@ class SmplxFitter(Fitter):
             height_m=unknown, depth_m=unknown, reprojection_px=unknown, start_reprojection_px=unknown,
             fitted_keypoints_3d=np.full((n, 17, 3), np.nan, np.float32), visible_depth_m=unknown, sd_depth_m=unknown,
             sd_height_m=unknown, sd_joints_m=np.full((n, 17), np.nan, np.float32), converged=unknown,
+            expression=FACTS["expression"].absent(n),
             loss_names=np.zeros(0, "U1"), loss_curve=np.zeros((0, 0), np.float32),
             bone_labels=np.array(labels.bones[1:]), phenotype_labels=np.array(labels.shape),
             asset_version=labels.asset_version, vertices=None,
@@ -345,6 +387,12 @@ class SmplxFitter(Fitter):
             people_first(outcome.variables.root_rotvec), people_first(outcome.variables.transl),
             people_first(outcome.variables.pose), people_first(outcome.variables.shape),
         )  # fmt: skip
+        keypoints, parts = outcome.keypoints, outcome.parts
+        expression = np.zeros((len(start.rows), empty.expression.shape[1]))
+        if parts is not None:
+            end, keypoints = dataclasses.replace(end, pose=people_first(parts.pose)), parts.keypoints
+            face = people_first(parts.expression)
+            expression[:, : face.shape[1]] = face
         good = np.isfinite(end.pose).all((1, 2)) & np.isfinite(end.root_rotvec).all(1) & np.isfinite(end.transl).all(1)
         status = empty.status.copy()
         status[start.rows[~good]] = "failed:not_finite"
@@ -368,9 +416,11 @@ class SmplxFitter(Fitter):
             "start_pose": frames.own(start.start.pose), "start_shape": start.start.shape,
             "height_m": outcome.height, "depth_m": end.transl[:, 2], "reprojection_px": outcome.reprojection_px,
             "start_reprojection_px": outcome.start_reprojection_px,
-            "fitted_keypoints_3d": people_first(outcome.keypoints), "visible_depth_m": outcome.visible_depth,
+            "fitted_keypoints_3d": people_first(keypoints), "expression": expression, "visible_depth_m": outcome.visible_depth,
             "converged": outcome.converged, "trust": fit.trust[start.rows],
         }  # fmt: skip
+        if parts is not None:
+            fields |= {field: people_first(getattr(parts, name)) for name, field in PART_FIELDS.items()}
         changed: dict[str, Any] = {name: put(name, np.asarray(values)) for name, values in fields.items()}
         for name, values in (
             ("sd_depth_m", sd.sd_depth), ("sd_height_m", sd.sd_height), ("sd_joints_m", np.asarray(sd.sd_joints).T),

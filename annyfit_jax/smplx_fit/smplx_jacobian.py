@@ -65,11 +65,27 @@ def place(
     root_rotvec: Float[Array, "3 N"],
     pose: Float[Array, "3 54 N"],
     translation: Float[Array, "3 N"],
+    expression: Float[Array, "E N"] | None = None,
 ) -> Float[Array, "3 K N"]:
     """The points of N people in camera axes, metres."""
-    z = smplx.shape_coefficients(points.labels, shape, None)
+    z = smplx.shape_coefficients(points.labels, shape, expression)
     delta = jnp.moveaxis(_own_rotations(points, pose), 2, 0)
     return smplx.points_of_rotations(points.own, z, root_rotvec, delta, translation)
+
+
+def transforms_of(
+    points: FramedPoints, shape: Float[Array, "S N"], pose: Float[Array, "3 54 N"]
+) -> tuple[Float[Array, "Z N"], Float[Array, "3 4 B N"], Float[Array, "3 B N"], Float[Array, "3 3 54 N"]]:
+    """Coefficients of the shape without expression, skinning transforms about the root and resting joints in the order of the
+    points' tree, and SMPL-X's own rotations of all joints."""
+    z = smplx.shape_coefficients(points.labels, shape, None)
+    delta = _own_rotations(points, pose)
+    heads, tree = linear.evaluate(points.own.joints, z), points.layout.tree
+    local = kinematics.rotations_about(
+        kinematics.gather(delta, tuple(joint - 1 for joint in tree.order[1:]), 2), heads[:, 1:]
+    )
+    still = jnp.broadcast_to(jnp.eye(3, 4, dtype=heads.dtype)[:, :, None, None], (3, 4, 1, shape.shape[1]))
+    return z, kinematics.chain(tree, jnp.concatenate([still, local], axis=2)), heads, delta
 
 
 def linearize(plan: Plan, points: FramedPoints, variables: Variables) -> Linearization:
@@ -77,13 +93,8 @@ def linearize(plan: Plan, points: FramedPoints, variables: Variables) -> Lineari
     layout, c, tree = plan.layout, points.contraction, points.layout.tree
     shape, pose = jnp.asarray(variables.shape), jnp.asarray(variables.pose)
     count, people = shape.shape
-    z = smplx.shape_coefficients(points.labels, shape, None)
-    delta = _own_rotations(points, pose)
-    heads = linear.evaluate(points.own.joints, z)
+    z, transforms, heads, delta = transforms_of(points, shape, pose)
     below = tuple(joint - 1 for joint in tree.order[1:])
-    local = kinematics.rotations_about(kinematics.gather(delta, below, 2), heads[:, 1:])
-    still = jnp.broadcast_to(jnp.eye(3, 4, dtype=heads.dtype)[:, :, None, None], (3, 4, 1, people))
-    transforms = kinematics.chain(tree, jnp.concatenate([still, local], axis=2))
     # Barriers keep XLA from fusing one stage into the next, which would compute the first again for every use of it.
     transforms, heads, delta = jax.lax.optimization_barrier((transforms, heads, delta))
     joints = kinematics.matvec(transforms[:, :3], heads) + transforms[:, 3]

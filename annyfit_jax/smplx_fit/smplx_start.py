@@ -70,6 +70,8 @@ class SmplxStart:
     """Unknowns of the scene, NaN where Anny's fit has none."""
     roll_mode: float
     """Turn of the picture, radians; NaN where it is not known."""
+    parts_seen: Bool[np.ndarray, "m 5"]
+    """Whose hands, head and feet the fit of Anny has moved."""
 
 
 class SmplxStarter:
@@ -148,6 +150,7 @@ class SmplxStarter:
         return SmplxStart(
             given, rows, start, mean, precision, root_mean, root_precision, self._shape_precision(child),
             self._expected_height(fit.shape[rows]), reading_of(given.scene, fit, rows), *_scene_of(given.scene, fit),
+            seen,
         )  # fmt: skip
 
     def _betas(self, height: np.ndarray, child: np.ndarray) -> np.ndarray:

@@ -37,6 +37,10 @@ def same(got: smplx_file.SmplxArrays, data: dict[str, Any]) -> None:
     np.testing.assert_array_equal(got.skin, data["weights"])
     np.testing.assert_array_equal(got.faces, data["f"])
     assert got.parents == tuple(int(p) for p in smplx_synthetic.PARENTS)
+    assert got.landmarks is not None
+    corners = data["f"][np.concatenate([data["dynamic_lmk_faces_idx"][0], data["lmk_faces_idx"]])]
+    np.testing.assert_array_equal(got.landmarks.corners, corners)
+    np.testing.assert_allclose(got.landmarks.shares.sum(1), 1.0)
 
 
 def write_npz(path: Path, data: dict[str, Any], **changes: Any) -> Path:
@@ -181,6 +185,14 @@ def test_wrong_keys_name_file_key_and_shape(tmp_path, data, key, value, message)
     with pytest.raises(smplx_file.SmplxFileError, match=message) as error:
         smplx_file.read(path)
     assert str(error.value).startswith(f"{path}: key {key!r}")
+
+
+def test_landmarks_may_be_left_out_but_must_be_of_the_mesh(tmp_path, data):
+    without = {key: value for key, value in data.items() if key != "dynamic_lmk_faces_idx"}
+    assert smplx_file.read(write_npz(tmp_path / "a.npz", without)).landmarks is None
+    for key, value in (("lmk_faces_idx", np.full(51, 20908)), ("lmk_faces_idx", np.zeros(50, int))):
+        with pytest.raises(smplx_file.SmplxFileError, match=r"b\.npz: lmk_faces_idx .* 51 and \(n, 17\) triangles"):
+            smplx_file.read(write_npz(tmp_path / "b.npz", data, **{key: value}))
 
 
 def test_missing_key_and_other_files(tmp_path, data):

@@ -156,10 +156,12 @@ def smplx_fit(**changes):
 
 def test_smplx_fits_become_official_parameters(model, tmp_path):
     """The body posed from the file by the official rules (transl as an offset, hands about their mean) is the fitted one."""
-    fit = smplx_fit()
+    face = np.random.default_rng(1).standard_normal((3, 10)).astype(np.float32)
+    fit = smplx_fit(expression=face)
     (path,) = humandata_export.write_humandata([fit], tmp_path, smplx_model=model)
     content = read_humandata(path)
     body = content["smplx"]
+    np.testing.assert_array_equal(body["expression"], face * np.array([[1.0], [1.0], [0.0]]))
     assert content["annot_valid"].tolist() == content["meta"]["smplx_valid"].tolist() == [True, True, False]
     assert {name: value.shape[1:] for name, value in body.items()} == {
         "global_orient": (3,), "transl": (3,), "betas": (10,), "expression": (10,), "body_pose": (21, 3), "jaw_pose": (3,),
@@ -170,7 +172,9 @@ def test_smplx_fits_become_official_parameters(model, tmp_path):
     pose = smplx.pose_from_official(model, jnp.asarray(body["body_pose"]), **face, **hands)
     assert max_abs(pose[:2], fit.pose[:2]) < 1e-6
     betas = jnp.asarray(body["betas"])
-    translation = smplx.translation_from_transl(model, betas, jnp.asarray(body["transl"]))
+    translation = smplx.translation_from_transl(
+        model, betas, jnp.asarray(body["transl"]), jnp.asarray(body["expression"])
+    )
     assert max_abs(translation[:2], fit.transl[:2]) < 1e-6
     assert max_abs(body["transl"][:2], fit.transl[:2]) > 1e-2  # the pelvis does not rest at the origin
     np.testing.assert_array_equal(body["global_orient"][:2], fit.root_rotvec[:2])

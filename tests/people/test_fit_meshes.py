@@ -57,7 +57,7 @@ def with_child(fit: SceneFit) -> SceneFit:
 
 def reference(data: dict[str, np.ndarray], fit: SceneFit, row: int) -> dict[str, np.ndarray]:
     person = {
-        "betas": fit.shape[row, :10], "expression": np.zeros(10), "root_rotvec": fit.root_rotvec[row],
+        "betas": fit.shape[row, :10], "expression": np.nan_to_num(fit.expression[row]), "root_rotvec": fit.root_rotvec[row],
         "pose_rotvec": fit.pose[row], "translation": fit.transl[row],
     }  # fmt: skip
     return smplx_synthetic.reference(data, {key: np.asarray(value, float) for key, value in person.items()})
@@ -75,6 +75,11 @@ def test_the_meshes_are_those_of_the_fit(data, file, fit):
         resting = data["v_template"][:, 1] + data["shapedirs"][:, 1, :10] @ fit.shape[row].astype(float)
         assert height[row] == pytest.approx(np.ptp(resting), abs=1e-5)
     assert np.isnan(vertices[2]).all()
+    face = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float32)
+    smiling = dataclasses.replace(fit, expression=face)
+    vertices = meshes.vertices(smiling.parameters)
+    assert max_abs(vertices[1], reference(data, smiling, 1)["vertices"]) < 1e-5
+    assert max_abs(vertices[1], reference(data, fit, 1)["vertices"]) > 1e-3
 
 
 def test_a_blend_with_a_child_needs_its_file(data, file, child, fit):

@@ -24,20 +24,25 @@ from helpers import HANG_S, REPO, max_abs
 from second_order_cases import plus_config
 
 from annyfit_jax.exports.export_fits import export_fits
+from annyfit_jax.fit.config import PartFit
+from annyfit_jax.inputs.point_sets import LEFT_HAND, RIGHT_HAND, WHOLE_BODY
 from annyfit_jax.inputs.scene_source import SceneSource
 from annyfit_jax.jobs import job_status
 from annyfit_jax.jobs.fit_job import fit_job, one_config
 from annyfit_jax.jobs.fit_source import open_fits
 from annyfit_jax.jobs.job_driver import JobOptions
 from annyfit_jax.people.camera import project
+from annyfit_jax.people.fit_meshes import SmplxMeshes
 from annyfit_jax.people.fitted import SceneFit
 from annyfit_jax.people.scene import BodyParameters, Scene
 from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.smplx_fit.smplx_fitter import BothBodies, SmplxChoice, SmplxFitter, config_for_smplx
 from annyfit_jax.smplx_fit.smplx_map_body import corresponding_points, retargeted
+from annyfit_jax.smplx_fit.smplx_points import smplx_points
 from annyfit_jax.store.locations import place
 from annyfit_jax.store.plan import StoreError
 from body_models import smplx
+from experiments.studies import smplx_recovery
 
 pytestmark = pytest.mark.unoptimised
 slow = pytest.mark.slow
@@ -146,6 +151,43 @@ def test_the_default_objective_comes_near(fitters, truth):
         assert np.isfinite(fit.start_pose).all()
     means = np.asarray(fitters[0].laying.model.hand_means).reshape(30, 3)
     assert max_abs(people.pose[0, 24:], means) < 1e-5
+
+
+@slow
+def test_hands_and_face_are_smplxs_own(fitters, truth):
+    """The first person shows bent fingers and an expression; the other is what it is without such points."""
+    fitter = fitters[0]
+    laying, rng = fitter.laying, np.random.default_rng(5)
+    people = smplx_recovery.with_parts(laying, truth.people, rng)
+    points = smplx_points(laying.laid, laying.anny_model, laying.model).select(WHOLE_BODY[17:])
+    meshes = SmplxMeshes(laying.model)
+    at = smplx_recovery.points_of(points, meshes, people)
+    keypoints = meshes.keypoints_and_height(people)[0]
+    pixels = project(np.concatenate([np.asarray(keypoints, np.float64), at], 1)[:1], K)
+    whole = np.concatenate([pixels, np.ones_like(pixels[..., :1])], -1)
+    shown = dataclasses.replace(truth.scenes[0], keypoints=whole[:, :17], extra={"keypoints_133": whole})
+    fits, found = fitted(fitter, [shown, truth.scenes[1]])
+    assert fits[0].parts_seen.tolist() == [[1.0] * 5] and not fits[1].parts_seen.any()
+    assert (fits[0].parts_px < fits[0].start_parts_px).all() and np.isfinite(fits[0].sd_parts_m).all()
+    assert (fits[1].expression == 0).all() and np.abs(fits[0].expression).max() > 0.2
+    hands = [points.names.index(name) for name in (*LEFT_HAND, *RIGHT_HAND)]
+    found = dataclasses.replace(found, expression=np.concatenate([fit.expression for fit in fits]))
+    got = smplx_recovery.points_of(points, meshes, found)
+    off = np.linalg.norm(got - at, axis=-1)[0]
+    print(f"hands {1e3 * off[hands].mean():.2f} mm, all {1e3 * off.mean():.2f} mm")
+    assert off[hands].mean() < 0.01
+    # Keypoints are those of the whole person, expression and wrists included.
+    np.testing.assert_allclose(
+        fits[0].fitted_keypoints_3d, meshes.keypoints_and_height(fits[0].parameters)[0], atol=2e-4
+    )
+    resting = dataclasses.replace(fitter.smplx_config, parts=PartFit(on=False))
+    without = SmplxFitter(
+        fitter.config, SmplxChoice("SMPLX_NEUTRAL.npz"), fitter.model, smplx_config=resting, laying=laying
+    )  # fmt: skip
+    before, _ = fitted(without, [shown, truth.scenes[1]])
+    np.testing.assert_array_equal(fits[1].pose, before[1].pose)
+    np.testing.assert_array_equal(fits[0].shape, before[0].shape)
+    assert (fits[0].pose != before[0].pose).any()
 
 
 @slow

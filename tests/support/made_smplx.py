@@ -2,7 +2,8 @@
 
 The template is Anny's average adult in SMPL-X's resting pose, reduced to 10 475 vertices; shape directions are the principal
 components of Anny's adults in that pose; weights are Anny's, summed over the bones of each part; joints are regressed to the
-heads of Anny's bones. What the licensed file would have otherwise: another topology, another surface (also of its average),
+heads of Anny's bones; points of the face, tips of fingers and toes are Anny's. What the licensed file would have otherwise:
+another topology, another surface (also of its average),
 principal components of scans, correctives that follow muscles, and joints that were learned. So errors of conversions on this
 body say how well the method works where the bodies can agree, and less of how far the two families of shapes are apart.
 """
@@ -17,8 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import smplx_synthetic
 
+from annyfit_jax.conversion.closest_points import closest_points
 from annyfit_jax.exports.rigs import FROM_ANNY
 from annyfit_jax.fit.keypoint_start import calibrated_phenotypes
+from annyfit_jax.inputs.point_sets import FACE
+from annyfit_jax.people.named_points import named_points
+from annyfit_jax.smplx_fit.smplx_points import VERTICES
 from annyfit_jax.synthetic.decimate import decimate
 from annyfit_jax.synthetic.plain_people import draw_phenotypes
 from body_models import anny, body_pairs, smplx
@@ -30,9 +35,18 @@ _ADULT = (0.5, 1.0)
 """Range of the age phenotype."""
 
 
-@functools.cache
 def arrays() -> dict[str, np.ndarray]:
     """The keys of an official file with 20 shape directions."""
+    return _made()[0]
+
+
+def vertices_of_anny() -> np.ndarray:
+    """(10475,) the vertex of Anny that each vertex is."""
+    return _made()[1]
+
+
+@functools.cache
+def _made() -> tuple[dict[str, np.ndarray], np.ndarray]:
     model = anny.load()
     labels = model.labels
     rng = np.random.default_rng(0)
@@ -47,8 +61,12 @@ def arrays() -> dict[str, np.ndarray]:
     kept, faces = decimate(bodies[:3], faces, smplx_synthetic.V, np.ones(bodies.shape[1]))
     assert len(kept) == smplx_synthetic.V
     order = np.arange(len(kept))
-    for keypoint, wanted in _FACE_VERTICES.items():
-        near = int(((bodies[0, kept[order]] - points[0, keypoint]) ** 2).sum(1).argmin())
+    named = named_points(labels)
+    places = named.of(bodies[0], _as_poses(heads[0]))
+    wanted_at = [(wanted, points[0, keypoint]) for keypoint, wanted in _FACE_VERTICES.items()]
+    wanted_at += [(vertex, places[named.names.index(name)]) for name, vertex in VERTICES.items()]
+    for wanted, place in wanted_at:
+        near = int(((bodies[0, kept[order]] - place) ** 2).sum(1).argmin())
         order[[near, wanted]] = order[[wanted, near]]
     kept, slot = kept[order], np.argsort(order)
     faces = slot[faces]
@@ -57,6 +75,13 @@ def arrays() -> dict[str, np.ndarray]:
     template = bodies[0]
     deviations = (bodies[1:] - template).reshape(len(adults), -1)
     _, singular, directions = np.linalg.svd(deviations, full_matrices=False)
+    face = closest_points(places[[named.names.index(name) for name in FACE]], template, faces)
+    corners = {tuple(sorted(triangle)): row for row, triangle in enumerate(faces.tolist())}
+    triangles = np.array([corners[tuple(sorted(triangle))] for triangle in face.corners.tolist()])
+    shares = np.array(
+        [[share[c.index(v)] for v in faces[t].tolist()]
+         for t, c, share in zip(triangles, face.corners.tolist(), face.shares, strict=True)]
+    )  # fmt: skip
     betas = (directions[:10] * singular[:10, None] / len(adults) ** 0.5).reshape(10, -1, 3)
     made = smplx_synthetic.arrays()
     near_mouth = np.exp(-((template - template[9120]) ** 2).sum(1) / 0.04**2)
@@ -68,7 +93,7 @@ def arrays() -> dict[str, np.ndarray]:
     slow = np.sin(template @ rng.normal(0, 4, (3, 12)) + rng.uniform(0, 6, 12))
     correctives = 2e-4 * (slow @ rng.standard_normal((12, 3 * 486))).reshape(len(kept), 3, 486)
     shape = np.concatenate([betas, expression.transpose(1, 0, 2)]).transpose(1, 2, 0)
-    return {
+    whole = {
         **made,
         "v_template": template,
         "shapedirs": shape.astype(np.float32),
@@ -76,9 +101,14 @@ def arrays() -> dict[str, np.ndarray]:
         "J_regressor": _regressor(bodies[:40], joints[:40]),
         "weights": weights / weights.sum(1, keepdims=True),
         "f": faces.astype(np.uint32),
+        "lmk_faces_idx": triangles[17:],
+        "lmk_bary_coords": shares[17:],
+        "dynamic_lmk_faces_idx": np.tile(triangles[:17], (79, 1)),
+        "dynamic_lmk_bary_coords": np.tile(shares[:17], (79, 1, 1)),
         "hands_meanl": 0.2 * made["hands_meanl"],
         "hands_meanr": 0.2 * made["hands_meanr"],
     }
+    return whole, kept
 
 
 def save(path: Path) -> Path:
@@ -108,6 +138,12 @@ def _in_rest_pose(model: anny.AnnyModel, shapes: np.ndarray) -> tuple[np.ndarray
         found.append((out.vertices, out.bone_poses[:, :3, 3], out.keypoints))
     vertices, heads, points = (np.stack([np.asarray(x, np.float64) for x in part]) for part in zip(*found))
     return vertices @ FROM_ANNY.T, heads @ FROM_ANNY.T, points @ FROM_ANNY.T
+
+
+def _as_poses(heads: np.ndarray) -> np.ndarray:
+    poses = np.tile(np.eye(4), (len(heads), 1, 1))
+    poses[:, :3, 3] = heads
+    return poses
 
 
 def _joints(labels: anny.Labels, heads: np.ndarray) -> np.ndarray:

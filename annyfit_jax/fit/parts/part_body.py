@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from annyfit_jax.fit.parts.part_cues import PART_POINTS
+from annyfit_jax.fit.second_order import jacobian
 from annyfit_jax.people import part_motion
 from annyfit_jax.people.named_points import NamedPoints, named_points
 from annyfit_jax.people.scene import COCO17
@@ -38,6 +41,23 @@ class PartLayout:
     """Slots of the bones that a motion turns; the others rest."""
     twist: int
     """The motion that twists the forearm, -1 where the part has none."""
+    expression: tuple[int, ...] = ()
+    """The motions that are coefficients of the face."""
+
+
+@struct.dataclass
+class FixedFrames:
+    """Of a body whose bones turn from frames that do not depend on its shape: the turn of a bone is left exp(v) right."""
+
+    left: Float[Array, "3 3 B"]
+    right: Float[Array, "3 3 B"]
+    correctives: Float[Array, "3 Q 9B"]
+    """Of the moments, by the entries of the bones' turns less the identity, in (row, column, bone) order."""
+    slides: Float[Array, "3 Q E"]
+    """Of the moments, by the coefficients of the face."""
+    head_slides: Float[Array, "3 B E"]
+    motions: Float[Array, "D 3B"]
+    """From rotation vectors, component by component, to the motions that come nearest: where the fit of a part starts."""
 
 
 @struct.dataclass
@@ -46,9 +66,9 @@ class PartBody:
 
     heads: Field
     """(3, B), metres at rest."""
-    axes: Field
-    """(3, B)."""
-    roll: Float[Array, "2 B"]
+    axes: Field | None
+    """(3, B), of bones with rest orientations that depend on the shape."""
+    roll: Float[Array, "2 B"] | None
     moments: Field
     """(3, Q): weighted rest positions."""
     omega: Float[Array, "Q"]
@@ -68,6 +88,8 @@ class PartBody:
     precision: Float[Array, "D D"]
     sd: Float[Array, "D"]
     layout: PartLayout = struct.field(pytree_node=False)
+    fixed: FixedFrames | None = None
+    """Of the other bodies. Their parts start from the pose that they have, with the nearest grasp as the prior's mean."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +104,30 @@ class PartPlace:
     """First and last + 1 of its points among all of them."""
 
 
+class BodyMotion(NamedTuple):
+    """How a whole body is posed (static): functions of `PartsBody.joints`, people last."""
+
+    posed: Callable[..., tuple[Array, Array, Array]]
+    """(joints, shape, pose) -> coefficients of the parts' fields (rank, N), skinning transforms about the root (3, 4, B, N) and
+    the root's resting place (3, N)."""
+    place: Callable[..., Float[Array, "3 K N"]]
+    """(joints, shape, root_rotvec, pose, transl, expression) -> points in camera axes."""
+
+
 @struct.dataclass
 class PartsBody:
     """All parts of a body: a pytree, passed to the compiled fit as an argument."""
 
-    joints: AnnyPoints
-    """COCO's 17 keypoints: their bones are what the parts hang on."""
+    joints: Any
+    """COCO's 17 keypoints, as `BodyMotion` takes them: their bones are what the parts hang on."""
     kinds: tuple[PartBody, ...]
     """Hands, head and feet: every array with a leading axis of the parts of a kind."""
     places: tuple[tuple[PartPlace, ...], ...] = struct.field(pytree_node=False)
     """Of the same."""
+    motion: BodyMotion = struct.field(pytree_node=False)
+    whole: Any = None
+    """All points of the parts as those of the whole body, of bodies whose points keep what hangs on bones outside the part; in
+    others that moves with the part."""
     shown: tuple[bool, ...] = struct.field(pytree_node=False, default=(True, True, True))
     """Whether somebody shows points of that kind; the others are not computed."""
 
@@ -116,7 +152,19 @@ def parts_body(model: AnnyModel) -> PartsBody:
         places.setdefault(body.layout.kind, []).append(place)
         first += len(names)
     stacked = [jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *alike) for alike in bodies.values()]
-    return PartsBody(joints, tuple(stacked), tuple(tuple(alike) for alike in places.values()))
+    return PartsBody(
+        joints, tuple(stacked), tuple(tuple(alike) for alike in places.values()), BodyMotion(_posed, _place)
+    )
+
+
+def _posed(joints: AnnyPoints, shape: Array, pose: Array) -> tuple[Array, Array, Array]:
+    z = anny.coefficients(joints.rest, shape, None)
+    frames, heads = jacobian.transforms_of(joints, pose, z)[:2]
+    return z, frames, heads[:, 0]
+
+
+def _place(joints: AnnyPoints, shape: Array, root_rotvec: Array, pose: Array, transl: Array, _: Array) -> Array:
+    return anny.points_people_last(joints, shape, root_rotvec, pose, transl)
 
 
 def _part_body(
@@ -125,11 +173,11 @@ def _part_body(
     labels = model.labels
     names = {name: i for i, name in enumerate(labels.bones)}
     root = names[part_motion.ROOT_BONES[part_motion.kind(part)] + part_motion.side(part)]
-    bones, weights, rest_of = _pairs(model, points)
+    bones, weights, rest_of = pairs_of(np.asarray(model.skin, np.float64), points)
     motions = anatomy.motions(part)
     moving = [names[bone] for motion in motions for bone, _ in motion.turns]
     own = kinematics.with_ancestors(labels.parents, [*(int(b) for _, b in bones), *moving])
-    own = [b for b in own if _is_below(labels.parents, b, root)]
+    own = [b for b in own if is_below(labels.parents, b, root)]
     parents = [own.index(p) if (p := labels.parents[b]) in own else -1 for b in own]
     tree = kinematics.bone_tree(parents)
     order = [own[i] for i in tree.order]
@@ -140,11 +188,11 @@ def _part_body(
     if total.min() < 0.5:
         raise ValueError(f"{part}: {points.names[int(total.argmin())]} hangs on bones outside the part")
     scale = weights / total[bones[:, 0]]  # what hangs on bones outside the part moves with the part
-    mean, basis = _rest(model, rest_of)
+    mean, basis = rest_moments(model.vertices, model.heads, rest_of)
     turns = [(slot[names[bone]], d, vector) for d, m in enumerate(motions) for bone, vector in m.turns]
     pair_bone = [slot[int(b)] for _, b in bones]
     collect = (np.arange(len(points))[:, None] == bones[:, 0]).astype(np.float64)
-    hangs = np.array([[_is_below(labels.parents, order[b], order[t]) for b in pair_bone] for t, _, _ in turns])
+    hangs = np.array([[is_below(labels.parents, order[b], order[t]) for b in pair_bone] for t, _, _ in turns])
     dtype = model.dtype
     array = lambda x: linear.on_device(x, dtype)  # noqa: E731
     index = np.asarray(order, np.int32)
@@ -186,9 +234,10 @@ def _part_body(
     return body, place
 
 
-def _pairs(model: AnnyModel, points: NamedPoints) -> tuple[np.ndarray, np.ndarray, list[dict[int, float]]]:
+def pairs_of(
+    skin: Float[np.ndarray, "B V"], points: NamedPoints
+) -> tuple[np.ndarray, np.ndarray, list[dict[int, float]]]:
     """(point, bone) pairs, their weights, and which vertices (or -1 - bone: heads of bones) make up the rest position."""
-    skin = np.asarray(model.skin, np.float64)
     found: dict[tuple[int, int], dict[int, float]] = {}
     for k in range(len(points)):
         for bone, weight in zip(points.bones[k], points.bone_weights[k], strict=True):
@@ -204,21 +253,22 @@ def _pairs(model: AnnyModel, points: NamedPoints) -> tuple[np.ndarray, np.ndarra
     return np.array(list(found)), weights, rests
 
 
-def _rest(model: AnnyModel, rest_of: list[dict[int, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and basis of weighted means of vertices and heads of bones, (3, Q) and (rank, 3, Q)."""
-    fields = {False: model.vertices, True: model.heads}
-    mean, basis = np.zeros((3, len(rest_of))), np.zeros((model.vertices.rank, 3, len(rest_of)))
+def rest_moments(vertices: Field, heads: Field, rest_of: list[dict[int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and basis of weighted means of vertices and heads of bones, (3, Q) and (rank, 3, Q); the heads' field may have fewer
+    coefficients, the first ones."""
+    fields = {False: vertices, True: heads}
+    mean, basis = np.zeros((3, len(rest_of))), np.zeros((vertices.rank, 3, len(rest_of)))
     arrays = {h: (np.asarray(f.mean, np.float64), np.asarray(f.basis)) for h, f in fields.items()}
     for q, parts in enumerate(rest_of):
         for place, weight in parts.items():
             of_mean, of_basis = arrays[place < 0]
             row = -1 - place if place < 0 else place
             mean[:, q] += weight * of_mean[:, row]
-            basis[:, :, q] += weight * of_basis[:, :, row]
+            basis[: len(of_basis), :, q] += weight * of_basis[:, :, row]
     return mean, basis
 
 
-def _is_below(parents: tuple[int, ...], bone: int, top: int) -> bool:
+def is_below(parents: tuple[int, ...], bone: int, top: int) -> bool:
     """Whether a bone is another one or hangs on it."""
     while bone >= 0 and bone != top:
         bone = parents[bone]

@@ -21,7 +21,7 @@ from annyfit_jax.fit.parts import part_points
 from annyfit_jax.fit.parts.part_body import PartBody, PartPlace, PartsBody
 from annyfit_jax.fit.problem import AnyArray, Variables
 from annyfit_jax.fit.second_order import jacobian, lm, robust, small_linear
-from body_models import anny, kinematics, rotations
+from body_models import kinematics, linear, rotations
 
 _SHARE_OF_HEIGHT = {"hand": 0.108, "head": 0.13, "foot": 0.152}
 """Size of a part as a share of body height: hand and foot by Drillis and Contini, head and neck to the chin."""
@@ -58,6 +58,8 @@ class PartsFit(NamedTuple):
     """The same with the body alone."""
     sd_m: Float[Array, "P N"]
     """Root mean square standard deviation of the part's points about the body; NaN where it was not fitted."""
+    expression: Float[Array, "E N"]
+    """Coefficients of the face, of bodies that have them; zero where it was not fitted."""
 
 
 def solve(
@@ -82,12 +84,14 @@ def solve(
     shape = jnp.clip(shape, fit_body.shape_low[:, None], fit_body.shape_high[:, None])
     pose = jnp.clip(pose, -fit_body.pose_limit, fit_body.pose_limit)
     intrinsics = _with_focal(jnp.asarray(cues.intrinsics), jnp.asarray(log_focal))
-    z = anny.coefficients(body.joints.rest, shape, None)
     height = fit_body.height(shape)
-    frames, heads = jacobian.transforms_of(body.joints, pose, z)[:2]
+    z, frames, root_head = body.motion.posed(body.joints, shape, pose)
     root = rotations.rotvec_to_matrix_axes_first(root_rotvec)
     # x_camera = R (x - h_root) + t
-    place = jnp.concatenate([root, (transl - kinematics.matvec(root, heads[:, 0]))[:, None]], axis=1)
+    place = jnp.concatenate([root, (transl - kinematics.matvec(root, root_head))[:, None]], axis=1)
+    whole = None
+    if body.whole is not None:
+        whole = body.motion.place(body.whole, shape, root_rotvec, pose, transl, jnp.zeros((0, *height.shape)))
     found: dict[tuple[int, int], tuple[PartPlace, _Found]] = {}
     for alike, places, shown in zip(body.kinds, body.places, body.shown[: len(body.kinds)], strict=True):
         if not shown:
@@ -97,13 +101,14 @@ def solve(
         outer = jnp.stack([kinematics.compose(place, frames[:, :, own.outer]) for own in places])
         seen = jnp.stack([jnp.asarray(cues.points)[:, slice(*own.points)] for own in places])
         bones = jnp.stack([kinematics.gather(pose, own.rows, 1) for own in places])
+        given = None if whole is None else jnp.stack([whole[:, slice(*own.points)] for own in places])
 
         def one(given: tuple) -> _Found:
-            part, points, outer, bones = given
-            return _fit_part(settings, _Own(part, points, intrinsics, height), z, outer, bones)
+            part, points, outer, bones, whole = given
+            return _fit_part(settings, _Own(part, points, intrinsics, height, whole), z, outer, bones)
 
         # Left and right one after the other: one program serves both.
-        both = jax.lax.map(one, (alike, seen, outer, bones))
+        both = jax.lax.map(one, (alike, seen, outer, bones, given))
         for k, own in enumerate(places):
             found[own.points] = own, jax.tree.map(lambda leaf, k=k: leaf[k], both)
     new, parts = pose, [part for _, part in sorted(found.items())]
@@ -114,7 +119,8 @@ def solve(
         new = new.at[:, rows].set(jnp.where(part.moved, part.vectors, new[:, rows]))
     moved = [part.moved.astype(pose.dtype) for _, part in parts]
     anybody = jnp.stack(moved).any(0)
-    placed = anny.points_people_last(body.joints, shape, root_rotvec, new, transl)
+    face = max((part.expression for _, part in parts), key=len)
+    placed = body.motion.place(body.joints, shape, root_rotvec, new, transl, face)
     return PartsFit(
         pose=jnp.where(anybody, new, jnp.asarray(variables.pose)),
         keypoints=jnp.where(anybody, placed, jnp.asarray(keypoints)),
@@ -122,6 +128,7 @@ def solve(
         error_px=jnp.stack([part.error for _, part in parts]),
         start_error_px=jnp.stack([part.start_error for _, part in parts]),
         sd_m=jnp.stack([part.sd for _, part in parts]),
+        expression=face,
     )
 
 
@@ -132,6 +139,8 @@ class _Own(NamedTuple):
     points: Float[Array, "3 K N"]
     intrinsics: Float[Array, "3 3 N"]
     height: Float[Array, "N"]
+    whole: Float[Array, "3 K N"] | None
+    """The points as the whole body has them (`PartsBody.whole`)."""
 
 
 class _Found(NamedTuple):
@@ -140,12 +149,14 @@ class _Found(NamedTuple):
     error: Float[Array, "N"]
     start_error: Float[Array, "N"]
     sd: Float[Array, "N"]
+    expression: Float[Array, "E N"]
 
 
 def _nobody(like: Float[Array, "N"]) -> _Found:
     """Of a part that nobody shows."""
     unknown = jnp.full_like(like, jnp.nan)
-    return _Found(jnp.zeros((3, 0, *like.shape), like.dtype), jnp.zeros(like.shape, bool), unknown, unknown, unknown)
+    nothing, no_face = jnp.zeros((3, 0, *like.shape), like.dtype), jnp.zeros((0, *like.shape), like.dtype)
+    return _Found(nothing, jnp.zeros(like.shape, bool), unknown, unknown, unknown, no_face)
 
 
 def _fit_part(settings: PartFit, own: _Own, z: Array, outer: Array, bones: Float[Array, "3 B N"]) -> _Found:
@@ -156,6 +167,8 @@ def _fit_part(settings: PartFit, own: _Own, z: Array, outer: Array, bones: Float
     people, motions = read.shape[1], len(body.sd)
     seen = own.points[2] >= settings.min_confidence
     before = of_pose(body, rest, bones)
+    if own.whole is not None:
+        rest, before = rest._replace(outside=own.whole - before), own.whole
     confidence = jnp.where(seen, jnp.minimum(own.points[2], 1.0), 0.0)
     depth = jnp.maximum(before[2].mean(0), _MIN_DEPTH_M)
     focal = 0.5 * (own.intrinsics[0, 0] + own.intrinsics[1, 1])
@@ -163,15 +176,23 @@ def _fit_part(settings: PartFit, own: _Own, z: Array, outer: Array, bones: Float
     prior_noise = jnp.sqrt((settings.noise_share * size_px) ** 2 + settings.noise_floor_px**2)
 
     # Starts side by side in the axis of people: S of each.
-    grasps = body.means.shape[0]
-    twists = _TWISTS if part == "hand" else (0.0,)
-    starts = grasps * len(twists)
-    spread = lambda x: jnp.repeat(x, starts, axis=-1)  # noqa: E731
-    which = np.tile(np.arange(starts), people)
     known = body.known[:, None] > 0
-    mean = jnp.where(known, spread(read), body.means.T[:, which % grasps])
-    twist = layout.twist
-    begin = mean if twist < 0 else mean.at[twist].add(jnp.asarray(twists, mean.dtype)[which // grasps])
+    if body.fixed is None:
+        grasps = body.means.shape[0]
+        twists = _TWISTS if part == "hand" else (0.0,)
+        starts = grasps * len(twists)
+        which = np.tile(np.arange(starts), people)
+        mean = jnp.where(known, jnp.repeat(read, starts, axis=-1), body.means.T[:, which % grasps])
+        twist = layout.twist
+        begin = mean if twist < 0 else mean.at[twist].add(jnp.asarray(twists, mean.dtype)[which // grasps])
+    else:
+        # Somebody has fitted the part before: from there, with the grasp that is nearest.
+        starts = 1
+        begin = jnp.einsum("dv,vn->dn", body.fixed.motions, bones.reshape(-1, people), precision=linear.PRECISION)
+        off = begin[:, None] - body.means.T[..., None]
+        nearest = (off * jnp.einsum("de,egn->dgn", body.precision, off)).sum(0).argmin(0)
+        mean = jnp.where(known, read, body.means.T[:, nearest])
+    spread = lambda x: jnp.repeat(x, starts, axis=-1)  # noqa: E731
     begin = jnp.clip(begin, body.low, body.high)
     observed, weight = spread(own.points[:2]), spread(confidence)
     wide = jax.tree.map(spread, rest)
@@ -255,6 +276,7 @@ def _fit_part(settings: PartFit, own: _Own, z: Array, outer: Array, bones: Float
         error=jnp.where(moved, mean_of(error), start_error),
         start_error=start_error,
         sd=jnp.where(moved, sd, jnp.nan),
+        expression=jnp.where(moved, chosen[np.asarray(layout.expression, np.int32)], 0.0),
     )
 
 
