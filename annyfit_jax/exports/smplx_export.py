@@ -27,6 +27,7 @@ the pelvis, which just moves along.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -55,9 +56,7 @@ _PARTS = {
 def moved(people: BodyParameters, transform: Float[np.ndarray, "4 4"]) -> BodyParameters:
     """Bodies seen from elsewhere: a point p of the old axes is `transform` p in the new ones."""
     root = Rotation.from_matrix(transform[:3, :3]) * Rotation.from_rotvec(np.asarray(people.root_rotvec, np.float64))
-    return BodyParameters(
-        root.as_rotvec(), scene_files.move(people.transl, transform), people.pose, people.shape, people.expression
-    )
+    return dataclasses.replace(people, root_rotvec=root.as_rotvec(), transl=scene_files.move(people.transl, transform))
 
 
 def full_pose(people: BodyParameters) -> Float[np.ndarray, "n 165"]:

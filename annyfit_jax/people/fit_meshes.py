@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from annyfit_jax.people.body_meshes import BodyMeshes
 from annyfit_jax.people.fitted import SceneFit, check_body, is_smplx
-from annyfit_jax.people.scene import BodyParameters
+from annyfit_jax.people.scene import BodyParameters, SmplxParameters
 from body_models import linear, smplx
 
 _CHUNK = 8
@@ -65,7 +65,7 @@ class SmplxMeshes:
 def smplx_face(model: smplx.SmplxModel, people: BodyParameters) -> Float[np.ndarray, "n E"]:
     """As many coefficients of the face as the model takes; zeros where there are none."""
     face = np.zeros((len(people), model.labels.num_expression), np.float32)
-    if people.expression is not None:
+    if isinstance(people, SmplxParameters):
         given = np.nan_to_num(people.expression)[:, : face.shape[1]]
         face[:, : given.shape[1]] = given
     return face

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from annyfit_jax.people.scene import BodyParameters
+from annyfit_jax.people.scene import BodyParameters, SmplxParameters
 from body_models import smplx
 from body_models.anny import PHENOTYPE_LABELS
 
@@ -385,7 +385,8 @@ class SceneFit:
     @property
     def parameters(self) -> BodyParameters:
         """The fitted parameters, inside the body's ranges; NaN rows where nobody was fitted."""
-        return BodyParameters(self.root_rotvec, self.transl, self.pose, self.shape, self.expression)
+        own = (self.root_rotvec, self.transl, self.pose, self.shape)
+        return SmplxParameters(*own, self.expression) if is_smplx(self) else BodyParameters(*own)
 
     @property
     def phenotypes(self) -> np.ndarray:

@@ -50,16 +50,27 @@ class BodyParameters:
     """(n, 162, 3) rotation vectors of the other bones, each in its own rest frame, radians."""
     shape: np.ndarray
     """(n, 6) phenotypes: gender, age, muscle, weight, height, proportions."""
-    expression: np.ndarray | None = None
-    """(n, E) coefficients of the face of SMPL-X; None, or NaN in a row, means zero."""
 
     def __len__(self) -> int:
         return len(self.transl)
 
     def select(self, index: np.ndarray) -> BodyParameters:
         """The people named by an integer or boolean index."""
-        face = None if self.expression is None else self.expression[index]
-        return BodyParameters(self.root_rotvec[index], self.transl[index], self.pose[index], self.shape[index], face)
+        return BodyParameters(self.root_rotvec[index], self.transl[index], self.pose[index], self.shape[index])
+
+
+@dataclass
+class SmplxParameters(BodyParameters):
+    """Parameters of n bodies of SMPL-X: `shape` are betas, `pose` turns of its 54 joints after the pelvis."""
+
+    expression: np.ndarray
+    """(n, E) coefficients of the face; NaN means zero."""
+
+    def select(self, index: np.ndarray) -> SmplxParameters:
+        """The people named by an integer or boolean index."""
+        return SmplxParameters(
+            self.root_rotvec[index], self.transl[index], self.pose[index], self.shape[index], self.expression[index]
+        )
 
 
 @dataclass

@@ -35,7 +35,7 @@ from annyfit_jax.people.camera import project
 from annyfit_jax.people.fit_meshes import SmplxMeshes
 from annyfit_jax.people.fitted import PARTS, SceneFit
 from annyfit_jax.people.named_points import NamedPoints
-from annyfit_jax.people.scene import BodyParameters, Scene
+from annyfit_jax.people.scene import BodyParameters, Scene, SmplxParameters
 from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.smplx_fit.smplx_fitter import BothBodies, SmplxChoice, SmplxFitter, config_for_smplx
 from annyfit_jax.smplx_fit.smplx_map_body import Laying, corresponding_points, retargeted
@@ -77,7 +77,7 @@ def draw(laying: Laying, count: int, rng: np.random.Generator) -> BodyParameters
     return BodyParameters(frames.root_of_anny(root), transl, frames.own(u), 0.8 * rng.standard_normal((count, 10)))
 
 
-def with_parts(laying: Laying, people: BodyParameters, rng: np.random.Generator) -> BodyParameters:
+def with_parts(laying: Laying, people: BodyParameters, rng: np.random.Generator) -> SmplxParameters:
     """The people with fingers, jaw, eyes and toes of their own, and expressions."""
     anatomy, count = part_motion.Anatomy(laying.anny_model), len(people)
     u = laying.frames.of_own(people.pose)
@@ -97,7 +97,7 @@ def with_parts(laying: Laying, people: BodyParameters, rng: np.random.Generator)
             for joint, vector in motion.turns:
                 u[:, smplx.JOINTS.index(joint) - 1] += size[:, None] * np.array(vector)
     face = rng.standard_normal((count, laying.model.labels.num_expression))
-    return dataclasses.replace(people, pose=laying.frames.own(u), expression=face)
+    return SmplxParameters(people.root_rotvec, people.transl, laying.frames.own(u), people.shape, face)
 
 
 def photos(
@@ -132,7 +132,7 @@ def photos(
     return scenes
 
 
-def fitted(fitter: SmplxFitter, scenes: list[Scene]) -> tuple[list[SceneFit], BodyParameters]:
+def fitted(fitter: SmplxFitter, scenes: list[Scene]) -> tuple[list[SceneFit], SmplxParameters]:
     """The fits of SMPL-X, and their people."""
     fits: list[SceneFit] = []
     for fit in fitter.fit(scenes):
@@ -152,7 +152,7 @@ def points_of(points: NamedPoints, meshes: SmplxMeshes, people: BodyParameters) 
 
 
 def parts_row(
-    title: str, fitter: SmplxFitter, scenes: list[Scene], wanted: np.ndarray, truth: BodyParameters, points: NamedPoints,
+    title: str, fitter: SmplxFitter, scenes: list[Scene], wanted: np.ndarray, truth: SmplxParameters, points: NamedPoints,
     meshes: SmplxMeshes,
 ) -> str:  # fmt: skip
     """A line of the table of parts: all errors are those of a part's points about their own middle, hands about the wrist."""
@@ -172,7 +172,6 @@ def parts_row(
         a, b = got[:, group], wanted[:, group]
         columns.append(np.linalg.norm(a - a.mean(1, keepdims=True) - b + b.mean(1, keepdims=True), axis=-1).mean(1))
     far = np.linalg.norm(got - wanted, axis=-1)
-    assert truth.expression is not None and found.expression is not None  # both are made here
     face = np.abs(np.nan_to_num(found.expression) - truth.expression).max(1)
     seen, px, before = (
         np.concatenate([getattr(fit, n) for fit in fits]) for n in ("parts_seen", "parts_px", "start_parts_px")
@@ -217,7 +216,7 @@ def parts_table(config: FitConfig, people: int, timed: int, rng: np.random.Gener
     meshes = SmplxMeshes(laying.model)
     points = smplx_points(laying.laid, laying.anny_model, laying.model).select(WHOLE_BODY[17:])
 
-    def made(count: int) -> tuple[BodyParameters, Any, np.ndarray]:
+    def made(count: int) -> tuple[SmplxParameters, Any, np.ndarray]:
         truth = with_parts(laying, draw(laying, count, rng), rng)
         keypoints, vertices = meshes.keypoints_and_height(truth)[0], meshes.vertices(truth)
         whole = points_of(points, meshes, truth)
