@@ -138,9 +138,8 @@ def fitted(fitter: SmplxFitter, scenes: list[Scene]) -> tuple[list[SceneFit], Sm
     for fit in fitter.fit(scenes):
         assert isinstance(fit, BothBodies) and fit.smplx is not None
         fits.append(fit.smplx)
-    return fits, BodyParameters(
-        *(np.concatenate([getattr(fit, name) for fit in fits]) for name in (*_NAMES, "expression"))
-    )
+    parts = (np.concatenate([getattr(fit, name) for fit in fits]) for name in (*_NAMES, "expression"))
+    return fits, SmplxParameters(*parts)
 
 
 def points_of(points: NamedPoints, meshes: SmplxMeshes, people: BodyParameters) -> np.ndarray:

@@ -50,6 +50,7 @@ def test_the_numbers_of_the_template_are_used_where_they_lie_there(laying):
     row = {name: i for i, name in enumerate(points.names)}
     for name, vertex in smplx_points.VERTICES.items():
         assert points.vertices[row[name]].tolist() == [vertex] * 3, name
+    assert laying.model.landmarks is not None
     corners = laying.model.landmarks.corners
     np.testing.assert_array_equal(points.vertices[[row[name] for name in FACE]], corners)
     assert smplx.JOINTS[points.bones[row["left_index_2"]][0]] == "left_index2"
@@ -113,5 +114,6 @@ def test_made_up_files_fall_back(load_anny, tmp_path):
     laying = laid_smplx.laying(load_anny(), tmp_path)
     points = points_of(laying)
     rows = [points.names.index(name) for name in FACE]
+    assert laying.model.landmarks is not None
     assert (points.vertices[rows] != laying.model.landmarks.corners).any()
     assert len(points) == len(named_points(laying.anny_model.labels)) and points.vertices.max() < smplx_synthetic.V
