@@ -7,6 +7,6 @@
 | `smplx_map_body` | SMPL-X as both solvers take it: limits, mixture of poses and cues carried over |
 | `smplx_start` | the start of a list of people from their fits of Anny |
 | `smplx_points` | named points of feet, face and hands on SMPL-X |
-| `smplx_parts` | its hands, head and feet as `fit.parts` takes them |
+| `smplx_part_body` | its hands, head and feet as `fit.parts` takes them |
 | `smplx_fitter` | a `Fitter` whose fits have SMPL-X beside Anny |
 """

@@ -56,7 +56,7 @@ from annyfit_jax.smplx_fit.smplx_map_body import (
     lay_upon_anny,
     smplx_map_body,
 )
-from annyfit_jax.smplx_fit.smplx_parts import smplx_parts_body
+from annyfit_jax.smplx_fit.smplx_part_body import smplx_parts_body
 from annyfit_jax.smplx_fit.smplx_start import SmplxStart, SmplxStarter, with_expected_heights
 from annyfit_jax.store.mirrors import local
 from body_models import anny, smplx, smplx_file

@@ -39,7 +39,7 @@ from annyfit_jax.people.scene import BodyParameters, Scene, SmplxParameters
 from annyfit_jax.records.settings import apply_overrides
 from annyfit_jax.smplx_fit.smplx_fitter import BothBodies, SmplxChoice, SmplxFitter, config_for_smplx
 from annyfit_jax.smplx_fit.smplx_map_body import Laying, corresponding_points, retargeted
-from annyfit_jax.smplx_fit.smplx_parts import joint_motions, joints_of
+from annyfit_jax.smplx_fit.smplx_part_body import joint_motions, joints_of
 from annyfit_jax.smplx_fit.smplx_points import smplx_points
 from body_models import smplx
 

@@ -14,7 +14,7 @@ from annyfit_jax.fit.parts import part_cues, part_fit, part_points
 from annyfit_jax.fit.problem import Variables
 from annyfit_jax.people import part_motion
 from annyfit_jax.people.fitted import PARTS
-from annyfit_jax.smplx_fit import smplx_parts
+from annyfit_jax.smplx_fit import smplx_part_body
 from annyfit_jax.smplx_fit.smplx_map_body import Laying, fit_body_of
 from annyfit_jax.smplx_fit.smplx_points import smplx_points
 from body_models import anny, kinematics, rotations, smplx
@@ -47,7 +47,7 @@ def points_at(laying: Laying, shape, root, u, transl, face) -> np.ndarray:
 def test_points_are_those_of_the_mesh_and_have_these_derivatives(made_file):
     with jax.enable_x64(True):
         laying = laid_smplx.made_laying(anny.load(dtype=jnp.float64), made_file)
-        body = smplx_parts.smplx_parts_body(laying)
+        body = smplx_part_body.smplx_parts_body(laying)
         rng, n = np.random.default_rng(0), 3
         shape, root = rng.normal(size=(n, 10)), rng.normal(size=(n, 3))
         transl, face = rng.normal(size=(n, 3)) + np.array([0.0, 0.0, 4.0]), rng.normal(size=(n, 10))
@@ -86,8 +86,8 @@ def test_points_are_those_of_the_mesh_and_have_these_derivatives(made_file):
 def test_motions_are_those_of_annys_bones(laying):
     anatomy = part_motion.Anatomy(laying.anny_model)
     for part, fingers in (("left_hand", 45), ("right_hand", 45)):
-        joints = smplx_parts.joints_of(laying.model, part)
-        motions = smplx_parts.joint_motions(laying, anatomy.motions(part), joints)
+        joints = smplx_part_body.joints_of(laying.model, part)
+        motions = smplx_part_body.joint_motions(laying, anatomy.motions(part), joints)
         own = [m for m in motions if m.read is None]
         turned = np.zeros((len(own), len(joints), 3))
         for row, motion in enumerate(own):
@@ -102,7 +102,9 @@ def test_motions_are_those_of_annys_bones(laying):
         assert bend.turns == ((name, given["index_1 bend"].turns[0][1]),) and bend.sd == given["index_1 bend"].sd
         wrist = [m for m in motions if m.name.startswith(f"{part.partition('_')[0]}_wrist")]
         assert len(wrist) == 3 and wrist[2].sd == pytest.approx(np.hypot(0.8, 0.15))
-    head = smplx_parts.joint_motions(laying, anatomy.motions("head"), smplx_parts.joints_of(laying.model, "head"))
+    head = smplx_part_body.joint_motions(
+        laying, anatomy.motions("head"), smplx_part_body.joints_of(laying.model, "head")
+    )
     names = {m.name for m in head}
     assert {"jaw open", "jaw side", "look aside", "jaw other 0"} <= names and not any("smile" in n for n in names)
 
@@ -117,8 +119,8 @@ class People:
         self.start, self.u = np.zeros((n, 54, 3)), np.zeros((n, 54, 3))
         anatomy = part_motion.Anatomy(laying.anny_model)
         for part in PARTS:
-            joints = smplx_parts.joints_of(laying.model, part)
-            for motion in smplx_parts.joint_motions(laying, anatomy.motions(part), joints):
+            joints = smplx_part_body.joints_of(laying.model, part)
+            for motion in smplx_part_body.joint_motions(laying, anatomy.motions(part), joints):
                 for joint, vector in motion.turns if motion.read is None else ():
                     row = smplx.JOINTS.index(joint) - 1
                     self.start[:, row] += motion.mean * np.array(vector)
@@ -138,7 +140,7 @@ def people(laying) -> People:
 @pytest.fixture(scope="module")
 def fit(laying, people):
     """points (3, K, 4) -> the fit of all parts from the start, as `part_fit.solve` returns it; compiled once."""
-    whole, body = smplx_parts.smplx_parts_body(laying), fit_body_of(laying, FitConfig(stages=()))
+    whole, body = smplx_part_body.smplx_parts_body(laying), fit_body_of(laying, FitConfig(stages=()))
     variables = Variables(last(people.transl), last(people.root), last(people.shape), last(people.start))
     intrinsics = jnp.asarray(np.repeat(CAMERA[..., None], 4, -1), jnp.float32)
     solve = jax.jit(lambda *given: part_fit.solve(EXACT, *given))
