@@ -362,11 +362,12 @@ def read_all(folder: Location, names: Iterable[str]) -> dict[str, bytes]:
 @functools.lru_cache(maxsize=64)
 def _fs_of(protocol: str, process: int) -> Any:
     import fsspec
+    from fsspec.config import conf
 
     # What others write must be seen at once: no listing is kept.
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True} if protocol != "memory" else {}
     if protocol == "s3":  # `_retried` repeats requests, and says so
-        theirs = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        theirs = conf.get("s3", {}).get("config_kwargs", {})
         options["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": _CONNECT_S, **theirs}
     try:
         return fsspec.filesystem(protocol, **options)

@@ -35,8 +35,10 @@ def test_a_second_driver_is_refused_until_the_first_has_ended(folder):
             StoreError, match=rf"^{folder}: another process is at work on it \(process {os.getpid()} of"
         ):
             Hold(folder)
+        assert hold is not None
         hold.check()
     with held(folder) as hold:
+        assert hold is not None
         hold.check()
     numbers = sorted((folder / "held").files())
     assert numbers == ["00000.json", "00001.json"]
@@ -77,6 +79,7 @@ def test_the_hold_of_a_process_that_is_gone_passes_at_once(server, tmp_path):
     process.start()
     process.join()
     with held(folder) as hold:
+        assert hold is not None
         hold.check()
     assert sorted((folder / "held").files()) == ["00000.json", "00001.json"]
 
@@ -87,6 +90,7 @@ def test_the_hold_of_another_machine_passes_when_it_is_silent(folder, monkeypatc
     started = time.monotonic()
     with held(folder) as hold:
         assert time.monotonic() - started >= 0.3
+        assert hold is not None
         hold.check()
 
 
