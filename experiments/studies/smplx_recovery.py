@@ -43,13 +43,7 @@ from annyfit_jax.smplx_fit.smplx_part_body import joint_motions, joints_of
 from annyfit_jax.smplx_fit.smplx_points import smplx_points
 from body_models import smplx
 
-_BODY_FILE = flags.DEFINE_string("body_file", "", "The user's SMPL-X file.")
-_PEOPLE = flags.DEFINE_integer("people", 16, "People of each row.", lower_bound=1)
-_TIMED = flags.DEFINE_integer("timed", 64, "People whose fits are timed together; 0 = none.")
-_FITS = flags.DEFINE_string("fits", "", "Judge a job with --body=smplx instead, by --truth.")
-_TRUTH = flags.DEFINE_string("truth", "", "By person id: `j17` (17, 3) metres in camera axes, and `height`.")
-_PARTS = flags.DEFINE_bool("parts", False, "Hands, faces and feet instead.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of people and noise.")
+FLAGS = flags.FLAGS
 
 EXACT = ("map.noise_share=2e-5", "map.estimate_noise=false", "map.correlated_noise=false", "map.robust_sigmas=1e5")
 """Points are known to a hundredth of a pixel: priors have no say in what they tell."""
@@ -204,7 +198,7 @@ def row(title: str, fitter: SmplxFitter, scenes: list[Scene], truth: BodyParamet
 def parts_table(config: FitConfig, people: int, timed: int, rng: np.random.Generator) -> None:
     """Prints how far hands, faces and feet are found again, and what they cost."""
     config = dataclasses.replace(config, person_lengths=(people,))
-    choice = SmplxChoice(_BODY_FILE.value)
+    choice = SmplxChoice(FLAGS.body_file)
     own = SmplxFitter(config, choice)
     laying, mine = own.laying, config_for_smplx(config)
     other = lambda mine: SmplxFitter(config, choice, own.model, smplx_config=mine, laying=laying)  # noqa: E731
@@ -290,18 +284,18 @@ def judge(name: str, folder: str, truth: dict[str, Any]) -> str:
 
 
 def main(_: list[str]) -> None:
-    if _FITS.value:
-        truth = json.loads(Path(_TRUTH.value).read_text())
+    if FLAGS.fits:
+        truth = json.loads(Path(FLAGS.truth).read_text())
         print("| | people | MPJPE mm | PA mm | depth % | height m | px |\n| --- | --- | --- | --- | --- | --- | --- |")
-        print(judge("Anny", _FITS.value, truth))
-        print(judge("SMPL-X", f"{_FITS.value}/smplx", truth))
+        print(judge("Anny", FLAGS.fits, truth))
+        print(judge("SMPL-X", f"{FLAGS.fits}/smplx", truth))
         return
     config = load_config(Path(__file__).parents[1] / "configs" / "annyfit_plus.py")
-    if _PARTS.value:
-        parts_table(config, _PEOPLE.value, _TIMED.value, np.random.default_rng(_SEED.value))
+    if FLAGS.parts:
+        parts_table(config, FLAGS.people, FLAGS.timed, np.random.default_rng(FLAGS.seed))
         return
-    lengths: FitConfig = dataclasses.replace(config, person_lengths=(_PEOPLE.value,))
-    choice = SmplxChoice(_BODY_FILE.value)
+    lengths: FitConfig = dataclasses.replace(config, person_lengths=(FLAGS.people,))
+    choice = SmplxChoice(FLAGS.body_file)
     fitter = SmplxFitter(lengths, choice)
     exact = SmplxFitter(
         lengths,
@@ -311,8 +305,8 @@ def main(_: list[str]) -> None:
         laying=fitter.laying,
     )
     laying, meshes = fitter.laying, SmplxMeshes(fitter.laying.model)
-    rng = np.random.default_rng(_SEED.value)
-    truth = draw(laying, _PEOPLE.value, rng)
+    rng = np.random.default_rng(FLAGS.seed)
+    truth = draw(laying, FLAGS.people, rng)
     keypoints = np.asarray(meshes.keypoints_and_height(truth)[0], np.float64)
     vertices = np.asarray(meshes.vertices(truth), np.float64)
     print(
@@ -332,13 +326,13 @@ def main(_: list[str]) -> None:
             laying, truth, vertices, keypoints, surface=surface, noise_px=noise, distance=distance, rng=rng
         )  # fmt: skip
         print(row(title, one, scenes, truth, meshes), flush=True)
-    if not _TIMED.value:
+    if not FLAGS.timed:
         return
     print("\n| cues | Anny alone, ms a person | with SMPL-X | SMPL-X |\n| --- | --- | --- | --- |")
-    lengths = dataclasses.replace(config, person_lengths=(_TIMED.value,))
+    lengths = dataclasses.replace(config, person_lengths=(FLAGS.timed,))
     both = SmplxFitter(lengths, choice, fitter.model, laying=fitter.laying)
     alone = Fitter(lengths, fitter.model)
-    truth = draw(laying, _TIMED.value, rng)
+    truth = draw(laying, FLAGS.timed, rng)
     keypoints = np.asarray(meshes.keypoints_and_height(truth)[0], np.float64)
     vertices = np.asarray(meshes.vertices(truth), np.float64)
     for title, surface in (("17 keypoints, age word", False), ("and 138 points of the surface", True)):
@@ -348,4 +342,11 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("body_file", "", "The user's SMPL-X file.")
+    flags.DEFINE_integer("people", 16, "People of each row.", lower_bound=1)
+    flags.DEFINE_integer("timed", 64, "People whose fits are timed together; 0 = none.")
+    flags.DEFINE_string("fits", "", "Judge a job with --body=smplx instead, by --truth.")
+    flags.DEFINE_string("truth", "", "By person id: `j17` (17, 3) metres in camera axes, and `height`.")
+    flags.DEFINE_bool("parts", False, "Hands, faces and feet instead.")
+    flags.DEFINE_integer("seed", 0, "Of people and noise.")
     app.run(main)
