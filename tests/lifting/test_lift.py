@@ -16,6 +16,8 @@ from body_models import anny
 from body_models.rotations import rotvec_to_matrix
 
 MIRROR = np.array([-1.0, 1.0, 1.0])
+read = jax.jit(lift.read, static_argnames="mirror")
+bodies = jax.jit(lift.bodies)
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +55,13 @@ def test_sides_have_other_sides():
 
 def test_mirrored_people_get_mirrored_bodies(lifter, shape, people):
     """All hypotheses, in the same order, and all that is said of the person."""
-    here = lift.read(lifter, *people, mirror=True)
-    there = lift.read(lifter, *lifter_features.mirrored(*people), mirror=True)
+    here = read(lifter, *people, mirror=True)
+    there = read(lifter, *lifter_features.mirrored(*people), mirror=True)
     assert here.lifted.root.shape[1] == 2 * lifter.config.hypotheses
     np.testing.assert_allclose(jnp.exp(here.lifted.log_probability).sum(1), 1.0, atol=1e-5)
     for name in ("log_probability", "log_spread", "age_logits", "gender_logit", "build"):
         np.testing.assert_allclose(getattr(there.lifted, name), getattr(here.lifted, name), atol=2e-4)
-    a, b = (lift.bodies(lifter, reading, shape) for reading in (here, there))
+    a, b = (bodies(lifter, reading, shape) for reading in (here, there))
     np.testing.assert_allclose(b.root, a.root * MIRROR * MIRROR[:, None], atol=2e-4)
     # The resting body is not quite symmetric.
     np.testing.assert_allclose(b.keypoints, a.keypoints[:, :, MIRRORED_KEYPOINTS] * MIRROR, atol=0.02)
@@ -67,13 +69,13 @@ def test_mirrored_people_get_mirrored_bodies(lifter, shape, people):
 
 
 def test_the_likeliest_comes_first(lifter, people):
-    log_probability = lift.read(lifter, *people).lifted.log_probability
+    log_probability = read(lifter, *people).lifted.log_probability
     assert (jnp.diff(log_probability, axis=1) <= 0).all()
 
 
 def test_both_sides_of_the_mirror_are_asked(lifter, people):
     """Half of the hypotheses, and half of the probability, are those of the people as they are."""
-    alone, both = (lift.read(lifter, *people, mirror=mirror).lifted for mirror in (False, True))
+    alone, both = (read(lifter, *people, mirror=mirror).lifted for mirror in (False, True))
     for person in range(2):
         places = [int(jnp.abs(both.root[person] - root).max((1, 2)).argmin()) for root in alone.root[person]]
         np.testing.assert_allclose(both.root[person, np.array(places)], alone.root[person], atol=1e-4)

@@ -150,6 +150,7 @@ def fit(laying, people):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_exact_points_give_hands_face_and_feet_back(laying, people, fit):
     found = fit(people.points)
     np.testing.assert_array_equal(found.moved, np.ones((5, 4)))
