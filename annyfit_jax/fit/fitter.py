@@ -21,7 +21,7 @@ from absl import logging
 from annyfit_jax.fit import adam, evidence, packing, second_order, trust
 from annyfit_jax.fit import problem as problems
 from annyfit_jax.fit.config import FitConfig, PartFit
-from annyfit_jax.fit.fit_body import anny_body
+from annyfit_jax.fit.fit_body import FitBody, anny_body
 from annyfit_jax.fit.keypoint_start import KeypointStart, KeypointStarter
 from annyfit_jax.fit.landmark_start import LandmarkStarter
 from annyfit_jax.fit.objective import check_terms
@@ -222,15 +222,25 @@ class Fitter:
             return None
         length, dtype = outcome.variables.transl.shape[-1], np.dtype(self.model.dtype)
         points = np.stack([part_cues.flat_points([batch[i].scene for i in chosen], length, dtype) for chosen in lists])
-        body = self.parts_body.with_shown(points[:, 2])
         known = isinstance(outcome, second_order.SecondOrderFit)
         log_focal = np.nan_to_num(np.asarray(outcome.camera)[:, FOCAL]) if known else np.zeros(points.shape[::3], dtype)
         cues = problem.problem.cues if self.second_order else problem.cues
-        given = part_fit.PartCues(self.spread(points), cues.intrinsics)
-        program = ("parts", length, body.shown)
-        with self.compiling(program, f"the fit of hands, head and feet for lists of {length} people"):
-            return fit_parts(self.config.parts, self.devices)(
-                self.body, body, given, outcome.variables, outcome.keypoints, self.spread(log_focal)
+        return self._start_parts(
+            "", self.config.parts, self.body, self.parts_body, points, cues.intrinsics, outcome, log_focal
+        )
+
+    def _start_parts(
+        self, whose: str, settings: PartFit, fit_body: FitBody, body: PartsBody, points: np.ndarray,
+        intrinsics: problems.AnyArray, outcome: Any, log_focal: np.ndarray,
+    ) -> part_fit.PartsFit:  # fmt: skip
+        """Start the fit of the parts that are seen after that of the body, `outcome`. `whose`: the body's name in messages."""
+        length, body = points.shape[-1], body.with_shown(points[:, 2])
+        given = part_fit.PartCues(self.spread(points), intrinsics)
+        with self.compiling(
+            ("parts", whose, length, body.shown), f"the fit of hands, head and feet{whose} for lists of {length} people"
+        ):
+            return fit_parts(settings, self.devices)(
+                fit_body, body, given, outcome.variables, outcome.keypoints, self.spread(log_focal)
             )
 
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from annyfit_jax.people.anatomy import other_side
 from annyfit_jax.people.scene import COCO17
 from body_models import anny, contraction, linear
 
@@ -33,14 +34,9 @@ BODY = slice(5, None)
 """Keypoints below the face."""
 
 
-def _other_side(names: tuple[str, ...], left: str, right: str) -> np.ndarray:
-    """Row of each name's counterpart; its own where it has no side."""
-    swapped = {name: name.replace(left, right) if left in name else name.replace(right, left) for name in names}
-    return np.array([names.index(swapped[name]) for name in names])
-
-
-MIRRORED_KEYPOINTS = _other_side(COCO17, "left_", "right_")
-MIRRORED_BONES = _other_side(BONES, ".L", ".R")
+MIRRORED_KEYPOINTS, MIRRORED_BONES = (
+    np.array([names.index(other_side(name)) for name in names]) for names in (COCO17, BONES)
+)
 """Row of the keypoint, and of the bone, on the other side."""
 _MIRROR = np.array([-1.0, 1.0, 1.0])
 _NOSE, _ANKLES = COCO17.index("nose"), (COCO17.index("left_ankle"), COCO17.index("right_ankle"))

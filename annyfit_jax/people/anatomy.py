@@ -16,6 +16,17 @@ from jaxtyping import Float
 
 from body_models import anny
 
+
+def other_side(bone: str) -> str:
+    """The name of a bone of SMPL-X or Anny, or of a keypoint, on the other side; its own where it has none."""
+    for left, right in (("left_", "right_"), (".L", ".R")):
+        if left in bone:
+            return bone.replace(left, right)
+        if right in bone:
+            return bone.replace(right, left)
+    return bone
+
+
 _FRONT = np.array([0.0, -1.0, 0.0])
 
 # Per bone stem: ranges in radians about three axes. Legs and trunk: (flexion about x, lateral about y, twist about z) with

@@ -32,12 +32,11 @@ from annyfit_jax.fit.fitter import (
     PendingBatch,
     compiler_options,
     each_list,
-    fit_parts,
 )
 from annyfit_jax.fit.packing import Capacity
 from annyfit_jax.fit.parts import part_cues
 from annyfit_jax.fit.parts.part_body import PartsBody
-from annyfit_jax.fit.parts.part_fit import PartCues, PartsFit
+from annyfit_jax.fit.parts.part_fit import PartsFit
 from annyfit_jax.fit.problem import AnyArray, Problem, Variables
 from annyfit_jax.fit.second_order import hypotheses, uncertainty
 from annyfit_jax.fit.second_order.columns import DEPTH_SCALE, FOCAL, NUM_SCENE, ROLL, pack, unpack
@@ -290,14 +289,11 @@ class SmplxFitter(Fitter):
             for part, names in enumerate(part_cues.PART_POINTS.values()):
                 points[k, 2, first : first + len(names), : len(found)] *= found[:, part]
                 first += len(names)
-        body = self._parts_body.with_shown(points[:, 2])
         log_focal = np.nan_to_num(np.asarray(outcome.camera)[:, FOCAL])
-        program = ("smplx parts", length, body.shown)
-        with self.compiling(program, f"the fit of hands, head and feet of SMPL-X for lists of {length} people"):
-            return fit_parts(self.smplx_config.parts, self.devices)(
-                self._fit_body, body, PartCues(self.spread(points), problem.cues.intrinsics), outcome.variables,
-                outcome.keypoints, self.spread(log_focal),
-            )  # fmt: skip
+        return self._start_parts(
+            " of SMPL-X", self.smplx_config.parts, self._fit_body, self._parts_body, points, problem.cues.intrinsics, outcome,
+            log_focal,
+        )  # fmt: skip
 
     @functools.cached_property
     def _parts_body(self) -> PartsBody:

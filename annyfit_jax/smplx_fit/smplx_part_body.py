@@ -24,6 +24,7 @@ from annyfit_jax.fit.parts.part_body import (
     PartPlace,
     PartsBody,
     is_below,
+    motion_arrays,
     pairs_of,
     rest_moments,
 )
@@ -219,13 +220,7 @@ def _part_body(laying: Laying, piece: _Piece, pairs: list[tuple[int, int]]) -> P
         collect=array(np.arange(piece.num_points)[:, None] == np.array([k for k, _ in pairs])),
         hangs=array(hangs),
         turn=array(np.array([vector for _, _, vector in turns]).T),
-        read=array(np.array([m.read[1] if m.read else (0.0, 0.0, 0.0) for m in motions]).T),
-        known=array([m.read is not None for m in motions]),
-        low=array([[m.low] for m in motions]),
-        high=array([[m.high] for m in motions]),
-        means=array(part_motion.grasp_means(motions)),
-        precision=array(part_motion.prior_precision(motions)),
-        sd=array([m.sd for m in motions]),
+        **motion_arrays(motions, model.dtype),
         layout=PartLayout(
             kind=piece.kind,
             tree=piece.tree,

@@ -25,6 +25,7 @@ from absl import app, flags
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
+from annyfit_jax.people.anatomy import other_side
 from body_models import anny
 
 FLAGS = flags.FLAGS
@@ -84,12 +85,7 @@ class Skeleton:
         self.names = list(model.labels.bones)
         self.parents = list(model.labels.parents)
         self.index = {name: i for i, name in enumerate(self.names)}
-        other = {"L": "R", "R": "L"}
-        twin = [
-            f"{stem}.{other[side]}" if (side := name.rpartition(".")[2]) in other and (stem := name[:-2]) else name
-            for name in self.names
-        ]
-        self.twin = np.array([self.index[name] for name in twin])
+        self.twin = np.array([self.index[other_side(name)] for name in self.names])
 
     def direction(self, bone: str) -> Float[np.ndarray, "3"]:
         """Rest direction of a limb from its first joint to the next limb's; of other bones, along the bone."""

@@ -11,11 +11,13 @@ import jax
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
+from numpy.typing import DTypeLike
 
 from annyfit_jax.fit.parts.part_cues import PART_POINTS
 from annyfit_jax.fit.second_order import jacobian
 from annyfit_jax.people import part_motion
 from annyfit_jax.people.named_points import NamedPoints, named_points
+from annyfit_jax.people.part_motion import Motion
 from annyfit_jax.people.scene import COCO17
 from body_models import anny, kinematics, linear
 from body_models.anny import AnnyModel, AnnyPoints
@@ -210,13 +212,7 @@ def _part_body(
         collect=array(collect),
         hangs=array(hangs),
         turn=array(np.array([vector for _, _, vector in turns]).T),
-        read=array(np.array([m.read[1] if m.read else (0.0, 0.0, 0.0) for m in motions]).T),
-        known=array([m.read is not None for m in motions]),
-        low=array([[m.low] for m in motions]),
-        high=array([[m.high] for m in motions]),
-        means=array(part_motion.grasp_means(motions)),
-        precision=array(part_motion.prior_precision(motions)),
-        sd=array([m.sd for m in motions]),
+        **motion_arrays(motions, dtype),
         layout=PartLayout(
             kind=part_motion.kind(part),
             tree=BoneTree(tuple(range(len(order))), tree.level_sizes, tree.parent_slots),
@@ -232,6 +228,20 @@ def _part_body(
         ),
     )
     return body, place
+
+
+def motion_arrays(motions: list[Motion], dtype: DTypeLike) -> dict[str, Any]:
+    """Fields of a `PartBody` that follow from its motions alone: how they are read, their ranges and their prior."""
+    array = lambda x: linear.on_device(x, dtype)  # noqa: E731
+    return {
+        "read": array(np.array([m.read[1] if m.read else (0.0, 0.0, 0.0) for m in motions]).T),
+        "known": array([m.read is not None for m in motions]),
+        "low": array([[m.low] for m in motions]),
+        "high": array([[m.high] for m in motions]),
+        "means": array(part_motion.grasp_means(motions)),
+        "precision": array(part_motion.prior_precision(motions)),
+        "sd": array([m.sd for m in motions]),
+    }
 
 
 def pairs_of(

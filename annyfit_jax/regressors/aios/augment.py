@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from annyfit_jax.people.anatomy import other_side
 from annyfit_jax.regressors.aios import body_points, picture_preprocess
 from annyfit_jax.regressors.aios.aios_batch import Batch
 from annyfit_jax.regressors.aios.aios_config import BodyHead
@@ -207,16 +208,6 @@ def _mirrored_body(body: BodyTargets, head: BodyHead) -> BodyTargets:
         ),
         rotvec_valid=PartArrays(valid.body[:, order], valid.right_hand, valid.left_hand, valid.face),
     )
-
-
-def other_side(bone: str) -> str:
-    """The name of a bone of SMPL-X or Anny on the other side; its own where it has none."""
-    for left, right in (("left_", "right_"), (".L", ".R")):
-        if left in bone:
-            return bone.replace(left, right)
-        if right in bone:
-            return bone.replace(right, left)
-    return bone
 
 
 def batch(rows: Sequence[Row], size: tuple[int, int] | None = None) -> Batch:

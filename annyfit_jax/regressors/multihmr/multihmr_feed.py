@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from annyfit_jax.exports.training_set import FitRecords, record_name, record_photo
 from annyfit_jax.inputs.photos import read_photo
+from annyfit_jax.people.anatomy import other_side
 from annyfit_jax.people.scene import SceneError
 from annyfit_jax.regressors.aios.picture_preprocess import normalise
 from annyfit_jax.regressors.multihmr import square_preprocess
@@ -205,8 +206,7 @@ def mirror() -> Mirror:
 
     model = anny.load()
     bones = model.labels.bones[1:]
-    other = {".L": ".R", ".R": ".L"}
-    twin = np.array([bones.index(n[:-2] + other[n[-2:]] if n[-2:] in other else n) for n in bones])
+    twin = np.array([bones.index(other_side(name)) for name in bones])
     resting: Any = anny.Params(*(np.full(s, 0.5 * (k == 0), np.float32) for k, s in enumerate(_SHAPES)))  # pyright: ignore
     bones_of = jax.jit(lambda model, people: anny.forward(model, people).bone_poses)
     frames = np.asarray(bones_of(model, resting), np.float64)[0, 1:, :3, :3]

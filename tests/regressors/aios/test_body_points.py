@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import aios_golden as golden
 
-from annyfit_jax.regressors.aios import augment, body_points, examples
+from annyfit_jax.people.anatomy import other_side
+from annyfit_jax.regressors.aios import body_points, examples
 from annyfit_jax.regressors.aios.aios_config import SMPLX
 
 # ------------------------------------------------------------------------------------------------ tables
@@ -21,5 +22,5 @@ def test_tables_are_the_recorded_ones():
         mirror[a], mirror[b] = b, a
     assert list(body_points.SMPLX_MIRROR) == mirror
     bones = (*SMPLX.body, *SMPLX.left_hand, *SMPLX.right_hand, *SMPLX.face)
-    pairs = {tuple(sorted((k, bones.index(augment.other_side(name))))) for k, name in enumerate(bones)}
+    pairs = {tuple(sorted((k, bones.index(other_side(name))))) for k, name in enumerate(bones)}
     assert {pair for pair in pairs if pair[0] != pair[1]} == {tuple(pair) for pair in maps["flip_pairs_53_pose"]}
